@@ -1,0 +1,1 @@
+//! The outward walk: from disks to a committed recovery point.

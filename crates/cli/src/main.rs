@@ -1,0 +1,2 @@
+//! The `vmkeep` command.
+fn main() {}

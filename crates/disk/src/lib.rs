@@ -1,0 +1,1 @@
+//! Disks as the seam between a VM and its protection: reading, writing, image formats.

@@ -1,0 +1,1 @@
+//! BEK/KEK envelope encryption: key domains, wrapping, and sealing whole objects.

@@ -1,0 +1,1 @@
+//! The return walk: from a recovery point to disks, verified.

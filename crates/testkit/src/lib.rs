@@ -1,0 +1,1 @@
+//! What the tests of vmkeep share: faulty stores, disk generators, strategies.

@@ -1,0 +1,1 @@
+//! Recovery points on an object store: format, packs, block map, commit, verify.

@@ -1,0 +1,1 @@
+//! Protection of virtual machines.
