@@ -1,1 +1,7 @@
-//! Disks as the seam between a VM and its protection: reading, writing, image formats.
+//! Disks as the seam between a VM and its protection.
+
+mod error;
+mod seam;
+
+pub use error::{DiskError, DiskOperation};
+pub use seam::{BlockRead, BlockWrite};
