@@ -1,1 +1,44 @@
-//! What the tests of vmkeep share: faulty stores, disk generators, strategies.
+//! What the tests of vmkeep share: stores that misbehave on order, disks made from a seed, strategies.
+//!
+//! A dev-dependency only. Everything here is deterministic: no clock, no randomness of the machine.
+//!
+//! **Stores** wrap any [`ObjectStore`](object_store::ObjectStore) and are cheap to clone, every clone seeing the
+//! same counts and script; they stack in any order.
+//! - [`CountingStore`]: which requests were made, and how many bytes they moved;
+//! - [`FaultyStore`]: fails at a call chosen beforehand, with or without the call taking effect;
+//! - [`QuotaStore`]: is full after so many bytes;
+//! - [`RecordingStore`]: remembers every payload that was ever sent;
+//! - [`TappedStore`] with a [`Tap`] of the test's own, for anything else (a race at a certain put, say).
+//!
+//! **Disks** implement [`BlockRead`](vmkeep_disk::BlockRead):
+//! - [`GeneratedDisk`]: any size up to 32 TiB in a few bytes of memory, with a known set of allocated blocks;
+//! - [`CountingDisk`], [`FailingDisk`], [`ShrinkingDisk`]: wrap another disk.
+//!
+//! **Strategies**: [`disk_history`] makes successive contents of a small disk.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use object_store::{ObjectStoreExt, memory::InMemory, path::Path};
+//! use vmkeep_testkit::{Fault, FaultyStore};
+//!
+//! let memory = Arc::new(InMemory::new());
+//! let store = FaultyStore::new(memory.clone(), [Fault::LostAck(0)]);
+//! let path = Path::from("a");
+//! futures::executor::block_on(async {
+//!     assert!(store.put(&path, "x".into()).await.is_err()); // the caller is told it failed
+//!     assert!(memory.head(&path).await.is_ok()); // but it landed
+//!     assert!(store.put(&path, "x".into()).await.is_ok());
+//! });
+//! assert_eq!(store.calls(), 2);
+//! ```
+
+mod disk;
+mod store;
+
+pub use disk::{
+    Content, CountingDisk, DiskCounts, DiskHistory, FailingDisk, GeneratedDisk, ShrinkingDisk, disk_history,
+};
+pub use store::{
+    Action, Call, Counting, CountingStore, Counts, Fault, Faults, FaultyStore, Quota, QuotaStore, Recording,
+    RecordingStore, RequestKind, Tap, TappedStore, Verdict, snapshot, store_of,
+};

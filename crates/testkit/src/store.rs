@@ -1,0 +1,18 @@
+//! Stores that count, remember, fill up and fail.
+
+mod call;
+mod content;
+mod counting;
+mod faulty;
+mod quota;
+mod recording;
+mod tapped;
+mod upload;
+
+pub use call::{Action, Call, RequestKind, Tap, Verdict};
+pub use content::{snapshot, store_of};
+pub use counting::{Counting, CountingStore, Counts};
+pub use faulty::{Fault, Faults, FaultyStore};
+pub use quota::{Quota, QuotaStore};
+pub use recording::{Recording, RecordingStore};
+pub use tapped::TappedStore;
