@@ -1,0 +1,108 @@
+//! All keys of one domain and epoch that the holder has.
+
+use vmkeep_model::DomainId;
+
+use crate::{Branch, BranchId, BranchKey, Entropy, IdentityKey, KeyError, SecretKey};
+
+/// The keys of one domain and epoch, or as many of them as the holder may have.
+#[derive(Debug)]
+pub struct DomainKeys {
+    domain: DomainId,
+    epoch: u32,
+    record: Option<BranchKey>,
+    map: Option<BranchKey>,
+    data: Option<BranchKey>,
+    identity: Option<IdentityKey>,
+}
+
+impl DomainKeys {
+    /// Fresh keys: a record key for the vault's own domain, map, data and identity keys for any other.
+    pub fn generate(domain: DomainId, epoch: u32, entropy: &dyn Entropy) -> Result<Self, KeyError> {
+        let mut keys = Self::none(domain, epoch);
+        for &branch in keys.branches_allowed() {
+            keys.insert(branch, SecretKey::generate(entropy)?)?;
+        }
+        Ok(keys)
+    }
+
+    /// The same keys without that of `branch`: for a holder that may not have it.
+    #[must_use]
+    pub fn without(mut self, branch: Branch) -> Self {
+        match branch {
+            Branch::Record => self.record = None,
+            Branch::Map => self.map = None,
+            Branch::Data => self.data = None,
+            Branch::Identity => self.identity = None,
+        }
+        self
+    }
+
+    /// Whose keys.
+    pub fn domain(&self) -> DomainId {
+        self.domain
+    }
+
+    /// Their generation.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// The record key, or [`KeyError::BranchMissing`].
+    pub fn record(&self) -> Result<&BranchKey, KeyError> {
+        self.record.as_ref().ok_or_else(|| self.missing(Branch::Record))
+    }
+
+    /// The map key, or [`KeyError::BranchMissing`].
+    pub fn map(&self) -> Result<&BranchKey, KeyError> {
+        self.map.as_ref().ok_or_else(|| self.missing(Branch::Map))
+    }
+
+    /// The data key, or [`KeyError::BranchMissing`].
+    pub fn data(&self) -> Result<&BranchKey, KeyError> {
+        self.data.as_ref().ok_or_else(|| self.missing(Branch::Data))
+    }
+
+    /// The identity key, or [`KeyError::BranchMissing`].
+    pub fn identity(&self) -> Result<&IdentityKey, KeyError> {
+        self.identity.as_ref().ok_or_else(|| self.missing(Branch::Identity))
+    }
+
+    /// The record key alone, or [`KeyError::BranchMissing`].
+    pub fn into_record(mut self) -> Result<BranchKey, KeyError> {
+        self.record.take().ok_or_else(|| self.missing(Branch::Record))
+    }
+
+    pub(crate) fn none(domain: DomainId, epoch: u32) -> Self {
+        Self { domain, epoch, record: None, map: None, data: None, identity: None }
+    }
+
+    pub(crate) fn insert(&mut self, branch: Branch, key: SecretKey) -> Result<(), KeyError> {
+        let key = BranchKey::from_parts(BranchId { domain: self.domain, branch, epoch: self.epoch }, key);
+        match branch {
+            Branch::Record => self.record = Some(key),
+            Branch::Map => self.map = Some(key),
+            Branch::Data => self.data = Some(key),
+            Branch::Identity => self.identity = Some(IdentityKey::new(key)?),
+        }
+        Ok(())
+    }
+
+    /// The branches that a domain may have, ascending.
+    pub(crate) fn branches_allowed(&self) -> &'static [Branch] {
+        if self.domain == DomainId::VAULT {
+            &[Branch::Record]
+        } else {
+            &[Branch::Map, Branch::Data, Branch::Identity]
+        }
+    }
+
+    /// The keys that are there, by ascending branch.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &BranchKey> {
+        let identity = self.identity.as_ref().map(IdentityKey::key);
+        [self.record.as_ref(), self.map.as_ref(), self.data.as_ref(), identity].into_iter().flatten()
+    }
+
+    fn missing(&self, branch: Branch) -> KeyError {
+        KeyError::BranchMissing { domain: self.domain, epoch: self.epoch, branch }
+    }
+}

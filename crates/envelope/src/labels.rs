@@ -1,0 +1,15 @@
+//! Every key derivation label of the format, in one place so that no two uses share one by accident.
+
+pub(crate) const RECORD: &str = "vmkeep v1 record";
+pub(crate) const SLOT: &str = "vmkeep v1 slot";
+pub(crate) const FOOTER: &str = "vmkeep v1 footer";
+pub(crate) const KEY_OBJECT: &str = "vmkeep v1 key object";
+pub(crate) const WRAP: &str = "vmkeep v1 wrap";
+
+pub(crate) const SALT: &str = "vmkeep v1 salt";
+pub(crate) const KEK_ID: &str = "vmkeep v1 kek id";
+pub(crate) const BLOCK: &str = "vmkeep v1 block";
+pub(crate) const NODE: &str = "vmkeep v1 node";
+
+/// Stands before the salt in the hash that is a pack's name.
+pub(crate) const PACK_NAME: &[u8] = b"vmkeep v1 pack name";

@@ -1,0 +1,224 @@
+//! Collecting slots and sealing them: one buffer, encrypted where it stands.
+
+use std::fmt;
+
+use super::{
+    Codec, FOOTER_NUMBER, PACK_LEN_MAX, PACK_VERSION, PackContent, PackHead, PackName, SLOT_COUNT_MAX,
+    SLOT_PLAIN_MAX, SlotCipher, SlotHead, SlotKind, Trailer, slot_aad,
+};
+use crate::aead::{Cipher, SALT_LEN, TAG_LEN};
+use crate::reader::{narrow, wide};
+use crate::salt::Salter;
+use crate::{
+    Branch, BranchKey, PACK_HEADER_LEN, SLOT_HEADER_LEN, SealContext, SealError, SealedObject, TRAILER_LEN,
+    labels,
+};
+
+const SALT_AT: usize = 24;
+const EPOCH_AT: usize = 20;
+
+/// Where a slot lies in its pack, and what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotLayout {
+    /// Offset of its header from the start of the pack.
+    pub offset: u64,
+    /// Length of the whole slot: header, ciphertext and tag.
+    pub len: u32,
+    /// Length of its content.
+    pub plain_len: u32,
+    /// How its body holds the content.
+    pub codec: Codec,
+    /// What the content is.
+    pub kind: SlotKind,
+}
+
+/// A pack in the making: takes slots, then is sealed in one step.
+///
+/// Slots are copied into one buffer, with room around them for headers and tags, and encrypted in that buffer.
+pub struct PackBuilder {
+    content: PackContent,
+    buffer: Vec<u8>,
+    slots: Vec<SlotLayout>,
+}
+
+/// A pack as it is stored, and its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedPack {
+    /// Its name, made from its salt.
+    pub name: PackName,
+    /// Its bytes.
+    pub object: SealedObject,
+}
+
+impl PackBuilder {
+    /// An empty pack; `capacity` bytes are set aside for it at once.
+    pub fn new(content: PackContent, capacity: usize) -> Self {
+        let mut buffer = Vec::with_capacity(capacity.clamp(PACK_HEADER_LEN, PACK_LEN_MAX));
+        buffer.resize(PACK_HEADER_LEN, 0);
+        Self { content, buffer, slots: Vec::new() }
+    }
+
+    /// Adds a slot and gives its number. `body` holds content of `plain_len` bytes by way of `codec`.
+    pub fn push(
+        &mut self,
+        kind: SlotKind,
+        codec: Codec,
+        plain_len: u32,
+        body: &[u8],
+    ) -> Result<u32, SealError> {
+        if kind.content() != Some(self.content) {
+            return Err(SealError::KindInContent { kind, content: self.content });
+        }
+        let number = self.slot_count();
+        check("slot count", number.into(), u64::from(SLOT_COUNT_MAX) - 1)?;
+        check("slot", plain_len.into(), wide(SLOT_PLAIN_MAX))?;
+        let head = unsealed_head(number, kind, codec, plain_len, body)?;
+        let len = head.total_len();
+        let end = self.buffer.len() + len;
+        check("pack", wide(end), wide(PACK_LEN_MAX))?;
+
+        let offset = wide(self.buffer.len());
+        self.append(&head, body);
+        self.slots.push(SlotLayout { offset, len: narrow(len), plain_len, codec, kind });
+        Ok(number)
+    }
+
+    /// Bytes collected so far, header and tags included; the footer and the trailer will be added to it.
+    pub fn byte_len(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Number of slots.
+    pub fn slot_count(&self) -> u32 {
+        narrow(self.slots.len())
+    }
+
+    /// Where every slot lies, by number: what the footer tells of.
+    pub fn slots(&self) -> &[SlotLayout] {
+        &self.slots
+    }
+
+    /// Whether there is no slot.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Seals every slot with `slots`, the footer with `map`, and names the pack.
+    ///
+    /// For a pack of metadata both are the map key.
+    pub fn seal(
+        mut self,
+        slots: &BranchKey,
+        map: &BranchKey,
+        footer_body: &[u8],
+        ctx: &SealContext<'_>,
+    ) -> Result<SealedPack, SealError> {
+        let (slots_id, map_id) = (slots.id(), map.id());
+        if slots_id.branch != self.content.branch() {
+            return Err(SealError::WrongBranch { what: "a slot of this content", found: slots_id });
+        }
+        let same_key = self.content == PackContent::Data || slots_id == map_id;
+        if map_id.branch != Branch::Map || map_id.domain != slots_id.domain || !same_key {
+            return Err(SealError::WrongBranch { what: "the footer of this pack", found: map_id });
+        }
+        check("footer", wide(footer_body.len()), wide(SLOT_PLAIN_MAX))?;
+        let plain_len = narrow(footer_body.len());
+        let mut footer =
+            unsealed_head(FOOTER_NUMBER, SlotKind::Footer, Codec::Stored, plain_len, footer_body)?;
+        footer.epoch = map_id.epoch;
+        let footer_len = footer.total_len();
+        let footer_at = self.buffer.len();
+
+        let head = PackHead { version: PACK_VERSION, content: self.content, slots: slots_id, map: map_id };
+        let header = head.encode();
+        let trailer = Trailer { footer_len: narrow(footer_len), slot_count: self.slot_count() }.encode();
+        self.buffer.reserve_exact(footer_len + TRAILER_LEN);
+        self.buffer[..PACK_HEADER_LEN].copy_from_slice(&header);
+        self.append(&footer, footer_body);
+        self.buffer.extend_from_slice(&trailer);
+
+        let slots_end = footer_at;
+        let (body, rest) = self.buffer.split_at_mut(slots_end);
+        let footer_slot = &mut rest[..footer_len];
+        for slot in each_slot(&mut body[PACK_HEADER_LEN..], &self.slots) {
+            slot[EPOCH_AT..SALT_AT].copy_from_slice(&slots_id.epoch.to_le_bytes());
+        }
+
+        let mut salter = Salter::in_session(slots.secret(), ctx)?;
+        let prefix = &slot_aad(slots_id.domain, &[0; SLOT_HEADER_LEN])[..18];
+        for slot in each_slot(&mut body[PACK_HEADER_LEN..], &self.slots) {
+            salter.cover(&[prefix, &slot[..SALT_AT]], &slot[SLOT_HEADER_LEN..slot.len() - TAG_LEN]);
+        }
+        salter.cover(&[prefix, &footer_slot[..SALT_AT], &header, &trailer], footer_body);
+        let salt = salter.finish();
+
+        let cipher = SlotCipher::new(slots, &salt);
+        for (number, slot) in (0..).zip(each_slot(&mut body[PACK_HEADER_LEN..], &self.slots)) {
+            seal_slot(cipher.cipher(), number, &salt, slot, |header| {
+                slot_aad(slots_id.domain, header).to_vec()
+            });
+        }
+        let cipher = Cipher::new(map.secret(), &salt, labels::FOOTER);
+        seal_slot(&cipher, FOOTER_NUMBER, &salt, footer_slot, |slot_header| {
+            [&slot_aad(slots_id.domain, slot_header)[..], &header, &trailer].concat()
+        });
+        Ok(SealedPack { name: PackName::of_salt(&salt), object: SealedObject::from_sealed(self.buffer) })
+    }
+
+    /// Header, body, and room for the tag.
+    fn append(&mut self, head: &SlotHead, body: &[u8]) {
+        self.buffer.extend_from_slice(&head.encode());
+        self.buffer.extend_from_slice(body);
+        self.buffer.extend_from_slice(&[0; TAG_LEN]);
+    }
+}
+
+impl fmt::Debug for PackBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (content, slots) = (self.content, self.slots.len());
+        write!(f, "PackBuilder({content}, {slots} slots, {} bytes)", self.buffer.len())
+    }
+}
+
+/// A header as far as it is known before sealing: without epoch and salt.
+fn unsealed_head(
+    number: u32,
+    kind: SlotKind,
+    codec: Codec,
+    plain_len: u32,
+    body: &[u8],
+) -> Result<SlotHead, SealError> {
+    let contradiction = || SealError::BodyLength { body: wide(body.len()), plain: plain_len.into() };
+    let body_len = u32::try_from(body.len()).map_err(|_| contradiction())?;
+    if body_len > plain_len || codec == Codec::Stored && body_len != plain_len {
+        return Err(contradiction());
+    }
+    let branch = kind.content().map_or(Branch::Map, PackContent::branch);
+    Ok(SlotHead { number, plain_len, body_len, codec, kind, branch, epoch: 0, salt: [0; SALT_LEN] })
+}
+
+fn each_slot<'a>(mut body: &'a mut [u8], slots: &[SlotLayout]) -> impl Iterator<Item = &'a mut [u8]> {
+    slots.iter().map(move |layout| {
+        let len = usize::try_from(layout.len).expect("at most 4 MiB and a header");
+        let (slot, rest) = std::mem::take(&mut body).split_at_mut(len);
+        body = rest;
+        slot
+    })
+}
+
+fn seal_slot(
+    cipher: &Cipher,
+    number: u32,
+    salt: &[u8; SALT_LEN],
+    slot: &mut [u8],
+    aad: impl FnOnce(&[u8]) -> Vec<u8>,
+) {
+    let (header, rest) = slot.split_at_mut(SLOT_HEADER_LEN);
+    header[SALT_AT..].copy_from_slice(salt);
+    let (body, tag) = rest.split_at_mut(rest.len() - TAG_LEN);
+    tag.copy_from_slice(&cipher.seal(number, &aad(header), body));
+}
+
+fn check(what: &'static str, len: u64, max: u64) -> Result<(), SealError> {
+    if len <= max { Ok(()) } else { Err(SealError::TooLarge { what, len, max }) }
+}
