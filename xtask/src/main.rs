@@ -1,2 +1,58 @@
-//! Chores.
-fn main() {}
+//! Chores of the workspace: `cargo xtask help` lists them.
+//!
+//! Needs nothing but the standard library, so that it is built in a moment before anything else is.
+
+mod args;
+mod disks;
+mod failure;
+mod peers;
+mod process;
+mod random;
+mod test;
+mod timing;
+mod tools;
+
+use std::process::ExitCode;
+
+use args::Args;
+use failure::{Failure, Result};
+
+const USAGE: &str = "\
+cargo xtask CHORE [OPTIONS]
+
+  test [--from STEP | --only STEP]
+      Everything that must hold, in steps: tools fmt clippy build test doc examples benches fuzz.
+      Installs the tools the tests use on Debian as root; elsewhere says what is missing.
+
+  disks DIR [--size GIB] [--fill MIB] [--seed N]
+      Makes a realistic VM disk and later versions of it (default: 8 GiB, 3500 MiB of files).
+
+  peers DISKDIR WORKDIR [--rounds N] [--only NAME,NAME] [--rustic PROGRAM]
+      Runs restic, borg, rustic and vmkeep on those disks and prints a table (default: 3 rounds).
+      WORKDIR must lie on the file system of DISKDIR.
+";
+
+fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    let chore = words.next().unwrap_or_default();
+    match run(&chore, words.collect()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("xtask {chore}: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(chore: &str, words: Vec<String>) -> Result<()> {
+    match chore {
+        "test" => test::run(Args::parse(words, &["from", "only"])?),
+        "disks" => disks::run(Args::parse(words, &["size", "fill", "seed"])?),
+        "peers" => peers::run(Args::parse(words, &["rounds", "only", "rustic"])?),
+        "help" | "--help" | "-h" => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        _ => Err(Failure::new(format!("no such chore\n\n{USAGE}"))),
+    }
+}
