@@ -1,1 +1,57 @@
-//! Recovery points on an object store: format, packs, block map, commit, verify.
+//! Recovery points on an object store.
+//!
+//! [`Vault`] is made once, opened with a KEK ([`vmkeep_envelope::KeyVault`]), and asked for sessions and points. A
+//! [`Session`] writes the next point of a VM: [`DiskWriter`]s store what changed, [`Session::commit`] makes it
+//! visible by one create-if-absent. An [`OpenPoint`] gives a [`DiskReader`] per disk: map entries in order, and the
+//! blocks they name, each authenticated, unpacked and checked by its hash.
+//!
+//! Everything stored is sealed first: the store below takes [`vmkeep_envelope::SealedObject`] and nothing else, so
+//! plain bytes do not compile. What lies where, byte for byte, is in FORMAT.md.
+//!
+//! It does not read disks, start threads of its own (but for the runtime that talks to the store) or know what a
+//! schedule is.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use vmkeep_envelope::{KeyFileVault, OsEntropy, SecretKey};
+//! use vmkeep_vault::{Ports, Vault};
+//!
+//! let store = Arc::new(object_store::memory::InMemory::new());
+//! let kek = Arc::new(KeyFileVault::from_key(SecretKey::generate(&OsEntropy)?));
+//! let vault = Vault::create(store.clone(), kek.clone(), Ports::default())?;
+//! assert!(vault.vms()?.is_empty());
+//!
+//! // Another key opens nothing, and says so.
+//! let stranger = Arc::new(KeyFileVault::from_key(SecretKey::generate(&OsEntropy)?));
+//! assert!(Vault::open(store, stranger, Ports::default()).is_err());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod error;
+mod format;
+mod frame;
+mod journal;
+mod keyring;
+mod layout;
+mod lineage;
+pub mod map;
+mod pack;
+mod place;
+mod read;
+mod records;
+mod session;
+mod store;
+mod vault;
+
+pub use error::{StoreOperation, VaultError};
+pub use format::FormatError;
+pub use frame::{CompressionLevel, Frame, FrameEncoder, FrameError};
+pub use journal::{JournalEntry, JournalRecord};
+pub use layout::ObjectName;
+pub use map::Change as BlockChange;
+pub use pack::{DiskWriter, StoredBytes, WrittenDisk};
+pub use place::{PackPlace, Reference, StorageId};
+pub use read::{BlockSink, DiskEntries, DiskReader};
+pub use session::{BaseDisk, CONFIG_MAX, Committed, Draft, DraftDisk, Session};
+pub use store::FolderStore;
+pub use vault::{OpenPoint, Ports, Vault};

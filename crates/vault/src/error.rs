@@ -1,0 +1,232 @@
+//! What can go wrong with a vault, by what the caller does about it.
+
+use thiserror::Error;
+use vmkeep_envelope::{EntropyError, KeyError, OpenError, SealError};
+use vmkeep_model::{Cancelled, DiskName, PointNumber, PointRef, SessionId, VmName};
+
+use crate::format::FormatError;
+use crate::map::MapError;
+
+/// What was being asked of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreOperation {
+    /// Reading an object.
+    Read,
+    /// Writing an object.
+    Write,
+    /// Listing objects.
+    List,
+    /// Deleting an object.
+    Delete,
+}
+
+impl std::fmt::Display for StoreOperation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::List => "list",
+            Self::Delete => "delete",
+        })
+    }
+}
+
+/// What can go wrong with a vault.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum VaultError {
+    /// The store failed; nothing is known to be wrong with the data. Try again when the store works.
+    #[error("cannot {operation} {object} in the vault's store")]
+    Store {
+        /// What was asked.
+        operation: StoreOperation,
+        /// Of which object, or which prefix.
+        object: String,
+        /// What the store said.
+        #[source]
+        source: Box<object_store::Error>,
+    },
+    /// The runtime that talks to the store could not be started.
+    #[error("cannot start the threads that talk to the vault's store")]
+    Runtime(#[source] std::io::Error),
+    /// There is no vault here.
+    #[error("there is no vault in {store}; make one with init")]
+    NoVault {
+        /// Where was looked.
+        store: String,
+    },
+    /// There is a vault here already.
+    #[error("there is a vault in {store} already")]
+    VaultExists {
+        /// Where.
+        store: String,
+    },
+    /// The folder or bucket holds other things.
+    #[error("{store} is not empty (it holds {found}); a vault is made in an empty place")]
+    NotEmpty {
+        /// Where.
+        store: String,
+        /// One of the things found.
+        found: String,
+    },
+    /// The key given opens none of the key objects.
+    #[error("the key given does not open {what} (it is the wrong key, or the key was removed)")]
+    WrongKey {
+        /// The vault, or a VM's keys.
+        what: String,
+    },
+    /// An object that must be there is not.
+    #[error("{object} is missing")]
+    Missing {
+        /// The object.
+        object: String,
+    },
+    /// An object does not open: it is damaged, swapped, foreign or cut short.
+    #[error("{object} is damaged")]
+    Damaged {
+        /// The object.
+        object: String,
+        /// How it shows.
+        #[source]
+        source: OpenError,
+    },
+    /// An object opens and says something that no vault says.
+    #[error("{object} is malformed")]
+    Malformed {
+        /// The object.
+        object: String,
+        /// What is wrong.
+        #[source]
+        source: FormatError,
+    },
+    /// The block map of a disk contradicts itself.
+    #[error("the block map of {object} is damaged")]
+    Map {
+        /// The object whose map it is.
+        object: String,
+        /// How it shows.
+        #[source]
+        source: Box<MapError>,
+    },
+    /// An object was written by a newer version.
+    #[error("{object} has format version {found}; this program knows up to {known}; use a newer one")]
+    Newer {
+        /// The object.
+        object: String,
+        /// Its version.
+        found: u16,
+        /// The newest this program knows.
+        known: u16,
+    },
+    /// The vault protects no VM of this name.
+    #[error("the vault holds no VM {0}")]
+    NoSuchVm(VmName),
+    /// The VM has no such point.
+    #[error("there is no recovery point {point}: {why}")]
+    NoSuchPoint {
+        /// What was asked for.
+        point: PointRef,
+        /// Never made, void, removed, or no points at all.
+        why: &'static str,
+    },
+    /// The point has no such disk.
+    #[error("{point} has no stored disk {disk}")]
+    NoSuchDisk {
+        /// The point.
+        point: PointRef,
+        /// The disk.
+        disk: DiskName,
+    },
+    /// The newest point of a VM cannot go while newer ones may be built on it.
+    #[error("another session committed {vm}@{number} first; this backup stored nothing that counts, run it again")]
+    LostRace {
+        /// The VM.
+        vm: VmName,
+        /// The number both wanted.
+        number: PointNumber,
+    },
+    /// The session was ended from outside.
+    #[error("session {session} of {vm} was ended (voided) before it committed; run the backup again")]
+    SessionVoided {
+        /// The VM.
+        vm: VmName,
+        /// The session.
+        session: SessionId,
+    },
+    /// The lineage was closed: the VM is no longer protected under it.
+    #[error("the protection of {vm} was closed; this backup stored nothing that counts")]
+    LineageClosed {
+        /// The VM.
+        vm: VmName,
+    },
+    /// Another object than the one being created is there under a name that only one writer uses.
+    #[error("{object} is there already with other content: two hosts run with one state (a cloned machine?)")]
+    Taken {
+        /// The object.
+        object: String,
+    },
+    /// A caller of the writing interface broke its order or bounds.
+    #[error("disk {disk}: {what}")]
+    Misuse {
+        /// The disk being written.
+        disk: DiskName,
+        /// Which rule was broken.
+        what: String,
+    },
+    /// Sealing failed.
+    #[error("cannot seal {object}")]
+    Seal {
+        /// What was being sealed.
+        object: String,
+        /// Why.
+        #[source]
+        source: SealError,
+    },
+    /// A key vault failed or has not the key that is needed.
+    #[error("cannot use the keys of {what}")]
+    Key {
+        /// Whose keys.
+        what: String,
+        /// Why.
+        #[source]
+        source: KeyError,
+    },
+    /// The random source failed.
+    #[error("the random source failed")]
+    Entropy(#[from] EntropyError),
+    /// The caller asked to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+impl VaultError {
+    /// Whether stored data is wrong: damaged, missing, swapped or foreign.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Missing { .. } | Self::Damaged { .. } | Self::Malformed { .. } => true,
+            Self::Map { source, .. } => source.is_corrupt(),
+            _ => false,
+        }
+    }
+
+    /// Whether the caller asked to stop.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Cancelled(_))
+    }
+
+    pub(crate) fn store(operation: StoreOperation, object: impl ToString, source: object_store::Error) -> Self {
+        Self::Store { operation, object: object.to_string(), source: Box::new(source) }
+    }
+
+    pub(crate) fn open(object: impl ToString, source: OpenError) -> Self {
+        match source {
+            OpenError::Newer { found, known } => Self::Newer { object: object.to_string(), found, known },
+            source => Self::Damaged { object: object.to_string(), source },
+        }
+    }
+
+    pub(crate) fn malformed(object: impl ToString, source: FormatError) -> Self {
+        Self::Malformed { object: object.to_string(), source }
+    }
+}

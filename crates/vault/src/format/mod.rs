@@ -1,0 +1,196 @@
+//! What records hold, as stored (FORMAT.md sections 8 and 9).
+//!
+//! These types are the stored ones: they derive serde and nothing outside this crate sees them. A field never
+//! changes meaning; a new need is a new section or a new record kind.
+
+mod codec;
+mod footer;
+mod point;
+
+use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+
+pub use codec::FormatError;
+pub(crate) use codec::{decode_exact, encode};
+pub(crate) use footer::{FooterBody, FooterSlot};
+pub(crate) use point::{DiskBody, JobBody, PlaceBody, PointBody, PointHead, RootBody, StoredBody};
+
+/// A kind of sealed record; the number is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub(crate) enum RecordKind {
+    Vault = 1,
+    Name = 2,
+    Point = 3,
+    Void = 4,
+    Closed = 5,
+    Head = 6,
+    Retired = 7,
+    Session = 8,
+    Forget = 9,
+    Journal = 10,
+}
+
+impl RecordKind {
+    pub(crate) fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+/// The body of a record that is one encoded value.
+pub(crate) trait Body: Serialize + DeserializeOwned {
+    const KIND: RecordKind;
+
+    /// What the type alone does not say.
+    fn check(&self) -> Result<(), FormatError> {
+        Ok(())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VaultBody {
+    pub(crate) vault: [u8; 16],
+    pub(crate) created: i64,
+}
+
+impl Body for VaultBody {
+    const KIND: RecordKind = RecordKind::Vault;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NameBody {
+    pub(crate) vm: String,
+    pub(crate) generation: u32,
+    pub(crate) lineage: [u8; 16],
+    pub(crate) domain: [u8; 16],
+}
+
+impl Body for NameBody {
+    const KIND: RecordKind = RecordKind::Name;
+
+    fn check(&self) -> Result<(), FormatError> {
+        if self.domain == [0; 16] {
+            return Err(FormatError("a VM's key domain is the vault's own".to_owned()));
+        }
+        self.vm.parse::<vmkeep_model::VmName>().map(drop).map_err(|e| FormatError(e.to_string()))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VoidBody {
+    pub(crate) lineage: [u8; 16],
+    pub(crate) number: u64,
+    pub(crate) session: [u8; 16],
+    pub(crate) at: i64,
+}
+
+impl Body for VoidBody {
+    const KIND: RecordKind = RecordKind::Void;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ClosedBody {
+    pub(crate) lineage: [u8; 16],
+    pub(crate) number: u64,
+    pub(crate) at: i64,
+}
+
+impl Body for ClosedBody {
+    const KIND: RecordKind = RecordKind::Closed;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HeadBody {
+    pub(crate) newest: u64,
+    pub(crate) retired: u64,
+}
+
+impl Body for HeadBody {
+    const KIND: RecordKind = RecordKind::Head;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RetiredBody {
+    pub(crate) k: u64,
+    /// First and last number of each range, ascending, apart.
+    pub(crate) ranges: Vec<(u64, u64)>,
+    pub(crate) newest: u64,
+}
+
+impl Body for RetiredBody {
+    const KIND: RecordKind = RecordKind::Retired;
+
+    fn check(&self) -> Result<(), FormatError> {
+        let sorted = self.ranges.windows(2).all(|pair| pair[0].1 < pair[1].0);
+        if !sorted || self.ranges.iter().any(|&(first, last)| first == 0 || first > last) {
+            return Err(FormatError("ranges of retired numbers are not ascending".to_owned()));
+        }
+        if self.ranges.last().is_some_and(|&(_, last)| last >= self.newest) {
+            return Err(FormatError("the newest committed number is retired".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl RetiredBody {
+    /// Whether `number` no longer counts.
+    pub(crate) fn holds(&self, number: u64) -> bool {
+        self.ranges.iter().any(|&(first, last)| (first..=last).contains(&number))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SessionBody {
+    pub(crate) session: [u8; 16],
+    pub(crate) lineage: [u8; 16],
+    pub(crate) domain: [u8; 16],
+    /// 0 when there is none.
+    pub(crate) base: u64,
+    pub(crate) target: u64,
+    pub(crate) opened: i64,
+    pub(crate) adopted: Option<[u8; 16]>,
+}
+
+impl Body for SessionBody {
+    const KIND: RecordKind = RecordKind::Session;
+
+    fn check(&self) -> Result<(), FormatError> {
+        if self.base < self.target {
+            return Ok(());
+        }
+        Err(FormatError(format!("a session on base {} targets {}", self.base, self.target)))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ForgetBody {
+    pub(crate) lineage: [u8; 16],
+    pub(crate) number: u64,
+    pub(crate) at: i64,
+}
+
+impl Body for ForgetBody {
+    const KIND: RecordKind = RecordKind::Forget;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct JournalBody {
+    pub(crate) stream: [u8; 16],
+    pub(crate) n: u64,
+    /// BLAKE3 of the whole object of the entry before; zeros for the first.
+    pub(crate) before: [u8; 32],
+    pub(crate) at: i64,
+    pub(crate) kind: u16,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Body for JournalBody {
+    const KIND: RecordKind = RecordKind::Journal;
+}
+
+/// The value that all of `bytes` are, checked.
+pub(crate) fn decode_body<T: Body>(bytes: &[u8]) -> Result<T, FormatError> {
+    let body: T = decode_exact(bytes)?;
+    body.check()?;
+    Ok(body)
+}

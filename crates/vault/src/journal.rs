@@ -1,0 +1,128 @@
+//! The journal: what happens to points after they are made, and to the vault as a whole.
+//!
+//! Entries of a stream are numbered from 1, create-only, each with the hash of the one before, so that leaving
+//! one out or changing its place shows. Acts that must be visible at once (a forgotten point) have an object of
+//! their own; the entry records that they happened.
+
+use vmkeep_model::{LineageId, SessionId, Timestamp};
+
+use crate::error::VaultError;
+use crate::format::{FormatError, JournalBody, decode_exact, encode};
+use crate::layout::{ObjectName, highest_taken};
+use crate::records;
+use crate::store::{Created, ResultExt};
+use crate::vault::{Inner, Vault};
+
+/// How often an append starts over because another writer took the number first.
+const APPEND_TRIES: u32 = 64;
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum JournalEntry {
+    /// The vault was made.
+    VaultCreated,
+    /// A point was forgotten.
+    Forgotten {
+        /// Its number.
+        number: u64,
+    },
+    /// An abandoned session was ended.
+    Voided {
+        /// The number it can no longer commit.
+        number: u64,
+        /// The session.
+        session: SessionId,
+    },
+    /// Written by a later version.
+    Unknown {
+        /// Its kind.
+        kind: u16,
+    },
+}
+
+/// An entry with its place and time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalRecord {
+    /// Its number in its stream.
+    pub number: u64,
+    /// When, by the clock of the host that wrote it.
+    pub at: Timestamp,
+    /// What happened.
+    pub entry: JournalEntry,
+}
+
+impl JournalEntry {
+    fn encode(&self) -> Result<(u16, Vec<u8>), FormatError> {
+        Ok(match self {
+            Self::VaultCreated => (1, Vec::new()),
+            Self::Forgotten { number } => (2, encode(number)?),
+            Self::Voided { number, session } => (3, encode(&(number, session.0))?),
+            Self::Unknown { kind } => return Err(FormatError(format!("journal kind {kind} is not written"))),
+        })
+    }
+
+    fn decode(kind: u16, body: &[u8]) -> Result<Self, FormatError> {
+        Ok(match kind {
+            1 if body.is_empty() => Self::VaultCreated,
+            2 => Self::Forgotten { number: decode_exact(body)? },
+            3 => {
+                let (number, session) = decode_exact(body)?;
+                Self::Voided { number, session: SessionId(session) }
+            }
+            1 => return Err(FormatError("an entry without a body has one".to_owned())),
+            kind => Self::Unknown { kind },
+        })
+    }
+}
+
+/// Appends `entry` to `stream`. A number that another writer takes first is left to it.
+pub(crate) fn append(vault: &Inner, stream: [u8; 16], entry: &JournalEntry) -> Result<(), VaultError> {
+    for _ in 0..APPEND_TRIES {
+        let last = last_number(vault, stream)?;
+        let before = match last {
+            0 => [0; 32],
+            n => {
+                let name = ObjectName::Journal(stream, n);
+                *blake3::hash(&vault.objects.read(&name).or_missing(&name)?).as_bytes()
+            }
+        };
+        let name = ObjectName::Journal(stream, last + 1);
+        let (kind, body) = entry.encode().map_err(|e| VaultError::malformed(&name, e))?;
+        let record = JournalBody { stream, n: last + 1, before, at: vault.ports.clock.now().0, kind, body };
+        let object = records::seal(&name, &record, &vault.record, &vault.sealer.context(&*vault.ports.entropy))?;
+        if vault.objects.create(&name, &object)? == Created::Ours {
+            return Ok(());
+        }
+    }
+    Err(VaultError::Taken { object: format!("journal/{}", LineageId(stream)) })
+}
+
+/// Reads and checks every entry of `stream`, oldest first; the first fault ends the list.
+pub(crate) fn read(vault: &Inner, stream: [u8; 16]) -> Result<Vec<JournalRecord>, VaultError> {
+    let (mut records, mut before) = (Vec::new(), [0; 32]);
+    for n in 1.. {
+        let name = ObjectName::Journal(stream, n);
+        let Some(bytes) = vault.objects.read(&name)? else { break };
+        let body: JournalBody = records::open(&name, &bytes, &vault.record)?;
+        if (body.stream, body.n, body.before) != (stream, n, before) {
+            return Err(VaultError::malformed(&name, FormatError("the chain of entries is broken here".to_owned())));
+        }
+        let entry = JournalEntry::decode(body.kind, &body.body).map_err(|e| VaultError::malformed(&name, e))?;
+        records.push(JournalRecord { number: n, at: Timestamp(body.at), entry });
+        before = *blake3::hash(&bytes).as_bytes();
+    }
+    Ok(records)
+}
+
+impl Vault {
+    /// The journal of the vault as a whole, checked, oldest entry first.
+    pub fn journal(&self) -> Result<Vec<JournalRecord>, VaultError> {
+        read(&self.inner, self.inner.id.0)
+    }
+}
+
+/// Number of the last entry: entries are numbered without gaps.
+fn last_number(vault: &Inner, stream: [u8; 16]) -> Result<u64, VaultError> {
+    highest_taken(0, |n| vault.objects.exists(&ObjectName::Journal(stream, n)))
+}

@@ -1,0 +1,178 @@
+//! A lineage: the line of recovery points of one VM, and where its newest point is.
+
+use std::sync::Arc;
+
+use vmkeep_envelope::Branch;
+use vmkeep_model::{LineageId, PointNumber, RecoveryPoint, VmName};
+
+use crate::error::VaultError;
+use crate::format::{ClosedBody, HeadBody, PointBody, RecordKind, RetiredBody, VoidBody};
+use crate::keyring::Domain;
+use crate::layout::{ObjectName, highest_taken};
+use crate::records;
+use crate::store::ResultExt;
+use crate::vault::Inner;
+
+/// One VM's line of points, with its keys unlocked.
+#[derive(Clone, Debug)]
+pub(crate) struct Lineage {
+    pub(crate) id: LineageId,
+    pub(crate) vm: VmName,
+    pub(crate) domain: Arc<Domain>,
+}
+
+/// What stands at a number of a lineage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum AtNumber {
+    Point(Box<PointBody>),
+    Void(VoidBody),
+    Closed(ClosedBody),
+}
+
+/// Where a lineage stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// Highest number that is taken or retired; 0 when there is none.
+    pub(crate) top: u64,
+    /// The newest committed point.
+    pub(crate) newest: Option<Box<PointBody>>,
+    pub(crate) closed: bool,
+    pub(crate) retired: Option<RetiredBody>,
+}
+
+impl Lineage {
+    /// What stands at `number`; `None` when the number is free.
+    pub(crate) fn at(&self, vault: &Inner, number: u64) -> Result<Option<AtNumber>, VaultError> {
+        let name = ObjectName::Point(self.id, PointNumber(number));
+        let Some(bytes) = vault.objects.read(&name)? else { return Ok(None) };
+        self.decode_at(vault, &name, number, &bytes).map(Some)
+    }
+
+    fn decode_at(&self, vault: &Inner, name: &ObjectName, number: u64, bytes: &[u8]) -> Result<AtNumber, VaultError> {
+        let head = records::head(name, bytes)?;
+        let misplaced = |what: &str| VaultError::malformed(name, crate::format::FormatError(what.to_owned()));
+        if head.branch.branch == Branch::Map {
+            let key = self.domain.map_key_of(head.branch.epoch)?;
+            let body = records::open_bytes(name, RecordKind::Point, bytes, key)?;
+            let point = PointBody::decode(&body).map_err(|e| VaultError::malformed(name, e))?;
+            point.to_point(false).map_err(|e| VaultError::malformed(name, e))?;
+            if point.head.lineage != self.id.0 || point.head.number != number || point.vm != self.vm.as_str() {
+                return Err(misplaced("the point says it is another"));
+            }
+            return Ok(AtNumber::Point(Box::new(point)));
+        }
+        let (at, lineage, its_number) = if head.kind == RecordKind::Void.number() {
+            let void: VoidBody = records::open(name, bytes, &vault.record)?;
+            let (lineage, number) = (void.lineage, void.number);
+            (AtNumber::Void(void), lineage, number)
+        } else {
+            let closed: ClosedBody = records::open(name, bytes, &vault.record)?;
+            let (lineage, number) = (closed.lineage, closed.number);
+            (AtNumber::Closed(closed), lineage, number)
+        };
+        if lineage != self.id.0 || its_number != number {
+            return Err(misplaced("the record says it is another"));
+        }
+        Ok(at)
+    }
+
+    /// Finds the newest point. Requests do not depend on how many points there are.
+    pub(crate) fn head(&self, vault: &Inner) -> Result<Head, VaultError> {
+        let hint = self.hint(vault)?;
+        let retired = self.retired(vault, hint.as_ref().map_or(0, |hint| hint.retired))?;
+        let known = hint.map_or(0, |hint| hint.newest).max(retired.as_ref().map_or(0, |retired| retired.newest));
+        let top = self.top(vault, known)?;
+        let (mut closed, mut number) = (false, top);
+        while number > 0 {
+            if retired.as_ref().is_some_and(|retired| retired.holds(number)) {
+                number -= 1;
+                continue;
+            }
+            let name = ObjectName::Point(self.id, PointNumber(number));
+            match self.at(vault, number).or_missing(&name)? {
+                AtNumber::Point(point) => return Ok(Head { top, newest: Some(point), closed, retired }),
+                AtNumber::Void(_) => number -= 1,
+                AtNumber::Closed(_) => {
+                    closed = true;
+                    number -= 1;
+                }
+            }
+        }
+        Ok(Head { top, newest: None, closed, retired })
+    }
+
+    /// Highest taken number, searched upwards from `known`: every number between it and the highest is taken.
+    fn top(&self, vault: &Inner, known: u64) -> Result<u64, VaultError> {
+        highest_taken(known, |number| vault.objects.exists(&ObjectName::Point(self.id, PointNumber(number))))
+    }
+
+    /// The hint, or `None` when there is none or it does not open: it only saves requests, and `verify` reports it.
+    fn hint(&self, vault: &Inner) -> Result<Option<HeadBody>, VaultError> {
+        let name = ObjectName::Head(self.id);
+        let Some(bytes) = vault.objects.read(&name)? else { return Ok(None) };
+        match records::open(&name, &bytes, &vault.record) {
+            Ok(hint) => Ok(Some(hint)),
+            Err(e) if e.is_damage() => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The newest retirement record, searched upwards from `k`.
+    pub(crate) fn retired(&self, vault: &Inner, k: u64) -> Result<Option<RetiredBody>, VaultError> {
+        let read = |k: u64| -> Result<Option<RetiredBody>, VaultError> {
+            let name = ObjectName::Retired(self.id, k);
+            let Some(bytes) = vault.objects.read(&name)? else { return Ok(None) };
+            records::open(&name, &bytes, &vault.record).map(Some)
+        };
+        let (mut k, mut newest) = (k, if k == 0 { None } else { read(k)? });
+        while let Some(next) = read(k + 1)? {
+            (k, newest) = (k + 1, Some(next));
+        }
+        Ok(newest)
+    }
+
+    /// The points that count, ascending, and which of them are forgotten.
+    pub(crate) fn points(&self, vault: &Inner) -> Result<Vec<(Box<PointBody>, RecoveryPoint)>, VaultError> {
+        let head = self.head(vault)?;
+        let forgotten = self.forgotten(vault)?;
+        let mut points = Vec::new();
+        for number in 1..=head.newest.as_ref().map_or(0, |newest| newest.head.number) {
+            if head.retired.as_ref().is_some_and(|retired| retired.holds(number)) {
+                continue;
+            }
+            let name = ObjectName::Point(self.id, PointNumber(number));
+            if let AtNumber::Point(body) = self.at(vault, number).or_missing(&name)? {
+                let point = body.to_point(forgotten.contains(&number)).map_err(|e| VaultError::malformed(&name, e))?;
+                points.push((body, point));
+            }
+        }
+        Ok(points)
+    }
+
+    /// The newest point below `number` that counts.
+    pub(crate) fn point_below(
+        &self,
+        vault: &Inner,
+        number: u64,
+        retired: Option<&RetiredBody>,
+    ) -> Result<Option<Box<PointBody>>, VaultError> {
+        for below in (1..number).rev().filter(|&n| !retired.is_some_and(|retired| retired.holds(n))) {
+            let name = ObjectName::Point(self.id, PointNumber(below));
+            if let AtNumber::Point(point) = self.at(vault, below).or_missing(&name)? {
+                return Ok(Some(point));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Numbers of the points that were forgotten and not yet swept.
+    pub(crate) fn forgotten(&self, vault: &Inner) -> Result<Vec<u64>, VaultError> {
+        let mut numbers = Vec::new();
+        for (path, _) in vault.objects.list(&format!("forgets/{}", self.id))? {
+            if let Some(ObjectName::Forget(_, number)) = ObjectName::parse(&path) {
+                numbers.push(number.0);
+            }
+        }
+        Ok(numbers)
+    }
+}

@@ -1,0 +1,14 @@
+//! Packs: filled, sealed and stored; found again slot by slot.
+
+mod cache;
+mod data;
+mod index;
+mod metadata;
+mod reader;
+
+pub(crate) use cache::Cache;
+pub use data::{DiskWriter, WrittenDisk};
+pub(crate) use index::PackIndex;
+pub(crate) use metadata::MetadataPacks;
+pub use metadata::StoredBytes;
+pub(crate) use reader::{NodeSlot, PackNodes, frame_error, slot_of};

@@ -1,0 +1,382 @@
+//! A backup session: from the newest point to the next, visible by one create and not before.
+
+use std::sync::Arc;
+
+use vmkeep_envelope::{IdentityKey, SealContext, SealError, SealedObject, SlotKind};
+use vmkeep_model::{
+    BlockSize, ByteLen, ChangeProvenance, ConsistencyLevel, DiskDescription, DiskName, DiskRole, LineageId, PointNumber,
+    RecoveryPoint, SessionId, Timestamp, VmDescription, VmName,
+};
+
+use crate::error::VaultError;
+use crate::format::{
+    DiskBody, FormatError, HeadBody, JobBody, PlaceBody, PointBody, PointHead, RecordKind, SessionBody, VoidBody,
+};
+use crate::journal::{self, JournalEntry};
+use crate::layout::ObjectName;
+use crate::lineage::{AtNumber, Lineage};
+use crate::map::{MapError, MapReader, Root};
+use crate::pack::{DiskWriter, MetadataPacks, PackNodes, StoredBytes, WrittenDisk};
+use crate::read::map_error;
+use crate::records::{self, Sealer, random_id};
+use crate::store::{Created, PendingCreate, ResultExt};
+use crate::vault::{Inner, Vault};
+
+/// Largest VM configuration that a point holds, in bytes.
+pub const CONFIG_MAX: usize = 1 << 20;
+
+/// A session that writes the next recovery point of a VM.
+///
+/// It names its base (the newest point) and its target (the next free number) when it begins, stores packs that
+/// nobody sees, and makes the point visible with one create-if-absent. Dropped before that it leaves garbage and
+/// nothing else.
+#[derive(Debug)]
+pub struct Session {
+    writing: Writing,
+    base: Option<Box<PointBody>>,
+    opened: Timestamp,
+    retired: u64,
+}
+
+/// What the writers of a session share.
+#[derive(Debug)]
+pub(crate) struct Writing {
+    pub(crate) vault: Arc<Inner>,
+    pub(crate) lineage: Lineage,
+    pub(crate) id: SessionId,
+    pub(crate) target: PointNumber,
+    pub(crate) nodes: PackNodes,
+    sealer: Sealer,
+}
+
+/// What a disk was in the base point.
+#[derive(Debug)]
+pub struct BaseDisk<'s> {
+    /// Size of its blocks, which the next backup keeps.
+    pub block_size: BlockSize,
+    /// Its size then.
+    pub size: ByteLen,
+    map: MapReader<'s>,
+}
+
+/// What becomes of one disk in the new point.
+#[derive(Debug)]
+pub enum DraftDisk {
+    /// Its content is stored.
+    Stored {
+        /// Which disk.
+        description: DiskDescription,
+        /// What was written of it.
+        written: WrittenDisk,
+        /// How its changes were found.
+        provenance: ChangeProvenance,
+    },
+    /// It is described only: a temporary disk.
+    Described {
+        /// Which disk.
+        description: DiskDescription,
+        /// Its size.
+        size: ByteLen,
+    },
+}
+
+/// A recovery point that is written and not yet visible.
+#[derive(Debug)]
+pub struct Draft {
+    /// Every disk of the VM.
+    pub disks: Vec<DraftDisk>,
+    /// What the snapshot is worth.
+    pub consistency: ConsistencyLevel,
+    /// Why: one line per finding.
+    pub evidence: Vec<String>,
+    /// The VM's configuration as the embedder keeps it; at most [`CONFIG_MAX`] bytes.
+    pub config: Option<Vec<u8>>,
+    /// Bytes that were read from the disks.
+    pub bytes_read: u64,
+    /// How long the walk took, in milliseconds.
+    pub duration_ms: u64,
+}
+
+/// A committed point and what it took.
+#[derive(Debug)]
+pub struct Committed {
+    /// The point, visible now.
+    pub point: RecoveryPoint,
+    /// Bytes written to the vault by the session.
+    pub stored: StoredBytes,
+}
+
+impl Writing {
+    pub(crate) fn context(&self) -> SealContext<'_> {
+        self.sealer.context(&*self.vault.ports.entropy)
+    }
+
+    pub(crate) fn start_create(&self, name: &ObjectName, object: &SealedObject) -> PendingCreate {
+        self.vault.objects.start_create(name, object)
+    }
+
+    pub(crate) fn seal_error(&self, source: SealError) -> VaultError {
+        VaultError::Seal { object: format!("a pack of session {}", self.id), source }
+    }
+
+    pub(crate) fn misuse(&self, error: &dyn std::fmt::Display) -> VaultError {
+        VaultError::malformed(format!("session {}", self.id), FormatError(error.to_string()))
+    }
+
+    pub(crate) fn map_error(&self, disk: &DiskName, source: MapError) -> VaultError {
+        map_error(&format!("{}@{}, disk {disk}", self.lineage.vm, self.target), source)
+    }
+}
+
+impl Session {
+    pub(crate) fn begin(vault: &Arc<Inner>, vm: &VmName) -> Result<Self, VaultError> {
+        let lineage = vault.lineage_to_continue(vm)?;
+        let head = lineage.head(vault)?;
+        let id = SessionId(random_id(&*vault.ports.entropy)?);
+        let target = PointNumber(head.top + 1);
+        let opened = vault.ports.clock.now();
+        let sealer = Sealer::new(id);
+        let body = SessionBody {
+            session: id.0,
+            lineage: lineage.id.0,
+            domain: lineage.domain.id.0,
+            base: head.newest.as_ref().map_or(0, |newest| newest.head.number),
+            target: target.0,
+            opened: opened.0,
+            adopted: None,
+        };
+        let name = ObjectName::Session(id);
+        let object = records::seal(&name, &body, &vault.record, &sealer.context(&*vault.ports.entropy))?;
+        if vault.objects.create(&name, &object)? == Created::Other {
+            return Err(VaultError::Taken { object: name.to_string() });
+        }
+        let nodes = PackNodes { vault: Arc::clone(vault), lineage: lineage.clone() };
+        let writing = Writing { vault: Arc::clone(vault), lineage, id, target, nodes, sealer };
+        let retired = head.retired.map_or(0, |retired| retired.k);
+        Ok(Self { writing, base: head.newest, opened, retired })
+    }
+
+    /// The session's id.
+    pub fn id(&self) -> SessionId {
+        self.writing.id
+    }
+
+    /// The number the point will have.
+    pub fn target(&self) -> PointNumber {
+        self.writing.target
+    }
+
+    /// The number of the point it is made against; `None` for a first backup.
+    pub fn base(&self) -> Option<PointNumber> {
+        self.base.as_ref().map(|base| PointNumber(base.head.number))
+    }
+
+    /// Names of the disks whose content the base point holds.
+    pub fn base_disks(&self) -> Vec<String> {
+        let disks = self.base.iter().flat_map(|base| &base.disks);
+        disks.filter(|disk| disk.stored.is_some()).map(|disk| disk.name.clone()).collect()
+    }
+
+    /// What content is hashed with in this VM's key domain.
+    pub fn identity(&self) -> Result<&IdentityKey, VaultError> {
+        self.writing.lineage.domain.identity()
+    }
+
+    /// What `disk` was in the base point; `None` when it was not there or not stored.
+    pub fn base_disk(&self, disk: &DiskName) -> Result<Option<BaseDisk<'_>>, VaultError> {
+        let Some((root, block_size, size)) = self.base_root(disk)? else { return Ok(None) };
+        let map = MapReader::new(&self.writing.nodes, self.identity()?, block_size, root);
+        Ok(Some(BaseDisk { block_size, size, map }))
+    }
+
+    /// A writer for what changed on `disk` since the base point. The block size is the base's when there is one.
+    ///
+    /// `pack_bytes` is the size at which a pack is stored, and about what the writer needs in memory, twice.
+    pub fn disk_writer(
+        &self,
+        disk: &DiskName,
+        block_size: BlockSize,
+        pack_bytes: usize,
+    ) -> Result<DiskWriter<'_>, VaultError> {
+        let base = self.base_root(disk)?;
+        let block_size = base.as_ref().map_or(block_size, |(_, block_size, _)| *block_size);
+        let base = base.map(|(root, _, size)| (root, size));
+        DiskWriter::new(&self.writing, disk.clone(), block_size, base, pack_bytes)
+    }
+
+    fn base_root(&self, disk: &DiskName) -> Result<Option<(Root, BlockSize, ByteLen)>, VaultError> {
+        let Some(base) = &self.base else { return Ok(None) };
+        let name = ObjectName::Point(self.writing.lineage.id, PointNumber(base.head.number));
+        let Some(body) = base.disks.iter().find(|body| body.name == disk.as_str()) else { return Ok(None) };
+        let Some(stored) = &body.stored else { return Ok(None) };
+        let malformed = |e| VaultError::malformed(&name, e);
+        let block_size = stored.block_size().map_err(malformed)?;
+        let root = stored.root(body.size).map_err(malformed)?;
+        Ok(Some((root, block_size, ByteLen(body.size))))
+    }
+
+    /// Makes the point visible: one create-if-absent, whose outcome is final whoever asks.
+    pub fn commit(self, draft: Draft) -> Result<Committed, VaultError> {
+        let vault = Arc::clone(&self.writing.vault);
+        let mut body = self.body(&draft)?;
+        let mut stored = written_bytes(&draft);
+        body.job.bytes_stored = stored.data + stored.metadata;
+        let name = ObjectName::Point(self.writing.lineage.id, self.writing.target);
+        let plain = body.encode().map_err(|e| VaultError::malformed(&name, e))?;
+        stored.metadata += self.store_copy(&plain)?;
+        let key = self.writing.lineage.domain.map_key()?;
+        let object = records::seal_bytes(&name, RecordKind::Point, &plain, key, &self.writing.context())?;
+        stored.metadata += object.bytes().len() as u64;
+        if vault.objects.create(&name, &object)? == Created::Other {
+            return Err(self.why_lost()?);
+        }
+        let retired = self.writing.lineage.retired(&vault, self.retired)?;
+        if retired.is_some_and(|retired| retired.holds(self.writing.target.0)) {
+            return Err(self.lost_race());
+        }
+        // The point counts. What follows saves later requests and space; when it fails, others do without.
+        stored.metadata += self.leave_hint().unwrap_or(0);
+        vault.objects.delete(&ObjectName::Session(self.writing.id)).ok();
+        let point = body.to_point(false).map_err(|e| VaultError::malformed(&name, e))?;
+        Ok(Committed { point, stored })
+    }
+
+    /// The second copy of the point's sections, in a metadata pack of its own.
+    fn store_copy(&self, plain: &[u8]) -> Result<u64, VaultError> {
+        let mut packs = MetadataPacks::new(&self.writing)?;
+        packs.slot(SlotKind::PointCopy, plain.to_vec())?;
+        packs.finish()
+    }
+
+    fn body(&self, draft: &Draft) -> Result<PointBody, VaultError> {
+        let vm = &self.writing.lineage.vm;
+        let descriptions = draft.disks.iter().map(|disk| disk.description().clone()).collect();
+        VmDescription::new(vm.clone(), descriptions).map_err(|e| self.writing.misuse(&e))?;
+        if draft.config.as_ref().is_some_and(|config| config.len() > CONFIG_MAX) {
+            return Err(self.writing.misuse(&format!("the VM configuration is longer than {CONFIG_MAX} bytes")));
+        }
+        let (mut disks, mut change_lists) = (Vec::new(), Vec::new());
+        for (index, disk) in (0_u32..).zip(&draft.disks) {
+            if (disk.description().role == DiskRole::Temporary) != matches!(disk, DraftDisk::Described { .. }) {
+                return Err(self.writing.misuse(&"a temporary disk is described, every other one is stored"));
+            }
+            match disk {
+                DraftDisk::Described { description, size } => disks.push(DiskBody::of(description, *size, None)),
+                DraftDisk::Stored { description, written, provenance } => {
+                    let provenance = match provenance {
+                        ChangeProvenance::Full => 0,
+                        ChangeProvenance::Scan => 1,
+                    };
+                    disks.push(DiskBody::of(description, written.size, Some(written.body(provenance))));
+                    let places = written.change_list.iter().map(|(pack, slot)| (PlaceBody::of(pack), *slot)).collect();
+                    change_lists.push((index, places));
+                }
+            }
+        }
+        Ok(PointBody {
+            head: PointHead {
+                lineage: self.writing.lineage.id.0,
+                number: self.writing.target.0,
+                base: self.base().map_or(0, |base| base.0),
+                session: self.writing.id.0,
+                created: self.opened.0,
+            },
+            vm: vm.to_string(),
+            disks,
+            config: draft.config.clone(),
+            consistency: (
+                match draft.consistency {
+                    ConsistencyLevel::Crash => 0,
+                    ConsistencyLevel::FileSystem => 1,
+                    ConsistencyLevel::Application => 2,
+                },
+                draft.evidence.clone(),
+            ),
+            job: JobBody {
+                bytes_read: draft.bytes_read,
+                bytes_stored: 0,
+                duration_ms: draft.duration_ms,
+                software: concat!("vmkeep ", env!("CARGO_PKG_VERSION")).to_owned(),
+            },
+            change_lists,
+            unknown: Vec::new(),
+        })
+    }
+
+    fn leave_hint(&self) -> Result<u64, VaultError> {
+        let name = ObjectName::Head(self.writing.lineage.id);
+        let body = HeadBody { newest: self.writing.target.0, retired: self.retired };
+        let object = records::seal(&name, &body, &self.writing.vault.record, &self.writing.context())?;
+        self.writing.vault.objects.overwrite(&name, &object)?;
+        Ok(object.bytes().len() as u64)
+    }
+
+    fn lost_race(&self) -> VaultError {
+        VaultError::LostRace { vm: self.writing.lineage.vm.clone(), number: self.writing.target }
+    }
+
+    /// Reads what took the target instead.
+    fn why_lost(&self) -> Result<VaultError, VaultError> {
+        let Writing { lineage, target, vault, id, .. } = &self.writing;
+        let name = ObjectName::Point(lineage.id, *target);
+        let vm = lineage.vm.clone();
+        Ok(match lineage.at(vault, target.0).or_missing(&name)? {
+            AtNumber::Void(void) if void.session == id.0 => VaultError::SessionVoided { vm, session: *id },
+            AtNumber::Closed(_) => VaultError::LineageClosed { vm },
+            AtNumber::Void(_) | AtNumber::Point(_) => self.lost_race(),
+        })
+    }
+}
+
+impl Vault {
+    /// Ends an abandoned session: it can never commit from then on, whoever still runs it.
+    ///
+    /// Returns false when its target was taken already, by its own commit or by something else.
+    pub fn void_session(&self, session: SessionId) -> Result<bool, VaultError> {
+        let vault = &self.inner;
+        let name = ObjectName::Session(session);
+        let bytes = vault.objects.read(&name).or_missing(&name)?;
+        let body: SessionBody = records::open(&name, &bytes, &vault.record)?;
+        let target = ObjectName::Point(LineageId(body.lineage), PointNumber(body.target));
+        let void = VoidBody {
+            lineage: body.lineage,
+            number: body.target,
+            session: body.session,
+            at: vault.ports.clock.now().0,
+        };
+        let context = vault.sealer.context(&*vault.ports.entropy);
+        let object = records::seal(&target, &void, &vault.record, &context)?;
+        if vault.objects.create(&target, &object)? == Created::Other {
+            return Ok(false);
+        }
+        journal::append(vault, body.lineage, &JournalEntry::Voided { number: body.target, session })?;
+        Ok(true)
+    }
+}
+
+impl DraftDisk {
+    /// Which disk.
+    pub fn description(&self) -> &DiskDescription {
+        match self {
+            Self::Stored { description, .. } | Self::Described { description, .. } => description,
+        }
+    }
+}
+
+impl<'s> BaseDisk<'s> {
+    /// The map of the disk.
+    pub(crate) fn map(&self) -> &MapReader<'s> {
+        &self.map
+    }
+}
+
+fn written_bytes(draft: &Draft) -> StoredBytes {
+    let mut sum = StoredBytes::default();
+    for disk in &draft.disks {
+        if let DraftDisk::Stored { written, .. } = disk {
+            sum.data += written.stored.data;
+            sum.metadata += written.stored.metadata;
+        }
+    }
+    sum
+}

@@ -1,0 +1,8 @@
+//! The store below the vault: sync calls over the async port, and the durable folder.
+
+mod bridge;
+mod folder;
+mod objects;
+
+pub use folder::FolderStore;
+pub(crate) use objects::{Created, Objects, PendingCreate, ResultExt};

@@ -1,0 +1,210 @@
+//! Objects by name: create once, read, list; an uncertain answer is settled by reading back.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use vmkeep_envelope::SealedObject;
+
+use super::bridge::{Bridge, Pending};
+use crate::error::{StoreOperation, VaultError};
+use crate::layout::ObjectName;
+
+/// Largest object that is read whole into memory: twice the largest pack.
+const WHOLE_OBJECT_MAX: u64 = 128 << 20;
+
+/// How often a create is tried again when the store says the name is taken and then that it is free.
+const CREATE_TRIES: u32 = 5;
+
+/// The objects of one vault.
+#[derive(Debug)]
+pub(crate) struct Objects {
+    store: Arc<dyn ObjectStore>,
+    bridge: Bridge,
+}
+
+/// How a create went, both ways good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Created {
+    /// This object is there now.
+    Ours,
+    /// Another object was there.
+    Other,
+}
+
+/// A create under way.
+#[derive(Debug)]
+pub(crate) struct PendingCreate {
+    name: ObjectName,
+    answer: Pending<Result<Created, Error>>,
+}
+
+impl PendingCreate {
+    /// Blocks until the object is durable, or it is known that it is not.
+    pub(crate) fn wait(self) -> Result<Created, VaultError> {
+        let answer = self.answer.wait().unwrap_or_else(|| Err(gone()));
+        answer.map_err(|e| VaultError::store(StoreOperation::Write, &self.name, e))
+    }
+
+    /// As [`wait`](Self::wait), for a name that nobody else may use.
+    pub(crate) fn wait_ours(self) -> Result<(), VaultError> {
+        let object = self.name.to_string();
+        match self.wait()? {
+            Created::Ours => Ok(()),
+            Created::Other => Err(VaultError::Taken { object }),
+        }
+    }
+}
+
+impl Objects {
+    pub(crate) fn new(store: Arc<dyn ObjectStore>) -> Result<Self, VaultError> {
+        Ok(Self { store, bridge: Bridge::new().map_err(VaultError::Runtime)? })
+    }
+
+    /// Where the objects are, for messages.
+    pub(crate) fn place(&self) -> String {
+        self.store.to_string()
+    }
+
+    /// Creates `name`, unless it exists. Durable on return; "exists" and a lost answer are settled by reading back
+    /// and comparing the whole object.
+    pub(crate) fn create(&self, name: &ObjectName, object: &SealedObject) -> Result<Created, VaultError> {
+        self.start_create(name, object).wait()
+    }
+
+    /// Starts [`create`](Self::create) and returns; the answer must be waited for before anything relies on it.
+    pub(crate) fn start_create(&self, name: &ObjectName, object: &SealedObject) -> PendingCreate {
+        let (store, path, bytes) = (Arc::clone(&self.store), name.path(), object.bytes().clone());
+        let call = async move {
+            let mut tries_left = CREATE_TRIES;
+            loop {
+                let put = store.put_opts(&path, PutPayload::from_bytes(bytes.clone()), PutMode::Create.into()).await;
+                let Err(failed) = put else { return Ok(Created::Ours) };
+                // The first attempt may have landed although its answer was lost.
+                match store.get(&path).await {
+                    Ok(found) => {
+                        let same = found.meta.size == bytes.len() as u64 && found.bytes().await? == bytes;
+                        return Ok(if same { Created::Ours } else { Created::Other });
+                    }
+                    Err(Error::NotFound { .. }) if matches!(failed, Error::AlreadyExists { .. }) && tries_left > 0 => {
+                        tries_left -= 1;
+                    }
+                    Err(_) => return Err(failed),
+                }
+            }
+        };
+        PendingCreate { name: name.clone(), answer: self.bridge.start(call) }
+    }
+
+    /// Writes `name`, replacing what is there: hints only.
+    pub(crate) fn overwrite(&self, name: &ObjectName, object: &SealedObject) -> Result<(), VaultError> {
+        let (store, path, bytes) = (Arc::clone(&self.store), name.path(), object.bytes().clone());
+        let call = async move { store.put(&path, PutPayload::from_bytes(bytes)).await.map(drop) };
+        self.wait(StoreOperation::Write, name, self.bridge.start(call))
+    }
+
+    /// The whole object, or `None` when there is none.
+    pub(crate) fn read(&self, name: &ObjectName) -> Result<Option<Bytes>, VaultError> {
+        let (store, path) = (Arc::clone(&self.store), name.path());
+        let call = async move {
+            let found = store.get(&path).await?;
+            if found.meta.size > WHOLE_OBJECT_MAX {
+                return Err(Error::Generic {
+                    store: "vault",
+                    source: format!("an object of {} bytes; {WHOLE_OBJECT_MAX} is the most", found.meta.size).into(),
+                });
+            }
+            found.bytes().await
+        };
+        none_when_missing(self.wait(StoreOperation::Read, name, self.bridge.start(call)))
+    }
+
+    /// The last `len` bytes of the object (all of it when it is shorter) and its size.
+    pub(crate) fn read_tail(&self, name: &ObjectName, len: u64) -> Result<Option<(Bytes, u64)>, VaultError> {
+        let (store, path) = (Arc::clone(&self.store), name.path());
+        let call = async move {
+            let options = GetOptions { range: Some(GetRange::Suffix(len)), ..GetOptions::default() };
+            let found = match store.get_opts(&path, options).await {
+                // Some stores have no ranges counted from the end (Azure): ask for the size first.
+                Err(Error::NotSupported { .. } | Error::NotImplemented { .. }) => {
+                    let size = store.head(&path).await?.size;
+                    let range = GetRange::Bounded(size.saturating_sub(len)..size);
+                    store.get_opts(&path, GetOptions { range: Some(range), ..GetOptions::default() }).await?
+                }
+                found => found?,
+            };
+            let size = found.meta.size;
+            Ok((found.bytes().await?, size))
+        };
+        none_when_missing(self.wait(StoreOperation::Read, name, self.bridge.start(call)))
+    }
+
+    /// The bytes of `range`, which may be fewer when the object is shorter.
+    pub(crate) fn read_range(&self, name: &ObjectName, range: Range<u64>) -> Result<Option<Bytes>, VaultError> {
+        let (store, path) = (Arc::clone(&self.store), name.path());
+        let call = async move { store.get_range(&path, range).await };
+        none_when_missing(self.wait(StoreOperation::Read, name, self.bridge.start(call)))
+    }
+
+    /// Whether the object is there.
+    pub(crate) fn exists(&self, name: &ObjectName) -> Result<bool, VaultError> {
+        let (store, path) = (Arc::clone(&self.store), name.path());
+        let call = async move { store.head(&path).await.map(drop) };
+        none_when_missing(self.wait(StoreOperation::Read, name, self.bridge.start(call))).map(|found| found.is_some())
+    }
+
+    /// Path and size of every object under `prefix` (of the whole store for an empty one), sorted by path.
+    pub(crate) fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>, VaultError> {
+        let store = Arc::clone(&self.store);
+        let path = (!prefix.is_empty()).then(|| object_store::path::Path::from(prefix));
+        let call = async move {
+            let found = store.list(path.as_ref()).map_ok(|meta| (meta.location.to_string(), meta.size));
+            let mut found: Vec<_> = found.try_collect().await?;
+            found.sort();
+            Ok(found)
+        };
+        self.wait(StoreOperation::List, &prefix, self.bridge.start(call))
+    }
+
+    /// Removes the object; one that is not there counts as removed.
+    pub(crate) fn delete(&self, name: &ObjectName) -> Result<(), VaultError> {
+        let (store, path) = (Arc::clone(&self.store), name.path());
+        let call = async move { store.delete(&path).await };
+        none_when_missing(self.wait(StoreOperation::Delete, name, self.bridge.start(call))).map(drop)
+    }
+
+    fn wait<T>(
+        &self,
+        operation: StoreOperation,
+        object: &impl ToString,
+        pending: Pending<Result<T, Error>>,
+    ) -> Result<T, VaultError> {
+        let answer = pending.wait().unwrap_or_else(|| Err(gone()));
+        answer.map_err(|e| VaultError::store(operation, object.to_string(), e))
+    }
+}
+
+fn gone() -> Error {
+    Error::Generic { store: "vault", source: "the store's runtime ended under the call".into() }
+}
+
+fn none_when_missing<T>(answer: Result<T, VaultError>) -> Result<Option<T>, VaultError> {
+    match answer {
+        Ok(found) => Ok(Some(found)),
+        Err(VaultError::Store { source, .. }) if matches!(*source, Error::NotFound { .. }) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Turns an absent object into an error where it must be there.
+pub(crate) trait ResultExt<T> {
+    fn or_missing(self, name: &ObjectName) -> Result<T, VaultError>;
+}
+
+impl<T> ResultExt<T> for Result<Option<T>, VaultError> {
+    fn or_missing(self, name: &ObjectName) -> Result<T, VaultError> {
+        self?.ok_or_else(|| VaultError::Missing { object: name.to_string() })
+    }
+}

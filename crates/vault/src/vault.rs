@@ -1,0 +1,346 @@
+//! A vault: made, opened, and asked for its VMs and points.
+
+use std::sync::Arc;
+
+use object_store::ObjectStore;
+use vmkeep_envelope::{BranchKey, Entropy, KeyVault, OsEntropy, SlotCiphers};
+use vmkeep_model::{
+    BlockSize, Clock, DiskName, DomainId, LineageId, PointNumber, PointRef, PointSelector, RecoveryPoint, SessionId,
+    SystemClock, VaultId, VmName,
+};
+
+use crate::error::VaultError;
+use crate::format::{ForgetBody, NameBody, PointBody, VaultBody};
+use crate::journal::{self, JournalEntry};
+use crate::keyring::{self, Domain};
+use crate::layout::ObjectName;
+use crate::lineage::{AtNumber, Lineage};
+use crate::pack::{Cache, NodeSlot, PackIndex};
+use crate::place::PackPlace;
+use crate::read::DiskReader;
+use crate::records::{self, Sealer, random_id};
+use crate::session::Session;
+use crate::store::{Created, Objects, ResultExt};
+
+/// Label of the hash that hides VM names (FORMAT.md section 2).
+const NAME_LABEL: &str = "vmkeep v1 vm name";
+
+/// How often one VM name can be given to a new lineage after the one before was closed.
+const GENERATIONS_MAX: u32 = 1 << 16;
+
+/// What a vault needs from outside.
+#[derive(Clone, Debug)]
+pub struct Ports {
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Where random bytes come from.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+impl Default for Ports {
+    /// The machine's clock and random source.
+    fn default() -> Self {
+        Self { clock: Arc::new(SystemClock), entropy: Arc::new(OsEntropy) }
+    }
+}
+
+/// Memory for what was read lately, in bytes.
+const NODE_CACHE_BYTES: usize = 24 << 20;
+const INDEX_CACHE_BYTES: usize = 8 << 20;
+
+/// A vault, open: recovery points of VMs on an object store, readable with one KEK.
+///
+/// Cheap to clone. All calls block; they may come from any thread, also one of a tokio program (there, use
+/// `spawn_blocking` so that the program's other tasks go on).
+#[derive(Clone, Debug)]
+pub struct Vault {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) objects: Objects,
+    pub(crate) record: BranchKey,
+    pub(crate) id: VaultId,
+    pub(crate) key_vault: Arc<dyn KeyVault>,
+    pub(crate) ports: Ports,
+    pub(crate) sealer: Sealer,
+    pub(crate) nodes: Cache<(LineageId, PackPlace, u32), NodeSlot>,
+    pub(crate) indexes: Cache<(LineageId, PackPlace), PackIndex>,
+    pub(crate) ciphers: SlotCiphers,
+}
+
+impl Vault {
+    /// Makes a vault in an empty store, with fresh keys wrapped by `key_vault`, and opens it.
+    ///
+    /// An interrupted call can be repeated: nothing counts before its last write.
+    pub fn create(store: Arc<dyn ObjectStore>, key_vault: Arc<dyn KeyVault>, ports: Ports) -> Result<Self, VaultError> {
+        let objects = Objects::new(store)?;
+        let own_keys = format!("keys/{}/", DomainId::VAULT);
+        for (path, _) in objects.list("")? {
+            match ObjectName::parse(&path) {
+                Some(ObjectName::Vault) => return Err(VaultError::VaultExists { store: objects.place() }),
+                // What an interrupted call may have left.
+                Some(ObjectName::Stage(..)) => {}
+                _ if path.starts_with(&own_keys) => {}
+                _ => return Err(VaultError::NotEmpty { store: objects.place(), found: path }),
+            }
+        }
+        let sealer = Sealer::new(SessionId(random_id(&*ports.entropy)?));
+        let context = sealer.context(&*ports.entropy);
+        let left = match keyring::unlock(&objects, &*key_vault, DomainId::VAULT, "the vault") {
+            Ok(mut epochs) => epochs.remove(&0).and_then(|mut keys| keys.pop()),
+            Err(VaultError::WrongKey { .. }) => None,
+            Err(e) => return Err(e),
+        };
+        let keys = match left {
+            Some(keys) => keys,
+            None => keyring::create_domain(&objects, &*key_vault, DomainId::VAULT, &*ports.entropy, &context)?,
+        };
+        let record = keys.record().map_err(|source| VaultError::Key { what: "the vault".to_owned(), source })?;
+        let id = random_id(&*ports.entropy)?;
+        let body = VaultBody { vault: id, created: ports.clock.now().0 };
+        let object = records::seal(&ObjectName::Vault, &body, record, &context)?;
+        if objects.create(&ObjectName::Vault, &object)? == Created::Other {
+            return Err(VaultError::VaultExists { store: objects.place() });
+        }
+        let vault = Self::open_with(objects, key_vault, ports)?;
+        journal::append(&vault.inner, vault.inner.id.0, &JournalEntry::VaultCreated)?;
+        Ok(vault)
+    }
+
+    /// Opens the vault in `store` with what `key_vault` can unwrap.
+    pub fn open(store: Arc<dyn ObjectStore>, key_vault: Arc<dyn KeyVault>, ports: Ports) -> Result<Self, VaultError> {
+        Self::open_with(Objects::new(store)?, key_vault, ports)
+    }
+
+    fn open_with(objects: Objects, key_vault: Arc<dyn KeyVault>, ports: Ports) -> Result<Self, VaultError> {
+        let name = ObjectName::Vault;
+        let bytes = objects.read(&name)?.ok_or_else(|| VaultError::NoVault { store: objects.place() })?;
+        records::head(&name, &bytes)?;
+        let epochs = keyring::unlock(&objects, &*key_vault, DomainId::VAULT, "the vault")?;
+        // An interrupted init may have left a key object of another record key: the one that opens the vault counts.
+        let (mut opened, mut failed) = (None, None);
+        for keys in epochs.into_values().flatten() {
+            let record = keys.into_record().map_err(|source| VaultError::Key { what: "the vault".to_owned(), source })?;
+            match records::open::<VaultBody>(&name, &bytes, &record) {
+                Ok(body) => opened = Some((body, record)),
+                Err(e) => failed = Some(e),
+            }
+        }
+        let Some((body, record)) = opened else {
+            return Err(failed.unwrap_or(VaultError::WrongKey { what: "the vault".to_owned() }));
+        };
+        let sealer = Sealer::new(SessionId(random_id(&*ports.entropy)?));
+        let inner = Inner {
+            objects,
+            record,
+            id: VaultId(body.vault),
+            key_vault,
+            ports,
+            sealer,
+            nodes: Cache::new(NODE_CACHE_BYTES),
+            indexes: Cache::new(INDEX_CACHE_BYTES),
+            ciphers: SlotCiphers::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The vault's id.
+    pub fn id(&self) -> VaultId {
+        self.inner.id
+    }
+
+    /// The VMs that the vault holds, by name.
+    pub fn vms(&self) -> Result<Vec<VmName>, VaultError> {
+        let mut names: Vec<VmName> = self.inner.name_records()?.into_iter().map(|(_, vm)| vm).collect();
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// The recovery points of `vm`, oldest first, forgotten ones among them.
+    pub fn points(&self, vm: &VmName) -> Result<Vec<RecoveryPoint>, VaultError> {
+        let lineage = self.inner.lineage(vm)?.ok_or_else(|| VaultError::NoSuchVm(vm.clone()))?;
+        Ok(lineage.points(&self.inner)?.into_iter().map(|(_, point)| point).collect())
+    }
+
+    /// One recovery point, ready to be read.
+    pub fn point(&self, point: &PointRef) -> Result<OpenPoint, VaultError> {
+        let lineage = self.inner.lineage(&point.vm)?.ok_or_else(|| VaultError::NoSuchVm(point.vm.clone()))?;
+        let none = |why| VaultError::NoSuchPoint { point: point.clone(), why };
+        let body = match point.selector {
+            PointSelector::Number(number) => {
+                let retired = lineage.retired(&self.inner, 0)?;
+                if retired.is_some_and(|retired| retired.holds(number.0)) {
+                    return Err(none("it was removed"));
+                }
+                match lineage.at(&self.inner, number.0)? {
+                    Some(AtNumber::Point(body)) => body,
+                    Some(AtNumber::Void(_)) => return Err(none("its backup was ended before it committed")),
+                    Some(AtNumber::Closed(_)) => return Err(none("the protection of the VM was closed there")),
+                    None => return Err(none("the VM has no point of that number")),
+                }
+            }
+            PointSelector::Latest => {
+                let head = lineage.head(&self.inner)?;
+                let forgotten = lineage.forgotten(&self.inner)?;
+                let mut candidate = head.newest;
+                loop {
+                    let Some(body) = candidate else { return Err(none("the VM has no point that is not forgotten")) };
+                    if !forgotten.contains(&body.head.number) {
+                        break body;
+                    }
+                    candidate = lineage.point_below(&self.inner, body.head.number, head.retired.as_ref())?;
+                }
+            }
+        };
+        let number = body.head.number;
+        let name = ObjectName::Point(lineage.id, PointNumber(number));
+        let forgotten = self.inner.objects.exists(&ObjectName::Forget(lineage.id, PointNumber(number)))?;
+        let seen = body.to_point(forgotten).map_err(|e| VaultError::malformed(&name, e))?;
+        Ok(OpenPoint { vault: Arc::clone(&self.inner), lineage, body, point: seen })
+    }
+
+    /// Begins a backup of `vm`, making its lineage and keys when it is the first.
+    pub fn begin(&self, vm: &VmName) -> Result<Session, VaultError> {
+        Session::begin(&self.inner, vm)
+    }
+
+    /// Forgets a point: it no longer counts for `latest`, and the sweep may take it.
+    ///
+    /// Instant, and taken back by [`unforget`](Self::unforget) until the sweep has taken it. Forgetting twice is no error.
+    pub fn forget(&self, point: &PointRef) -> Result<RecoveryPoint, VaultError> {
+        let mut open = self.point(point)?;
+        let (lineage, number) = (open.lineage.id, open.point.id.number);
+        let name = ObjectName::Forget(lineage, number);
+        let body = ForgetBody { lineage: lineage.0, number: number.0, at: self.inner.ports.clock.now().0 };
+        let context = self.inner.sealer.context(&*self.inner.ports.entropy);
+        let object = records::seal(&name, &body, &self.inner.record, &context)?;
+        if self.inner.objects.create(&name, &object)? == Created::Ours {
+            journal::append(&self.inner, lineage.0, &JournalEntry::Forgotten { number: number.0 })?;
+        }
+        open.point.forgotten = true;
+        Ok(open.point)
+    }
+}
+
+impl Inner {
+    pub(crate) fn name_of(&self, vm: &VmName, generation: u32) -> ObjectName {
+        let hash = self.record.subkey(NAME_LABEL).hash16(&[vm.as_str().as_bytes(), &generation.to_le_bytes()]);
+        ObjectName::Name(LineageId(hash).to_string())
+    }
+
+    /// Every name record with the VM it names.
+    pub(crate) fn name_records(&self) -> Result<Vec<(NameBody, VmName)>, VaultError> {
+        let mut found = Vec::new();
+        for (path, _) in self.objects.list("names")? {
+            let Some(name) = ObjectName::parse(&path) else { continue };
+            let body = self.name_record(&name)?.ok_or_else(|| VaultError::Missing { object: path.clone() })?;
+            let vm = body.vm.parse().map_err(|e: vmkeep_model::NameError| {
+                VaultError::malformed(&name, crate::format::FormatError(e.to_string()))
+            })?;
+            found.push((body, vm));
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn name_record(&self, name: &ObjectName) -> Result<Option<NameBody>, VaultError> {
+        let Some(bytes) = self.objects.read(name)? else { return Ok(None) };
+        records::open(name, &bytes, &self.record).map(Some)
+    }
+
+    /// The lineage a name record names, with its keys.
+    pub(crate) fn unlock_lineage(&self, body: &NameBody, vm: &VmName) -> Result<Lineage, VaultError> {
+        let domain = keyring::unlock_domain(&self.objects, &*self.key_vault, DomainId(body.domain), &format!("VM {vm}"))?;
+        Ok(Lineage { id: LineageId(body.lineage), vm: vm.clone(), domain })
+    }
+
+    /// The newest lineage of `vm`, or `None` when the vault has never held it.
+    pub(crate) fn lineage(&self, vm: &VmName) -> Result<Option<Lineage>, VaultError> {
+        let mut found = None;
+        for generation in 0..GENERATIONS_MAX {
+            let Some(body) = self.name_record(&self.name_of(vm, generation))? else { break };
+            let lineage = self.unlock_lineage(&body, vm)?;
+            let closed = lineage.head(self)?.closed;
+            found = Some(lineage);
+            if !closed {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The lineage that a new backup of `vm` continues, made when there is none.
+    pub(crate) fn lineage_to_continue(&self, vm: &VmName) -> Result<Lineage, VaultError> {
+        for generation in 0..GENERATIONS_MAX {
+            let name = self.name_of(vm, generation);
+            let body = match self.name_record(&name)? {
+                Some(body) => body,
+                None => return self.new_lineage(vm, generation, &name),
+            };
+            let lineage = self.unlock_lineage(&body, vm)?;
+            if !lineage.head(self)?.closed {
+                return Ok(lineage);
+            }
+        }
+        Err(VaultError::LineageClosed { vm: vm.clone() })
+    }
+
+    fn new_lineage(&self, vm: &VmName, generation: u32, name: &ObjectName) -> Result<Lineage, VaultError> {
+        let entropy = &*self.ports.entropy;
+        let context = self.sealer.context(entropy);
+        let (lineage, domain) = (LineageId(random_id(entropy)?), DomainId(random_id(entropy)?));
+        // Keys first: a name that counts always has its keys. Keys whose name was not written are garbage.
+        let keys: Arc<Domain> =
+            keyring::create_vm_domain(&self.objects, &*self.key_vault, domain, entropy, &context)?;
+        let body = NameBody { vm: vm.to_string(), generation, lineage: lineage.0, domain: domain.0 };
+        let object = records::seal(name, &body, &self.record, &context)?;
+        match self.objects.create(name, &object)? {
+            Created::Ours => Ok(Lineage { id: lineage, vm: vm.clone(), domain: keys }),
+            // Another host was first to protect this VM: its lineage is the one.
+            Created::Other => {
+                let body = self.name_record(name).or_missing(name)?;
+                self.unlock_lineage(&body, vm)
+            }
+        }
+    }
+}
+
+/// A recovery point, opened for reading.
+#[derive(Clone, Debug)]
+pub struct OpenPoint {
+    pub(crate) vault: Arc<Inner>,
+    pub(crate) lineage: Lineage,
+    pub(crate) body: Box<PointBody>,
+    point: RecoveryPoint,
+}
+
+impl OpenPoint {
+    /// What the point says of itself.
+    pub fn point(&self) -> &RecoveryPoint {
+        &self.point
+    }
+
+    /// The point as a person writes it.
+    pub fn reference(&self) -> PointRef {
+        PointRef { vm: self.point.vm.clone(), selector: PointSelector::Number(self.point.id.number) }
+    }
+
+    /// The VM configuration stored with the point.
+    pub fn config(&self) -> Option<&[u8]> {
+        self.body.config.as_deref()
+    }
+
+    /// The content of one stored disk.
+    pub fn disk(&self, name: &DiskName) -> Result<DiskReader, VaultError> {
+        let none = || VaultError::NoSuchDisk { point: self.reference(), disk: name.clone() };
+        let disk = self.body.disks.iter().find(|disk| disk.name == name.as_str()).ok_or_else(none)?;
+        let stored = disk.stored.as_ref().ok_or_else(none)?;
+        let object = ObjectName::Point(self.lineage.id, self.point.id.number);
+        let malformed = |e| VaultError::malformed(&object, e);
+        let block_size: BlockSize = stored.block_size().map_err(malformed)?;
+        let root = stored.root(disk.size).map_err(malformed)?;
+        Ok(DiskReader::new(Arc::clone(&self.vault), self.lineage.clone(), name.clone(), block_size, disk.size, root))
+    }
+}
