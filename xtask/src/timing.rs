@@ -155,6 +155,22 @@ mod tests {
     }
 
     #[test]
+    fn a_run_is_passed_on_and_its_times_are_noted() {
+        let script = |code| {
+            let mut command = Command::new("sh");
+            command.arg("-c").arg(format!(
+                "echo '     Running tests/simulation.rs (target/debug/deps/simulation-12)' >&2; \
+                 echo 'test result: ok. 1 passed; 0 failed; finished in 1.50s'; exit {code}"
+            ));
+            command
+        };
+        let mut timings = Timings::default();
+        run_tests(script(0), &mut timings).unwrap();
+        assert_eq!(timings.tests, [("simulation".to_owned(), Duration::from_millis(1500))]);
+        assert!(run_tests(script(1), &mut timings).is_err());
+    }
+
+    #[test]
     fn guest_and_simulation_leave_the_budget_of_the_tests() {
         let mut timings = Timings::default();
         timings.step("test", Budget::Tests, Duration::from_secs(100));
