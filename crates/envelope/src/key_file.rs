@@ -43,7 +43,7 @@ impl KeyFileVault {
 
     /// Opens a key file: a regular file of exactly 32 bytes on which nobody but its owner has any right.
     ///
-    /// A symbolic link is followed, and what it points to is what is checked.
+    /// A symbolic link is followed, and what it points to is what is checked. Rights are checked on Unix only.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, KeyError> {
         let path = path.as_ref();
         let failed = |source: io::Error| match source.kind() {
@@ -58,7 +58,7 @@ impl KeyFileVault {
         let mut beyond = Zeroizing::new([0]);
         match file.read(beyond.as_mut_slice()).map_err(failed)? {
             0 => Ok(Self::from_key(key)),
-            more => Err(KeyError::KeyFileLength { path: path.to_owned(), found: 32 + u64::from(more != 0) }),
+            _ => Err(KeyError::KeyFileLength { path: path.to_owned(), found: 33 }),
         }
     }
 

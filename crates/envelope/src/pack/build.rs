@@ -137,8 +137,7 @@ impl PackBuilder {
         self.append(&footer, footer_body);
         self.buffer.extend_from_slice(&trailer);
 
-        let slots_end = footer_at;
-        let (body, rest) = self.buffer.split_at_mut(slots_end);
+        let (body, rest) = self.buffer.split_at_mut(footer_at);
         let footer_slot = &mut rest[..footer_len];
         for slot in each_slot(&mut body[PACK_HEADER_LEN..], &self.slots) {
             slot[EPOCH_AT..SALT_AT].copy_from_slice(&slots_id.epoch.to_le_bytes());
@@ -154,9 +153,7 @@ impl PackBuilder {
 
         let cipher = SlotCipher::new(slots, &salt);
         for (number, slot) in (0..).zip(each_slot(&mut body[PACK_HEADER_LEN..], &self.slots)) {
-            seal_slot(cipher.cipher(), number, &salt, slot, |header| {
-                slot_aad(slots_id.domain, header).to_vec()
-            });
+            seal_slot(cipher.cipher(), number, &salt, slot, |header| slot_aad(slots_id.domain, header));
         }
         let cipher = Cipher::new(map.secret(), &salt, labels::FOOTER);
         seal_slot(&cipher, FOOTER_NUMBER, &salt, footer_slot, |slot_header| {
@@ -206,17 +203,17 @@ fn each_slot<'a>(mut body: &'a mut [u8], slots: &[SlotLayout]) -> impl Iterator<
     })
 }
 
-fn seal_slot(
+fn seal_slot<A: AsRef<[u8]>>(
     cipher: &Cipher,
     number: u32,
     salt: &[u8; SALT_LEN],
     slot: &mut [u8],
-    aad: impl FnOnce(&[u8]) -> Vec<u8>,
+    aad: impl FnOnce(&[u8]) -> A,
 ) {
     let (header, rest) = slot.split_at_mut(SLOT_HEADER_LEN);
     header[SALT_AT..].copy_from_slice(salt);
     let (body, tag) = rest.split_at_mut(rest.len() - TAG_LEN);
-    tag.copy_from_slice(&cipher.seal(number, &aad(header), body));
+    tag.copy_from_slice(&cipher.seal(number, aad(header).as_ref(), body));
 }
 
 fn check(what: &'static str, len: u64, max: u64) -> Result<(), SealError> {

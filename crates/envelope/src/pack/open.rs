@@ -4,7 +4,7 @@ use super::{
     Codec, FOOTER_NUMBER, PackHead, PackName, SlotCiphers, SlotHead, SlotId, SlotKind, Trailer, slot_aad,
 };
 use crate::aead::{Cipher, TAG_LEN};
-use crate::reader::{exactly, wide};
+use crate::reader::exactly;
 use crate::{BranchKey, OpenError, PACK_HEADER_LEN, SLOT_HEADER_LEN, TRAILER_LEN, labels};
 
 /// What a slot held. The body is still compressed when the codec says so.
@@ -59,11 +59,9 @@ pub fn open_footer(
         return Err(OpenError::WrongKey { expected: key.id(), found: pack.map });
     }
     let footer_len = Trailer::parse(trailer)?.footer_len;
+    exactly(usize::try_from(footer_len).unwrap_or(usize::MAX), footer_slot)?;
     let head = SlotHead::parse(footer_slot)?;
     head.check(footer_slot, key, SlotId { pack: expected, slot: FOOTER_NUMBER }, SlotKind::Footer)?;
-    if u64::from(footer_len) != wide(footer_slot.len()) {
-        return exactly(usize::try_from(footer_len).unwrap_or(usize::MAX), footer_slot).map(|()| Vec::new());
-    }
     if head.codec != Codec::Stored {
         return Err(OpenError::Malformed { what: "a footer is stored, not compressed" });
     }
