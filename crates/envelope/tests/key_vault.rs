@@ -1,4 +1,5 @@
 //! The two key vaults: their contract, and what is particular to each.
+#![allow(clippy::unwrap_used)] // in helpers too
 
 mod common;
 
@@ -125,9 +126,9 @@ fn a_file_that_is_no_key_file_is_refused() {
 fn a_key_file_that_others_have_rights_on_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("vault.key");
-    let made = folder.path().join("made.key");
-    KeyFileVault::create(&made, &OsEntropy).unwrap();
-    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&made).unwrap().permissions());
+    let fresh = folder.path().join("made.key");
+    KeyFileVault::create(&fresh, &OsEntropy).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&fresh).unwrap().permissions());
     assert_eq!(mode & 0o7777, 0o600);
 
     let link = folder.path().join("link.key");

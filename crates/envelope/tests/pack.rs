@@ -1,4 +1,5 @@
 //! Packs: every slot opens by itself, at its place, and a changed byte is always noticed.
+#![allow(clippy::unwrap_used)] // in helpers too
 
 mod common;
 
@@ -63,9 +64,10 @@ proptest! {
         prop_assert_ne!(first.name, seal(content, &slots, &other_footer, seed).name);
         if !slots.is_empty() {
             let (mut changed, at) = (slots.clone(), at.index(slots.len()));
-            match changed[at].3.first_mut() {
-                Some(byte) => *byte ^= 0x80,
-                None => (changed[at].1, changed[at].2) = (Codec::Zstd, changed[at].2 + 1),
+            if let Some(byte) = changed[at].3.first_mut() {
+                *byte ^= 0x80;
+            } else {
+                (changed[at].1, changed[at].2) = (Codec::Zstd, changed[at].2 + 1);
             }
             prop_assert_ne!(first.name, seal(content, &changed, &footer, seed).name);
             prop_assert_ne!(first.name, seal(content, &slots[1..], &footer, seed).name);

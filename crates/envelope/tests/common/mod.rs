@@ -1,5 +1,6 @@
 //! Keys and small helpers that the tests share.
-#![allow(dead_code, unreachable_pub)] // each test file uses some of it
+// Each test file uses some of it; helpers of tests panic by unwrap like the tests themselves.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::sync::atomic::AtomicU64;
 
@@ -82,8 +83,11 @@ pub fn seal(content: PackContent, slots: &[Slot], footer: &[u8], seed: u64) -> S
     build(content, slots).seal(&key, &map_key(), footer, &Sealer::new(seed).ctx()).unwrap()
 }
 
+/// Slots, footer slot, trailer.
+pub type Parts = (Vec<Vec<u8>>, Vec<u8>, [u8; TRAILER_LEN]);
+
 /// Where slots, footer and trailer of a pack lie, by its slots' own headers.
-pub fn take_apart(pack: &[u8]) -> Result<(Vec<Vec<u8>>, Vec<u8>, [u8; TRAILER_LEN]), OpenError> {
+pub fn take_apart(pack: &[u8]) -> Result<Parts, OpenError> {
     let short = || OpenError::Truncated { needed: 0, found: 0 };
     let trailer = *pack.last_chunk::<TRAILER_LEN>().ok_or_else(short)?;
     let Trailer { footer_len, slot_count } = Trailer::parse(&trailer)?;
