@@ -107,7 +107,12 @@ pub enum DiskError {
 
 impl DiskError {
     /// A failure of the system below a disk, or of an embedder's own disk.
-    pub fn io(operation: DiskOperation, disk: impl Into<String>, at: Option<Extent>, source: io::Error) -> Self {
+    pub fn io(
+        operation: DiskOperation,
+        disk: impl Into<String>,
+        at: Option<Extent>,
+        source: io::Error,
+    ) -> Self {
         Self::Io { operation, disk: disk.into(), at, source }
     }
 }
