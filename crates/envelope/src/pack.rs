@@ -12,7 +12,7 @@ mod open;
 mod slot;
 
 pub use build::{PackBuilder, SealedPack, SlotLayout};
-pub use ciphers::{SlotCipher, SlotCiphers};
+pub use ciphers::SlotCiphers;
 pub use head::{PackContent, PackHead, Trailer};
 pub use open::{OpenedSlot, open_footer, open_slot};
 pub use slot::{Codec, SlotHead, SlotKind};

@@ -25,8 +25,6 @@ fn debug_output_never_shows_key_bytes() {
     let passphrase = || Passphrase::new("hunter2hunter2".to_owned()).unwrap();
     let ciphers = SlotCiphers::default();
     let words = PassphraseVault::new(passphrase(), weakest(), &Constant(0xb7)).unwrap();
-    let map = BranchKey::from_parts(id(Branch::Map), secret());
-    let cipher = ciphers.get(&map, &[0; 32]);
     let mut builder = PackBuilder::new(PackContent::Data, 0);
     builder.push(SlotKind::Blocks, Codec::Stored, 32, &[0xb7; 32]).unwrap();
     let slot = OpenedSlot { body: &[0xb7; 32], codec: Codec::Stored, plain_len: 32 };
@@ -39,7 +37,7 @@ fn debug_output_never_shows_key_bytes() {
         format!("{:#?}", DomainKeys::generate(DOMAIN, 0, &Constant(0xb7)).unwrap()),
         format!("{:?}", Unwrapped::Key(secret())),
         format!("{:?}", KeyFileVault::from_key(secret())),
-        format!("{words:?}{ciphers:?}{cipher:?}{builder:?}{slot:?}"),
+        format!("{words:?}{ciphers:?}{builder:?}{slot:?}"),
         format!("{:?}", SeededEntropy::new(0xb7b7)),
     ] {
         for trace in ["183", "b7", "B7", "0xb7", "hunter2", "46967"] {

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use super::ciphers::slot_cipher;
 use super::{
     Codec, FOOTER_NUMBER, PACK_LEN_MAX, PACK_VERSION, PackContent, PackHead, PackName, SLOT_COUNT_MAX,
-    SLOT_PLAIN_MAX, SlotCipher, SlotHead, SlotKind, Trailer, slot_aad,
+    SLOT_PLAIN_MAX, SlotHead, SlotKind, Trailer, slot_aad,
 };
 use crate::aead::{Cipher, SALT_LEN, TAG_LEN};
 use crate::reader::{narrow, wide};
@@ -151,9 +152,9 @@ impl PackBuilder {
         salter.cover(&[prefix, &footer_slot[..SALT_AT], &header, &trailer], footer_body);
         let salt = salter.finish();
 
-        let cipher = SlotCipher::new(slots, &salt);
+        let cipher = slot_cipher(slots, &salt);
         for (number, slot) in (0..).zip(each_slot(&mut body[PACK_HEADER_LEN..], &self.slots)) {
-            seal_slot(cipher.cipher(), number, &salt, slot, |header| slot_aad(slots_id.domain, header));
+            seal_slot(&cipher, number, &salt, slot, |header| slot_aad(slots_id.domain, header));
         }
         let cipher = Cipher::new(map.secret(), &salt, labels::FOOTER);
         seal_slot(&cipher, FOOTER_NUMBER, &salt, footer_slot, |slot_header| {

@@ -7,28 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::aead::{Cipher, SALT_LEN};
 use crate::{BranchKey, SecretKey, labels};
 
-/// The cipher of all slots that were born in one pack.
-pub struct SlotCipher {
-    cipher: Cipher,
-}
-
-impl SlotCipher {
-    /// The cipher of slots with this birth salt, sealed with `key`.
-    pub fn new(key: &BranchKey, salt: &[u8; 32]) -> Self {
-        Self { cipher: Cipher::new(key.secret(), salt, labels::SLOT) }
-    }
-
-    pub(crate) fn cipher(&self) -> &Cipher {
-        &self.cipher
-    }
-}
-
-impl fmt::Debug for SlotCipher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SlotCipher(..)")
-    }
-}
-
 /// A few ciphers, the most recently used kept: a key is derived once per pack and not once per slot.
 ///
 /// Safe to share between threads and between key domains.
@@ -41,7 +19,7 @@ struct Entry {
     salt: [u8; SALT_LEN],
     // The key itself and not its id: two keys of one id must not be taken for one another.
     key: SecretKey,
-    cipher: Arc<SlotCipher>,
+    cipher: Arc<Cipher>,
 }
 
 impl SlotCiphers {
@@ -51,7 +29,7 @@ impl SlotCiphers {
     }
 
     /// The cipher of slots with this birth salt, sealed with `key`.
-    pub fn get(&self, key: &BranchKey, salt: &[u8; 32]) -> Arc<SlotCipher> {
+    pub(crate) fn get(&self, key: &BranchKey, salt: &[u8; SALT_LEN]) -> Arc<Cipher> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let at = entries.iter().position(|e| e.salt == *salt && e.key.ct_eq(key.secret()));
         if let Some(entry) = at.and_then(|at| entries.remove(at)) {
@@ -59,7 +37,7 @@ impl SlotCiphers {
             entries.push_front(entry);
             return cipher;
         }
-        let cipher = Arc::new(SlotCipher::new(key, salt));
+        let cipher = Arc::new(slot_cipher(key, salt));
         entries.truncate(self.capacity - 1);
         entries.push_front(Entry { salt: *salt, key: key.secret().duplicate(), cipher: Arc::clone(&cipher) });
         cipher
@@ -77,4 +55,9 @@ impl fmt::Debug for SlotCiphers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SlotCiphers").field("capacity", &self.capacity).finish_non_exhaustive()
     }
+}
+
+/// The cipher of all slots that were born in one pack.
+pub(crate) fn slot_cipher(key: &BranchKey, salt: &[u8; SALT_LEN]) -> Cipher {
+    Cipher::new(key.secret(), salt, labels::SLOT)
 }

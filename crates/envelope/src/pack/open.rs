@@ -40,7 +40,7 @@ pub fn open_slot<'a>(
     head.check(slot, key, expected, kind)?;
     let cipher = ciphers.get(key, &head.salt);
     let (header, body, tag) = split(slot);
-    cipher.cipher().open(head.number, &slot_aad(key.id().domain, header), body, &tag)?;
+    cipher.open(head.number, &slot_aad(key.id().domain, header), body, &tag)?;
     Ok(OpenedSlot { body, codec: head.codec, plain_len: head.plain_len })
 }
 
