@@ -77,7 +77,7 @@ pub enum DiskError {
         reason: String,
     },
     /// The image names another file that the caller did not allow.
-    #[error("{path} refers to {other:?}, which is not among the allowed backing paths", path = path.display())]
+    #[error("{path} refers to {other:?}, which is not among the allowed backing paths; allow it if it is part of the disk", path = path.display())]
     BackingNotAllowed {
         /// The image.
         path: PathBuf,

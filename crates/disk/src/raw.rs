@@ -78,10 +78,13 @@ impl RawFile {
         DiskError::io(DiskOperation::Map, self.name(), Some(rest), source)
     }
 
-    /// Fails when the file is now shorter than it was; a short file has no data at its end, which is not a hole.
-    fn check_not_shrunk(&self, rest: Extent) -> Result<(), DiskError> {
-        let now = self.file.metadata().map_err(|e| self.mapping(rest, e))?.len();
-        if now < self.len.0 { Err(self.shrank(rest)) } else { Ok(()) }
+    /// Fails when the file is now shorter than it was; what is behind its end is lost, not a hole.
+    pub(crate) fn check_not_shrunk(&self, range: Extent) -> Result<(), DiskError> {
+        if self.holes == Holes::Unknown {
+            return Ok(()); // a device; its metadata has no length, and reads behind its end fail
+        }
+        let now = self.file.metadata().map_err(|e| self.mapping(range, e))?.len();
+        if now < self.len.0 { Err(self.shrank(range)) } else { Ok(()) }
     }
 
     /// The next data in `rest`, as the system tells it; all of `rest` where it cannot tell.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tempfile::TempDir;
-use tools::{data_bytes, folder_with_raw, open_in, patch, qemu_img, qemu_img_is_here};
+use tools::{data_bytes, folder_with_raw, open_in, qemu_img, qemu_img_is_here};
 use vmkeep_disk::{BlockRead, DiskError, Format, OpenOptions, conformance, open};
 use vmkeep_model::{ByteLen, ByteOffset};
 
@@ -193,19 +193,26 @@ fn tokio_tasks_may_read() {
 }
 
 #[test]
-fn a_cut_file_is_noticed_by_images_that_are_open() {
+fn a_file_cut_while_it_is_open_is_noticed_where_data_or_tables_are_lost() {
     if !qemu_img_is_here() {
         return;
     }
-    let (folder, _) = folder_with_raw();
-    qemu_img(folder.path(), "convert -f raw -O qcow2 raw image");
-    let image = open_in(&folder, "image", &[]).unwrap();
-    let len = file_len(&folder.path().join("image"));
-    File::options().write(true).open(folder.path().join("image")).unwrap().set_len(len - 400_000).unwrap();
-    let error = image.read_at(ByteOffset(0), &mut vec![0; 3 << 20]).unwrap_err();
-    assert!(matches!(error, DiskError::Shrank { .. }), "{error}");
-    patch(&folder.path().join("image"), len - 1, &[0]);
-    image.read_at(ByteOffset(0), &mut vec![0; 3 << 20]).unwrap();
+    for options in ["", "-o cluster_size=512", "-c -o cluster_size=512"] {
+        let (folder, content) = folder_with_raw();
+        qemu_img(folder.path(), &format!("convert -f raw -O qcow2 {options} raw image"));
+        let path = folder.path().join("image");
+        let len = file_len(&path);
+        for left in [len / 2, 70_000, 4096, 0] {
+            let whole = fs::read(&path).unwrap();
+            let image = open_in(&folder, "image", &[]).unwrap();
+            File::options().write(true).open(&path).unwrap().set_len(left).unwrap();
+            let error = image.read_at(ByteOffset(0), &mut vec![0; content.len()]).unwrap_err();
+            assert!(matches!(error, DiskError::Shrank { .. } | DiskError::Damaged { .. }), "{error}");
+            let error = image.next_data(ByteOffset(0)).unwrap_err();
+            assert!(matches!(error, DiskError::Shrank { .. } | DiskError::Damaged { .. }), "{error}");
+            fs::write(&path, whole).unwrap();
+        }
+    }
 }
 
 fn file_len(path: &Path) -> u64 {

@@ -17,6 +17,9 @@ use crate::raw::RawFile;
 use crate::{BlockRead, DiskError, DiskOperation};
 
 /// A qcow2 image, opened read-only, on top of its backing disk if it has one.
+///
+/// Every answer ends with a look at the length of the file: a table that imago read after the file was cut is zeros,
+/// and zeros in a table are holes.
 pub(crate) struct Qcow2Image {
     access: FormatAccess<File>,
     tables: Tables,
@@ -106,7 +109,7 @@ impl BlockRead for Qcow2Image {
     }
 
     fn read_at(&self, offset: ByteOffset, buf: &mut [u8]) -> Result<(), DiskError> {
-        within(offset, buf.len(), self.len())?;
+        let range = within(offset, buf.len(), self.len())?;
         let (mut at, mut rest) = (offset.0, buf);
         while !rest.is_empty() {
             let (stored, len) = stored_at(&self.access, self.path(), at, on_disk(rest.len()))?;
@@ -115,10 +118,12 @@ impl BlockRead for Qcow2Image {
             at += len;
             rest = behind;
         }
-        Ok(())
+        self.file.check_not_shrunk(range)
     }
 
     fn next_data(&self, from: ByteOffset) -> Result<Option<Extent>, DiskError> {
-        next_data(&self.access, self.path(), self.backing.as_deref(), from.0)
+        let data = next_data(&self.access, self.path(), self.backing.as_deref(), from.0)?;
+        self.file.check_not_shrunk(Extent::between(from, ByteOffset(self.len().0)))?;
+        Ok(data)
     }
 }
