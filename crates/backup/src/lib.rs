@@ -1,1 +1,27 @@
-//! The outward walk: from disks to a committed recovery point.
+//! The outward walk: from the disks of a VM to a committed recovery point.
+//!
+//! ```text
+//! disk ─ blockdiff::Segments ─► Segment ─ blockdiff::scan ─► Chunks that changed, runs that became zero
+//!   Chunks ─ FrameEncoder ─► Frame ─ DiskWriter ─► sealed packs, map, change list      (nothing visible)
+//!   every disk written ─► Draft ─ Session::commit ─► RecoveryPoint                     (one create)
+//! ```
+//!
+//! [`run`] is the whole walk. Each candidate block is read once; the buffer it was read into is the one that is
+//! compressed. Scanning and compressing run on threads joined by bounded queues that keep the order; with one
+//! worker everything runs inline, so that the same input gives the same calls in the same order. Memory stays
+//! within [`Settings::memory_bytes`] whatever the size of the disks. An error or a [`CancelToken`] stops the walk
+//! where it is; nothing becomes visible and all earlier points stay as they were.
+//!
+//! [`CancelToken`]: vmkeep_model::CancelToken
+
+mod disk;
+mod error;
+mod observer;
+mod ordered;
+mod plan;
+mod walk;
+
+pub use error::BackupError;
+pub use observer::{DiskChange, Event, Observer, Silent};
+pub use plan::{Plan, Settings, Source, SourceDisk};
+pub use walk::{DiskReport, Report, run};

@@ -1,1 +1,38 @@
 //! Which blocks of a disk changed.
+//!
+//! [`Segments`] walks a disk and what it was before side by side, in ascending order, and cuts what must be looked
+//! at into [`Segment`]s; [`scan`] reads one segment and says per block what became of it. Segments are
+//! independent, so scans may run on several threads; each block is read once, and the buffer it was read into is
+//! the buffer that goes on.
+//!
+//! "Unchanged" is decided by a keyed hash of the whole block ([`BlockHasher`]) and by nothing weaker. A hole of the
+//! source is zeros without being read; a block of zeros is [`Change::Zero`] only when it held data before.
+//!
+//! The crate knows no vault: what a disk was before comes in as an iterator of block hashes.
+//!
+//! ```
+//! use vmkeep_blockdiff::{Segments, scan, ScanBuffer, SegmentSize};
+//! use vmkeep_disk::Memory;
+//! use vmkeep_model::{BlockSize, ByteOffset, ContentHash};
+//! # use vmkeep_disk::BlockWrite;
+//!
+//! // A stand-in; a real one is keyed and collision resistant.
+//! let hasher = |block: &[u8]| ContentHash([block[0]; 16]);
+//! let disk = Memory::from_bytes(vec![0; 1 << 20]);
+//! disk.write_at(ByteOffset(65_536), b"new")?;
+//!
+//! let before = std::iter::empty::<Result<_, std::convert::Infallible>>();
+//! let mut changed = Vec::new();
+//! for segment in Segments::new(&disk, BlockSize::default(), SegmentSize::default(), before) {
+//!     let scanned = scan(&disk, &segment?, &hasher, &mut ScanBuffer::default())?;
+//!     changed.extend(scanned.data.iter().map(|chunk| chunk.block.0));
+//! }
+//! assert_eq!(changed, [1]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod scan;
+mod segment;
+
+pub use scan::{BlockHasher, Chunk, ScanBuffer, Scanned, is_zero, scan};
+pub use segment::{Segment, SegmentError, SegmentSize, Segments};

@@ -50,6 +50,15 @@ pub enum VaultError {
     /// The runtime that talks to the store could not be started.
     #[error("cannot start the threads that talk to the vault's store")]
     Runtime(#[source] std::io::Error),
+    /// The vault's folder could not be made.
+    #[error("cannot make the folder {}", path.display())]
+    Folder {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// There is no vault here.
     #[error("there is no vault in {store}; make one with init")]
     NoVault {
@@ -139,7 +148,9 @@ pub enum VaultError {
         disk: DiskName,
     },
     /// The newest point of a VM cannot go while newer ones may be built on it.
-    #[error("another session committed {vm}@{number} first; this backup stored nothing that counts, run it again")]
+    #[error(
+        "another session committed {vm}@{number} first; this backup stored nothing that counts, run it again"
+    )]
     LostRace {
         /// The VM.
         vm: VmName,
@@ -210,12 +221,28 @@ impl VaultError {
         }
     }
 
+    /// The object of the vault that it is about, when it is about one.
+    pub fn object(&self) -> Option<&str> {
+        match self {
+            Self::Missing { object }
+            | Self::Damaged { object, .. }
+            | Self::Malformed { object, .. }
+            | Self::Newer { object, .. }
+            | Self::Store { object, .. } => Some(object),
+            _ => None,
+        }
+    }
+
     /// Whether the caller asked to stop.
     pub fn is_cancelled(&self) -> bool {
         matches!(self, Self::Cancelled(_))
     }
 
-    pub(crate) fn store(operation: StoreOperation, object: impl ToString, source: object_store::Error) -> Self {
+    pub(crate) fn store(
+        operation: StoreOperation,
+        object: impl ToString,
+        source: object_store::Error,
+    ) -> Self {
         Self::Store { operation, object: object.to_string(), source: Box::new(source) }
     }
 

@@ -3,6 +3,8 @@
 //! A frame is the unit of compression, of sealing (one slot) and of liveness. It holds whole blocks in
 //! ascending order, a tail block padded with zeros. What does not become smaller is stored as it is.
 
+use std::borrow::Cow;
+
 use vmkeep_envelope::Codec;
 use vmkeep_model::{BlockIndex, BlockSize, ContentHash};
 use zstd::bulk::{Compressor, Decompressor};
@@ -89,16 +91,25 @@ impl FrameEncoder {
     }
 
     /// The frame of `plain`, which holds `blocks` one after another.
-    pub fn encode(&mut self, blocks: Vec<(BlockIndex, ContentHash)>, plain: Vec<u8>) -> Result<Frame, FrameError> {
+    pub fn encode(
+        &mut self,
+        blocks: Vec<(BlockIndex, ContentHash)>,
+        plain: Cow<'_, [u8]>,
+    ) -> Result<Frame, FrameError> {
         let (codec, plain_len, body) = self.pack(plain)?;
         Ok(Frame { blocks, codec, plain_len, body })
     }
 
     /// `plain` compressed, or as it is when that is not smaller.
-    pub(crate) fn pack(&mut self, plain: Vec<u8>) -> Result<(Codec, u32, Vec<u8>), FrameError> {
+    pub(crate) fn pack(&mut self, plain: Cow<'_, [u8]>) -> Result<(Codec, u32, Vec<u8>), FrameError> {
         let plain_len = u32::try_from(plain.len()).map_err(|_| FrameError::TooLong(plain.len()))?;
         let packed = self.compressor.compress(&plain).map_err(FrameError::Compress)?;
-        Ok(if packed.len() < plain.len() { (Codec::Zstd, plain_len, packed) } else { (Codec::Stored, plain_len, plain) })
+        let (codec, body) = if packed.len() < plain.len() {
+            (Codec::Zstd, packed)
+        } else {
+            (Codec::Stored, plain.into_owned())
+        };
+        Ok((codec, plain_len, body))
     }
 }
 
@@ -117,7 +128,12 @@ impl FrameDecoder {
     /// The `plain_len` bytes that `body` holds, valid until the next call.
     ///
     /// Never produces more than `plain_len`, whatever the body claims about itself.
-    pub(crate) fn unpack<'a>(&'a mut self, codec: Codec, plain_len: u32, body: &'a [u8]) -> Result<&'a [u8], FrameError> {
+    pub(crate) fn unpack<'a>(
+        &'a mut self,
+        codec: Codec,
+        plain_len: u32,
+        body: &'a [u8],
+    ) -> Result<&'a [u8], FrameError> {
         let wrong = || FrameError::Length { expected: plain_len };
         let expected = usize::try_from(plain_len).map_err(|_| wrong())?;
         let plain = match codec {
@@ -144,7 +160,7 @@ mod tests {
         fn a_frame_unpacks_to_what_went_in(seed in any::<u8>(), repeat in 1_usize..64, noise in prop::collection::vec(any::<u8>(), 0..4096)) {
             let mut plain = vec![seed; repeat * 100];
             plain.extend(noise);
-            let frame = FrameEncoder::new(CompressionLevel::Fast).unwrap().encode(Vec::new(), plain.clone()).unwrap();
+            let frame = FrameEncoder::new(CompressionLevel::Fast).unwrap().encode(Vec::new(), plain.as_slice().into()).unwrap();
             let mut decoder = FrameDecoder::new().unwrap();
             prop_assert_eq!(decoder.unpack(frame.codec, frame.plain_len, &frame.body).unwrap(), &plain[..]);
             prop_assert!(frame.body.len() <= plain.len());

@@ -90,7 +90,8 @@ pub(crate) fn append(vault: &Inner, stream: [u8; 16], entry: &JournalEntry) -> R
         let name = ObjectName::Journal(stream, last + 1);
         let (kind, body) = entry.encode().map_err(|e| VaultError::malformed(&name, e))?;
         let record = JournalBody { stream, n: last + 1, before, at: vault.ports.clock.now().0, kind, body };
-        let object = records::seal(&name, &record, &vault.record, &vault.sealer.context(&*vault.ports.entropy))?;
+        let object =
+            records::seal(&name, &record, &vault.record, &vault.sealer.context(&*vault.ports.entropy))?;
         if vault.objects.create(&name, &object)? == Created::Ours {
             return Ok(());
         }
@@ -106,9 +107,13 @@ pub(crate) fn read(vault: &Inner, stream: [u8; 16]) -> Result<Vec<JournalRecord>
         let Some(bytes) = vault.objects.read(&name)? else { break };
         let body: JournalBody = records::open(&name, &bytes, &vault.record)?;
         if (body.stream, body.n, body.before) != (stream, n, before) {
-            return Err(VaultError::malformed(&name, FormatError("the chain of entries is broken here".to_owned())));
+            return Err(VaultError::malformed(
+                &name,
+                FormatError("the chain of entries is broken here".to_owned()),
+            ));
         }
-        let entry = JournalEntry::decode(body.kind, &body.body).map_err(|e| VaultError::malformed(&name, e))?;
+        let entry =
+            JournalEntry::decode(body.kind, &body.body).map_err(|e| VaultError::malformed(&name, e))?;
         records.push(JournalRecord { number: n, at: Timestamp(body.at), entry });
         before = *blake3::hash(&bytes).as_bytes();
     }

@@ -65,7 +65,9 @@ impl Domain {
     }
 
     fn of(&self, epoch: u32) -> Result<&DomainKeys, VaultError> {
-        self.epochs.get(&epoch).ok_or_else(|| VaultError::WrongKey { what: format!("{}, epoch {epoch}", self.what()) })
+        self.epochs
+            .get(&epoch)
+            .ok_or_else(|| VaultError::WrongKey { what: format!("{}, epoch {epoch}", self.what()) })
     }
 
     fn what(&self) -> String {
@@ -107,7 +109,8 @@ pub(crate) fn unlock_domain(
     what: &str,
 ) -> Result<Arc<Domain>, VaultError> {
     let epochs = unlock(objects, key_vault, domain, what)?;
-    let first_of_each = epochs.into_iter().filter_map(|(epoch, keys)| Some((epoch, keys.into_iter().next()?)));
+    let first_of_each =
+        epochs.into_iter().filter_map(|(epoch, keys)| Some((epoch, keys.into_iter().next()?)));
     Domain::new(domain, first_of_each.collect()).map(Arc::new)
 }
 

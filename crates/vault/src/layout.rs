@@ -179,11 +179,24 @@ mod tests {
         ] {
             let text = name.to_string();
             assert_eq!(ObjectName::parse(&text), Some(name));
-            for near in [format!("{text}/"), format!("/{text}"), format!("{text}x"), text.to_uppercase(), format!("{text}.copy.copy")] {
+            for near in [
+                format!("{text}/"),
+                format!("/{text}"),
+                format!("{text}x"),
+                text.to_uppercase(),
+                format!("{text}.copy.copy"),
+            ] {
                 assert_eq!(ObjectName::parse(&near), None, "{near}");
             }
         }
-        for bad in ["", "points", "points/x/1", &format!("points/{lineage}/01"), &format!("points/{lineage}/0"), &format!("points/{lineage}/+1")] {
+        for bad in [
+            "",
+            "points",
+            "points/x/1",
+            &format!("points/{lineage}/01"),
+            &format!("points/{lineage}/0"),
+            &format!("points/{lineage}/+1"),
+        ] {
             assert_eq!(ObjectName::parse(bad), None, "{bad}");
         }
     }

@@ -48,7 +48,13 @@ impl Lineage {
         self.decode_at(vault, &name, number, &bytes).map(Some)
     }
 
-    fn decode_at(&self, vault: &Inner, name: &ObjectName, number: u64, bytes: &[u8]) -> Result<AtNumber, VaultError> {
+    fn decode_at(
+        &self,
+        vault: &Inner,
+        name: &ObjectName,
+        number: u64,
+        bytes: &[u8],
+    ) -> Result<AtNumber, VaultError> {
         let head = records::head(name, bytes)?;
         let misplaced = |what: &str| VaultError::malformed(name, crate::format::FormatError(what.to_owned()));
         if head.branch.branch == Branch::Map {
@@ -56,7 +62,8 @@ impl Lineage {
             let body = records::open_bytes(name, RecordKind::Point, bytes, key)?;
             let point = PointBody::decode(&body).map_err(|e| VaultError::malformed(name, e))?;
             point.to_point(false).map_err(|e| VaultError::malformed(name, e))?;
-            if point.head.lineage != self.id.0 || point.head.number != number || point.vm != self.vm.as_str() {
+            if point.head.lineage != self.id.0 || point.head.number != number || point.vm != self.vm.as_str()
+            {
                 return Err(misplaced("the point says it is another"));
             }
             return Ok(AtNumber::Point(Box::new(point)));
@@ -80,7 +87,8 @@ impl Lineage {
     pub(crate) fn head(&self, vault: &Inner) -> Result<Head, VaultError> {
         let hint = self.hint(vault)?;
         let retired = self.retired(vault, hint.as_ref().map_or(0, |hint| hint.retired))?;
-        let known = hint.map_or(0, |hint| hint.newest).max(retired.as_ref().map_or(0, |retired| retired.newest));
+        let known =
+            hint.map_or(0, |hint| hint.newest).max(retired.as_ref().map_or(0, |retired| retired.newest));
         let top = self.top(vault, known)?;
         let (mut closed, mut number) = (false, top);
         while number > 0 {
@@ -142,7 +150,9 @@ impl Lineage {
             }
             let name = ObjectName::Point(self.id, PointNumber(number));
             if let AtNumber::Point(body) = self.at(vault, number).or_missing(&name)? {
-                let point = body.to_point(forgotten.contains(&number)).map_err(|e| VaultError::malformed(&name, e))?;
+                let point = body
+                    .to_point(forgotten.contains(&number))
+                    .map_err(|e| VaultError::malformed(&name, e))?;
                 points.push((body, point));
             }
         }

@@ -100,7 +100,11 @@ impl DiskReader {
             match entry {
                 Entry::Full { at, hash } => {
                     let slots = full.entry(at.at.pack).or_default();
-                    slots.entry(at.at.slot).or_default().push(Wanted { block: *block, index: at.at.index, hash: *hash });
+                    slots.entry(at.at.slot).or_default().push(Wanted {
+                        block: *block,
+                        index: at.at.index,
+                        hash: *hash,
+                    });
                 }
                 Entry::Patched { base, patch, pages, hash } => {
                     let patched = self.patched(base, patch, pages, *hash);
@@ -142,7 +146,8 @@ impl DiskReader {
         while !rest.is_empty() {
             let (run, after) = rest.split_at(neighbours(&index, rest));
             rest = after;
-            let range = index.slots[run[0].0 as usize].offset..index.slots[run[run.len() - 1].0 as usize].range().end;
+            let range =
+                index.slots[run[0].0 as usize].offset..index.slots[run[run.len() - 1].0 as usize].range().end;
             let mut bytes = match vault.read_slots(&name, &index, range.clone()) {
                 Ok(bytes) => bytes,
                 Err(e) => {
@@ -194,8 +199,14 @@ impl DiskReader {
             let block_bytes = plain.chunks_exact(self.block_size.bytes()).nth(*index as usize);
             match block_bytes {
                 Some(bytes) if identity.block_hash(bytes) == *hash => sink(*block, Ok(bytes))?,
-                Some(_) => sink(*block, Err(Arc::new(wrong(name, slot, *block, "holds other content than the map names"))))?,
-                None => sink(*block, Err(Arc::new(wrong(name, slot, *block, "is not in the slot that the map names"))))?,
+                Some(_) => sink(
+                    *block,
+                    Err(Arc::new(wrong(name, slot, *block, "holds other content than the map names"))),
+                )?,
+                None => sink(
+                    *block,
+                    Err(Arc::new(wrong(name, slot, *block, "is not in the slot that the map names"))),
+                )?,
             }
         }
         Ok(())
@@ -226,7 +237,13 @@ impl DiskReader {
     }
 
     /// `len` bytes at `at` of what a data slot holds.
-    fn slot_part(&self, reference: &Reference, kind: SlotKind, at: usize, len: usize) -> Result<Vec<u8>, VaultError> {
+    fn slot_part(
+        &self,
+        reference: &Reference,
+        kind: SlotKind,
+        at: usize,
+        len: usize,
+    ) -> Result<Vec<u8>, VaultError> {
         let (vault, lineage) = (&self.nodes.vault, &self.nodes.lineage);
         let (pack, slot) = (reference.at.pack, reference.at.slot);
         let name = ObjectName::pack(lineage.id, &pack);
@@ -292,7 +309,10 @@ impl Iterator for DiskEntries<'_> {
 
 impl<'s> BaseDisk<'s> {
     /// Every block at or after `from` that was not all zero, with the hash of its content, in order.
-    pub fn hashes(&self, from: BlockIndex) -> impl Iterator<Item = Result<(BlockIndex, ContentHash), VaultError>> + use<'s> {
+    pub fn hashes(
+        &self,
+        from: BlockIndex,
+    ) -> impl Iterator<Item = Result<(BlockIndex, ContentHash), VaultError>> + use<'s> {
         let entries = self.map().entries(from);
         entries.map(|entry| match entry {
             Ok((block, entry)) => Ok((block, entry.hash())),
@@ -313,7 +333,9 @@ pub(crate) fn map_error(what: &str, source: MapError) -> VaultError {
         },
         MapError::Sink(source) => match source.downcast::<VaultError>() {
             Ok(own) => *own,
-            Err(source) => VaultError::Map { object: what.to_owned(), source: Box::new(MapError::Sink(source)) },
+            Err(source) => {
+                VaultError::Map { object: what.to_owned(), source: Box::new(MapError::Sink(source)) }
+            }
         },
         source => VaultError::Map { object: what.to_owned(), source: Box::new(source) },
     }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use vmkeep_envelope::{IdentityKey, SealContext, SealError, SealedObject, SlotKind};
 use vmkeep_model::{
-    BlockSize, ByteLen, ChangeProvenance, ConsistencyLevel, DiskDescription, DiskName, DiskRole, LineageId, PointNumber,
-    RecoveryPoint, SessionId, Timestamp, VmDescription, VmName,
+    BlockSize, ByteLen, ChangeProvenance, ConsistencyLevel, DiskDescription, DiskName, DiskRole, LineageId,
+    PointNumber, RecoveryPoint, SessionId, Timestamp, VmDescription, VmName,
 };
 
 use crate::error::VaultError;
 use crate::format::{
-    DiskBody, FormatError, HeadBody, JobBody, PlaceBody, PointBody, PointHead, RecordKind, SessionBody, VoidBody,
+    DiskBody, FormatError, HeadBody, JobBody, PlaceBody, PointBody, PointHead, RecordKind, SessionBody,
+    VoidBody,
 };
 use crate::journal::{self, JournalEntry};
 use crate::layout::ObjectName;
@@ -253,22 +254,28 @@ impl Session {
         let descriptions = draft.disks.iter().map(|disk| disk.description().clone()).collect();
         VmDescription::new(vm.clone(), descriptions).map_err(|e| self.writing.misuse(&e))?;
         if draft.config.as_ref().is_some_and(|config| config.len() > CONFIG_MAX) {
-            return Err(self.writing.misuse(&format!("the VM configuration is longer than {CONFIG_MAX} bytes")));
+            return Err(self
+                .writing
+                .misuse(&format!("the VM configuration is longer than {CONFIG_MAX} bytes")));
         }
         let (mut disks, mut change_lists) = (Vec::new(), Vec::new());
         for (index, disk) in (0_u32..).zip(&draft.disks) {
-            if (disk.description().role == DiskRole::Temporary) != matches!(disk, DraftDisk::Described { .. }) {
+            if (disk.description().role == DiskRole::Temporary) != matches!(disk, DraftDisk::Described { .. })
+            {
                 return Err(self.writing.misuse(&"a temporary disk is described, every other one is stored"));
             }
             match disk {
-                DraftDisk::Described { description, size } => disks.push(DiskBody::of(description, *size, None)),
+                DraftDisk::Described { description, size } => {
+                    disks.push(DiskBody::of(description, *size, None))
+                }
                 DraftDisk::Stored { description, written, provenance } => {
                     let provenance = match provenance {
                         ChangeProvenance::Full => 0,
                         ChangeProvenance::Scan => 1,
                     };
                     disks.push(DiskBody::of(description, written.size, Some(written.body(provenance))));
-                    let places = written.change_list.iter().map(|(pack, slot)| (PlaceBody::of(pack), *slot)).collect();
+                    let places =
+                        written.change_list.iter().map(|(pack, slot)| (PlaceBody::of(pack), *slot)).collect();
                     change_lists.push((index, places));
                 }
             }

@@ -1,15 +1,16 @@
 //! A vault: made, opened, and asked for its VMs and points.
 
+use std::path::Path as FsPath;
 use std::sync::Arc;
 
 use object_store::ObjectStore;
 use vmkeep_envelope::{BranchKey, Entropy, KeyVault, OsEntropy, SlotCiphers};
 use vmkeep_model::{
-    BlockSize, Clock, DiskName, DomainId, LineageId, PointNumber, PointRef, PointSelector, RecoveryPoint, SessionId,
-    SystemClock, VaultId, VmName,
+    BlockSize, Clock, DiskName, DomainId, LineageId, PointNumber, PointRef, PointSelector, RecoveryPoint,
+    SessionId, SystemClock, VaultId, VmName,
 };
 
-use crate::error::VaultError;
+use crate::error::{StoreOperation, VaultError};
 use crate::format::{ForgetBody, NameBody, PointBody, VaultBody};
 use crate::journal::{self, JournalEntry};
 use crate::keyring::{self, Domain};
@@ -20,7 +21,7 @@ use crate::place::PackPlace;
 use crate::read::DiskReader;
 use crate::records::{self, Sealer, random_id};
 use crate::session::Session;
-use crate::store::{Created, Objects, ResultExt};
+use crate::store::{Created, FolderStore, Objects, ResultExt};
 
 /// Label of the hash that hides VM names (FORMAT.md section 2).
 const NAME_LABEL: &str = "vmkeep v1 vm name";
@@ -74,7 +75,11 @@ impl Vault {
     /// Makes a vault in an empty store, with fresh keys wrapped by `key_vault`, and opens it.
     ///
     /// An interrupted call can be repeated: nothing counts before its last write.
-    pub fn create(store: Arc<dyn ObjectStore>, key_vault: Arc<dyn KeyVault>, ports: Ports) -> Result<Self, VaultError> {
+    pub fn create(
+        store: Arc<dyn ObjectStore>,
+        key_vault: Arc<dyn KeyVault>,
+        ports: Ports,
+    ) -> Result<Self, VaultError> {
         let objects = Objects::new(store)?;
         let own_keys = format!("keys/{}/", DomainId::VAULT);
         for (path, _) in objects.list("")? {
@@ -95,9 +100,12 @@ impl Vault {
         };
         let keys = match left {
             Some(keys) => keys,
-            None => keyring::create_domain(&objects, &*key_vault, DomainId::VAULT, &*ports.entropy, &context)?,
+            None => {
+                keyring::create_domain(&objects, &*key_vault, DomainId::VAULT, &*ports.entropy, &context)?
+            }
         };
-        let record = keys.record().map_err(|source| VaultError::Key { what: "the vault".to_owned(), source })?;
+        let record =
+            keys.record().map_err(|source| VaultError::Key { what: "the vault".to_owned(), source })?;
         let id = random_id(&*ports.entropy)?;
         let body = VaultBody { vault: id, created: ports.clock.now().0 };
         let object = records::seal(&ObjectName::Vault, &body, record, &context)?;
@@ -109,8 +117,40 @@ impl Vault {
         Ok(vault)
     }
 
+    /// Makes a vault in the folder `path`, which is made (for its owner alone) when it is not there.
+    pub fn create_folder(
+        path: impl AsRef<FsPath>,
+        key_vault: Arc<dyn KeyVault>,
+        ports: Ports,
+    ) -> Result<Self, VaultError> {
+        let path = path.as_ref();
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(path).map_err(|source| VaultError::Folder { path: path.to_owned(), source })?;
+        Self::create(folder_store(path, &ports)?, key_vault, ports)
+    }
+
+    /// Opens the vault in the folder `path`.
+    pub fn open_folder(
+        path: impl AsRef<FsPath>,
+        key_vault: Arc<dyn KeyVault>,
+        ports: Ports,
+    ) -> Result<Self, VaultError> {
+        let path = path.as_ref();
+        if !path.is_dir() {
+            return Err(VaultError::NoVault { store: format!("folder {}", path.display()) });
+        }
+        Self::open(folder_store(path, &ports)?, key_vault, ports)
+    }
+
     /// Opens the vault in `store` with what `key_vault` can unwrap.
-    pub fn open(store: Arc<dyn ObjectStore>, key_vault: Arc<dyn KeyVault>, ports: Ports) -> Result<Self, VaultError> {
+    pub fn open(
+        store: Arc<dyn ObjectStore>,
+        key_vault: Arc<dyn KeyVault>,
+        ports: Ports,
+    ) -> Result<Self, VaultError> {
         Self::open_with(Objects::new(store)?, key_vault, ports)
     }
 
@@ -122,7 +162,9 @@ impl Vault {
         // An interrupted init may have left a key object of another record key: the one that opens the vault counts.
         let (mut opened, mut failed) = (None, None);
         for keys in epochs.into_values().flatten() {
-            let record = keys.into_record().map_err(|source| VaultError::Key { what: "the vault".to_owned(), source })?;
+            let record = keys
+                .into_record()
+                .map_err(|source| VaultError::Key { what: "the vault".to_owned(), source })?;
             match records::open::<VaultBody>(&name, &bytes, &record) {
                 Ok(body) => opened = Some((body, record)),
                 Err(e) => failed = Some(e),
@@ -149,6 +191,11 @@ impl Vault {
     /// The vault's id.
     pub fn id(&self) -> VaultId {
         self.inner.id
+    }
+
+    /// The clock it was given.
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.inner.ports.clock
     }
 
     /// The VMs that the vault holds, by name.
@@ -178,7 +225,9 @@ impl Vault {
                 match lineage.at(&self.inner, number.0)? {
                     Some(AtNumber::Point(body)) => body,
                     Some(AtNumber::Void(_)) => return Err(none("its backup was ended before it committed")),
-                    Some(AtNumber::Closed(_)) => return Err(none("the protection of the VM was closed there")),
+                    Some(AtNumber::Closed(_)) => {
+                        return Err(none("the protection of the VM was closed there"));
+                    }
                     None => return Err(none("the VM has no point of that number")),
                 }
             }
@@ -187,7 +236,9 @@ impl Vault {
                 let forgotten = lineage.forgotten(&self.inner)?;
                 let mut candidate = head.newest;
                 loop {
-                    let Some(body) = candidate else { return Err(none("the VM has no point that is not forgotten")) };
+                    let Some(body) = candidate else {
+                        return Err(none("the VM has no point that is not forgotten"));
+                    };
                     if !forgotten.contains(&body.head.number) {
                         break body;
                     }
@@ -195,11 +246,7 @@ impl Vault {
                 }
             }
         };
-        let number = body.head.number;
-        let name = ObjectName::Point(lineage.id, PointNumber(number));
-        let forgotten = self.inner.objects.exists(&ObjectName::Forget(lineage.id, PointNumber(number)))?;
-        let seen = body.to_point(forgotten).map_err(|e| VaultError::malformed(&name, e))?;
-        Ok(OpenPoint { vault: Arc::clone(&self.inner), lineage, body, point: seen })
+        OpenPoint::of(&self.inner, &lineage, body)
     }
 
     /// Begins a backup of `vm`, making its lineage and keys when it is the first.
@@ -209,7 +256,8 @@ impl Vault {
 
     /// Forgets a point: it no longer counts for `latest`, and the sweep may take it.
     ///
-    /// Instant, and taken back by [`unforget`](Self::unforget) until the sweep has taken it. Forgetting twice is no error.
+    /// Instant. Its data stays, and the point can be restored by its number, until a sweep takes it. Forgetting twice
+    /// is no error.
     pub fn forget(&self, point: &PointRef) -> Result<RecoveryPoint, VaultError> {
         let mut open = self.point(point)?;
         let (lineage, number) = (open.lineage.id, open.point.id.number);
@@ -225,9 +273,16 @@ impl Vault {
     }
 }
 
+fn folder_store(path: &FsPath, ports: &Ports) -> Result<Arc<dyn ObjectStore>, VaultError> {
+    let own = SessionId(random_id(&*ports.entropy)?);
+    let store = FolderStore::open(path, own);
+    Ok(Arc::new(store.map_err(|e| VaultError::store(StoreOperation::Read, path.display(), e))?))
+}
+
 impl Inner {
     pub(crate) fn name_of(&self, vm: &VmName, generation: u32) -> ObjectName {
-        let hash = self.record.subkey(NAME_LABEL).hash16(&[vm.as_str().as_bytes(), &generation.to_le_bytes()]);
+        let hash =
+            self.record.subkey(NAME_LABEL).hash16(&[vm.as_str().as_bytes(), &generation.to_le_bytes()]);
         ObjectName::Name(LineageId(hash).to_string())
     }
 
@@ -236,7 +291,8 @@ impl Inner {
         let mut found = Vec::new();
         for (path, _) in self.objects.list("names")? {
             let Some(name) = ObjectName::parse(&path) else { continue };
-            let body = self.name_record(&name)?.ok_or_else(|| VaultError::Missing { object: path.clone() })?;
+            let body =
+                self.name_record(&name)?.ok_or_else(|| VaultError::Missing { object: path.clone() })?;
             let vm = body.vm.parse().map_err(|e: vmkeep_model::NameError| {
                 VaultError::malformed(&name, crate::format::FormatError(e.to_string()))
             })?;
@@ -252,7 +308,12 @@ impl Inner {
 
     /// The lineage a name record names, with its keys.
     pub(crate) fn unlock_lineage(&self, body: &NameBody, vm: &VmName) -> Result<Lineage, VaultError> {
-        let domain = keyring::unlock_domain(&self.objects, &*self.key_vault, DomainId(body.domain), &format!("VM {vm}"))?;
+        let domain = keyring::unlock_domain(
+            &self.objects,
+            &*self.key_vault,
+            DomainId(body.domain),
+            &format!("VM {vm}"),
+        )?;
         Ok(Lineage { id: LineageId(body.lineage), vm: vm.clone(), domain })
     }
 
@@ -317,6 +378,23 @@ pub struct OpenPoint {
 }
 
 impl OpenPoint {
+    pub(crate) fn of(
+        vault: &Arc<Inner>,
+        lineage: &Lineage,
+        body: Box<PointBody>,
+    ) -> Result<Self, VaultError> {
+        let number = PointNumber(body.head.number);
+        let forgotten = vault.objects.exists(&ObjectName::Forget(lineage.id, number))?;
+        let name = ObjectName::Point(lineage.id, number);
+        let point = body.to_point(forgotten).map_err(|e| VaultError::malformed(&name, e))?;
+        Ok(Self { vault: Arc::clone(vault), lineage: lineage.clone(), body, point })
+    }
+
+    /// The disks whose content is stored, in order.
+    pub fn stored_disks(&self) -> impl Iterator<Item = &DiskName> {
+        self.point.disks.iter().filter(|disk| disk.stored.is_some()).map(|disk| &disk.description.name)
+    }
+
     /// What the point says of itself.
     pub fn point(&self) -> &RecoveryPoint {
         &self.point
@@ -341,6 +419,13 @@ impl OpenPoint {
         let malformed = |e| VaultError::malformed(&object, e);
         let block_size: BlockSize = stored.block_size().map_err(malformed)?;
         let root = stored.root(disk.size).map_err(malformed)?;
-        Ok(DiskReader::new(Arc::clone(&self.vault), self.lineage.clone(), name.clone(), block_size, disk.size, root))
+        Ok(DiskReader::new(
+            Arc::clone(&self.vault),
+            self.lineage.clone(),
+            name.clone(),
+            block_size,
+            disk.size,
+            root,
+        ))
     }
 }

@@ -80,7 +80,8 @@ impl FooterBody {
         let session = SessionId(reader.array("an id or hash").map_err(cut)?);
         let point = PointNumber(reader.varint("number").map_err(cut)?);
         let name_len = reader.u8("number").map_err(cut)?;
-        let name = std::str::from_utf8(reader.bytes(usize::from(name_len), "disk name").map_err(cut)?).map_err(|_| wrong("disk name"))?;
+        let name = std::str::from_utf8(reader.bytes(usize::from(name_len), "disk name").map_err(cut)?)
+            .map_err(|_| wrong("disk name"))?;
         let log2 = reader.u8("number").map_err(cut)?;
         let disk = match (name, log2) {
             ("", 0) => None,
@@ -114,7 +115,8 @@ impl FooterBody {
             _ => return Err(wrong("moved is neither 0 nor 1")),
         };
         let len = reader.varint("number").map_err(cut)?;
-        let plain_len = u32::try_from(reader.varint("number").map_err(cut)?).map_err(|_| wrong("plain length"))?;
+        let plain_len =
+            u32::try_from(reader.varint("number").map_err(cut)?).map_err(|_| wrong("plain length"))?;
         let codec = Codec::try_from(reader.u8("number").map_err(cut)?).map_err(|_| wrong("codec"))?;
         let kind = SlotKind::try_from(reader.u8("number").map_err(cut)?).map_err(|_| wrong("slot kind"))?;
         let entries = reader.varint("number").map_err(cut)?;
@@ -132,8 +134,13 @@ impl FooterBody {
             if kind == SlotKind::Blocks {
                 blocks.push((BlockIndex(block), ContentHash(reader.array("an id or hash").map_err(cut)?)));
             } else {
-                let pages = u32::try_from(reader.varint("number").map_err(cut)?).map_err(|_| wrong("page count"))?;
-                patches.push((BlockIndex(block), pages, ContentHash(reader.array("an id or hash").map_err(cut)?)));
+                let pages =
+                    u32::try_from(reader.varint("number").map_err(cut)?).map_err(|_| wrong("page count"))?;
+                patches.push((
+                    BlockIndex(block),
+                    pages,
+                    ContentHash(reader.array("an id or hash").map_err(cut)?),
+                ));
             }
         }
         Ok(FooterSlot { birth, moved, len, plain_len, codec, kind, blocks, patches })
@@ -150,7 +157,8 @@ mod tests {
         let entries = prop::collection::btree_map(any::<u32>(), any::<[u8; 16]>(), 0..9);
         (0_u64..100, any::<bool>(), any::<u32>(), any::<u32>(), 0..4_u8, entries).prop_map(
             |(birth, moved, len, plain_len, kind, entries)| {
-                let kind = [SlotKind::Blocks, SlotKind::Patches, SlotKind::Nodes, SlotKind::ChangeList][usize::from(kind)];
+                let kind = [SlotKind::Blocks, SlotKind::Patches, SlotKind::Nodes, SlotKind::ChangeList]
+                    [usize::from(kind)];
                 let of = |want| if kind == want { entries.clone() } else { Default::default() };
                 FooterSlot {
                     birth: PointNumber(birth),
@@ -159,8 +167,14 @@ mod tests {
                     plain_len,
                     codec: if moved { Codec::Zstd } else { Codec::Stored },
                     kind,
-                    blocks: of(SlotKind::Blocks).into_iter().map(|(b, h)| (BlockIndex(b.into()), ContentHash(h))).collect(),
-                    patches: of(SlotKind::Patches).into_iter().map(|(b, h)| (BlockIndex(b.into()), b % 17, ContentHash(h))).collect(),
+                    blocks: of(SlotKind::Blocks)
+                        .into_iter()
+                        .map(|(b, h)| (BlockIndex(b.into()), ContentHash(h)))
+                        .collect(),
+                    patches: of(SlotKind::Patches)
+                        .into_iter()
+                        .map(|(b, h)| (BlockIndex(b.into()), b % 17, ContentHash(h)))
+                        .collect(),
                 }
             },
         )

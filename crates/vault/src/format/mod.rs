@@ -7,8 +7,8 @@ mod codec;
 mod footer;
 mod point;
 
-use serde::{Deserialize, Serialize};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 pub use codec::FormatError;
 pub(crate) use codec::{decode_exact, encode};

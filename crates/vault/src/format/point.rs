@@ -2,12 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 use vmkeep_model::{
-    BlockSize, ByteLen, ChangeProvenance, ConsistencyLevel, ContentHash, DiskDescription, DiskName, DiskRecord,
-    DiskRole, LineageId, PointId, PointNumber, RecoveryPoint, SessionId, StoredDisk, Timestamp, VmDescription,
+    BlockSize, ByteLen, ChangeProvenance, ConsistencyLevel, ContentHash, DiskDescription, DiskName,
+    DiskRecord, DiskRole, LineageId, PointId, PointNumber, RecoveryPoint, SessionId, StoredDisk, Timestamp,
+    VmDescription,
 };
 
 use super::codec::{FormatError, decode_exact, decode_prefix, encode};
-use crate::map::{Child, Root};
+use crate::map::{Child, LEVEL_MAX, Root};
 use crate::place::{PackPlace, Reference, StorageId};
 
 const VM: u16 = 1;
@@ -109,7 +110,8 @@ impl PointBody {
         sections.sort_by_key(|(tag, ..)| *tag);
         let mut bytes = encode(&self.head)?;
         for (tag, flags, body) in sections {
-            let len = u32::try_from(body.len()).map_err(|_| FormatError("a section of over 4 GiB".to_owned()))?;
+            let len =
+                u32::try_from(body.len()).map_err(|_| FormatError("a section of over 4 GiB".to_owned()))?;
             bytes.extend_from_slice(&tag.to_le_bytes());
             bytes.push(flags);
             bytes.extend_from_slice(&len.to_le_bytes());
@@ -220,7 +222,11 @@ impl DiskBody {
             return Err(FormatError(format!("{role} disk {name}: stored or not does not fit its role")));
         }
         let stored = self.stored.as_ref().map(|stored| stored.to_stored(self.size)).transpose()?;
-        Ok(DiskRecord { description: DiskDescription { name, role, lun: self.lun }, size: ByteLen(self.size), stored })
+        Ok(DiskRecord {
+            description: DiskDescription { name, role, lun: self.lun },
+            size: ByteLen(self.size),
+            stored,
+        })
     }
 }
 
@@ -234,8 +240,9 @@ impl StoredBody {
     pub(crate) fn root(&self, size: u64) -> Result<Root, FormatError> {
         let Some(root) = &self.root else { return Ok(None) };
         let blocks = self.block_size()?.count_for(ByteLen(size));
-        let first = root.node_index.checked_shl(6 * (u32::from(root.level) + 1)).unwrap_or(u64::MAX);
-        if root.level > 10 || first >= blocks || root.blocks > blocks || root.blocks == 0 {
+        let width = 1_u64.checked_shl(6 * (u32::from(root.level) + 1));
+        let first = width.and_then(|width| root.node_index.checked_mul(width)).unwrap_or(u64::MAX);
+        if root.level > LEVEL_MAX || first >= blocks || root.blocks > blocks || root.blocks == 0 {
             return Err(FormatError(format!("the map's root does not fit a disk of {size} bytes")));
         }
         Ok(Some(Child {

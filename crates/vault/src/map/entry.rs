@@ -94,12 +94,18 @@ impl Entry {
         }
     }
 
-    /// The newer birth of the references it holds.
+    /// The references it holds: the whole block, then the patch.
+    pub fn references(&self) -> impl Iterator<Item = &Reference> {
+        let (whole, patch) = match self {
+            Self::Full { at, .. } => (at, None),
+            Self::Patched { base, patch, .. } => (base, Some(patch)),
+        };
+        [Some(whole), patch].into_iter().flatten()
+    }
+
+    /// The newest birth of the references it holds.
     pub fn newest_birth(&self) -> PointNumber {
-        match self {
-            Self::Full { at, .. } => at.birth,
-            Self::Patched { base, patch, .. } => base.birth.max(patch.birth),
-        }
+        self.references().map(|reference| reference.birth).max().unwrap_or_default()
     }
 
     /// Whether it can be an entry of a map of blocks of `block_size`.

@@ -5,7 +5,7 @@ use std::error::Error;
 use thiserror::Error;
 use vmkeep_model::{BlockIndex, BlockSize, ContentHash};
 
-use super::write::PackToken;
+use super::sink::PackToken;
 use crate::place::StorageId;
 
 /// Any failure of a source or sink, kept as a value.

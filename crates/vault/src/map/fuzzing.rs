@@ -4,8 +4,9 @@ use vmkeep_model::{BlockSize, SessionId};
 
 use super::change_list::ChangeListReader;
 use super::codec::{Decoded, decode, encode};
-use crate::place::PackPlace;
 use vmkeep_envelope::PackName;
+
+use crate::place::PackPlace;
 
 /// Decodes `data` as a node of blocks of the size its first byte chooses; what decodes must encode to the same node.
 ///

@@ -42,7 +42,9 @@ mod node;
 mod places;
 mod read;
 mod shape;
+mod sink;
 pub(crate) mod varint;
+mod walk;
 mod write;
 
 #[doc(hidden)]
@@ -59,6 +61,8 @@ pub use entry::{Entry, PageMask};
 pub use error::{BoxError, Malformed, MapError};
 pub use node::{Base, Child, Node, NodeHasher, Root, Slots};
 pub use places::Places;
-pub use read::{Entries, MapReader, NodeSource, Visit};
+pub use read::{Entries, MapReader, NodeSource};
 pub use shape::{BLOCKS_MAX, LEVEL_MAX, PLACES};
-pub use write::{MapWriter, NodeSink, PackToken, PendingRoot, PendingStorage};
+pub use sink::{NodeSink, PackToken, PendingStorage};
+pub use walk::Visit;
+pub use write::{MapWriter, PendingRoot};

@@ -1,6 +1,6 @@
 //! A node in full, as it is hashed, whatever form it is stored in.
 
-use vmkeep_model::{BlockRun, ContentHash, PointNumber};
+use vmkeep_model::{BlockIndex, BlockRun, ContentHash, PointNumber};
 
 use super::entry::Entry;
 use super::error::Malformed;
@@ -34,8 +34,7 @@ pub struct Child {
 impl Child {
     /// The blocks it covers, whether or not they hold data.
     pub fn covers(&self) -> BlockRun {
-        let start = vmkeep_model::BlockIndex(shape::start_of(self.level, self.index));
-        BlockRun { start, len: shape::node_span(self.level) }
+        BlockRun { start: BlockIndex(self.start()), len: shape::node_span(self.level) }
     }
 
     /// First block after those it covers.

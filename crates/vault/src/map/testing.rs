@@ -1,14 +1,16 @@
 //! Nodes in memory, for tests.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use vmkeep_model::{ContentHash, SessionId};
+use vmkeep_model::{BlockSize, ContentHash, PointNumber, SessionId};
 
-use super::error::BoxError;
-use super::node::NodeHasher;
-use super::read::NodeSource;
-use super::write::{NodeSink, PackToken, PendingStorage};
+use super::error::{BoxError, MapError};
+use super::node::{NodeHasher, Root};
+use super::read::{MapReader, NodeSource};
+use super::sink::{NodeSink, PackToken, PendingStorage};
+use super::write::MapWriter;
 use vmkeep_envelope::PackName;
 
 use crate::place::{PackPlace, StorageId};
@@ -27,14 +29,17 @@ impl NodeHasher for TestHasher {
 }
 
 /// Sealed nodes by where they lie.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct MemoryNodes {
     /// The nodes.
     pub nodes: BTreeMap<StorageId, Bytes>,
+    /// How often one was asked for.
+    pub reads: AtomicUsize,
 }
 
 impl NodeSource for MemoryNodes {
     fn node(&self, at: &StorageId) -> Result<Bytes, BoxError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         self.nodes.get(at).cloned().ok_or_else(|| format!("no node at {at}").into())
     }
 }
@@ -105,5 +110,56 @@ impl NodeSink for MemorySink {
 
     fn resolve(&self, pack: PackToken) -> Option<PackPlace> {
         self.sealed.get(usize::try_from(pack.0).ok()?).copied()
+    }
+}
+
+/// Maps of many points over one store of nodes.
+#[derive(Debug)]
+pub struct History {
+    /// Block size of the disk.
+    pub block_size: BlockSize,
+    /// Every node of every point.
+    pub nodes: MemoryNodes,
+    nodes_per_pack: usize,
+}
+
+/// What writing a point came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Written {
+    /// The new map.
+    pub root: Root,
+    /// Number of nodes written.
+    pub node_count: usize,
+    /// Bytes of the nodes written.
+    pub byte_count: usize,
+}
+
+impl History {
+    /// No points yet.
+    pub fn new(block_size: BlockSize, nodes_per_pack: usize) -> Self {
+        Self { block_size, nodes: MemoryNodes::default(), nodes_per_pack }
+    }
+
+    /// A reader of the map below `root`.
+    pub fn reader(&self, root: Root) -> MapReader<'_> {
+        MapReader::new(&self.nodes, &TestHasher, self.block_size, root)
+    }
+
+    /// Writes the changes that `change` makes to the map below `base`.
+    pub fn write(
+        &mut self,
+        base: Root,
+        point: PointNumber,
+        change: impl FnOnce(&mut MapWriter<'_>, &mut MemorySink) -> Result<(), MapError>,
+    ) -> Result<Written, MapError> {
+        let session = SessionId(u128::from(point.0).to_be_bytes());
+        let mut sink = MemorySink::new(session, self.nodes_per_pack);
+        let mut writer = MapWriter::new(self.reader(base), point);
+        change(&mut writer, &mut sink)?;
+        let pending = writer.finish(&mut sink)?;
+        sink.seal();
+        let root = pending.resolve(&sink)?;
+        sink.drain_into(&mut self.nodes);
+        Ok(Written { root, node_count: sink.node_count, byte_count: sink.byte_count })
     }
 }

@@ -4,11 +4,12 @@ use vmkeep_model::{BlockIndex, BlockRun, PointNumber, SessionId};
 
 use super::codec;
 use super::entry::Entry;
-use super::error::{BoxError, Malformed, MapError};
+use super::error::{Malformed, MapError};
 use super::node::{Base, Child, Node, Root, Slots};
 use super::places::Places;
 use super::read::MapReader;
 use super::shape::{self, BLOCKS_MAX, LEVEL_MAX};
+use super::sink::{NodeSink, PackToken};
 use vmkeep_envelope::PackName;
 
 use crate::place::{PackPlace, Reference, StorageId};
@@ -20,46 +21,10 @@ use crate::place::{PackPlace, Reference, StorageId};
 /// place each and costs little more.
 const DELTA_SHARE: usize = 4;
 
-/// Stands for the pack that is being filled, which has no name yet. It is written as index 0 and never stored.
+/// Stands for the pack that is being filled, which has no name yet. It is written as index 0 and never stored; a
+/// pack name is a hash and a session id is random, so no pack is really called this.
 const OPEN_PACK: PackPlace =
     PackPlace { lineage: None, session: SessionId([0; 16]), name: PackName([0; 16]) };
-
-/// Names a pack from before it is sealed, within one sink.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PackToken(pub u64);
-
-/// Where a node landed, in a pack whose name may not be known yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PendingStorage {
-    /// The pack.
-    pub pack: PackToken,
-    /// The slot within it.
-    pub slot: u32,
-    /// The node within the slot.
-    pub index: u32,
-}
-
-/// Where encoded nodes go: slots of metadata packs.
-///
-/// A pack gets its name when it is sealed, and a parent usually lies in the same pack as its children. So a node is
-/// encoded for the pack that is current, refers to nodes of that pack as "the pack this lies in", and to nodes of
-/// earlier packs by name.
-///
-/// # Contract
-/// - The node given to [`put`](Self::put) must land in the pack that [`current_pack`](Self::current_pack) named just
-///   before. A sink that wants to seal a pack and begin another does so after `put` has placed its node.
-/// - [`resolve`](Self::resolve) must know every pack that was ever current and is not any more.
-/// - Tokens are never used again. Several writers may share a sink by taking turns.
-pub trait NodeSink {
-    /// The pack that the next node will land in.
-    fn current_pack(&self) -> PackToken;
-
-    /// Takes an encoded node.
-    fn put(&mut self, node: &[u8]) -> Result<PendingStorage, BoxError>;
-
-    /// Where a pack lies; `None` while it is not sealed.
-    fn resolve(&self, pack: PackToken) -> Option<PackPlace>;
-}
 
 /// A node of the new tree: an old one that stays, or one that was just written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +90,7 @@ struct Open {
     level: u8,
     index: u64,
     slots: OpenSlots,
-    /// Whether `slots` may differ from the base map.
+    /// Whether `slots` differ from the base map. Exact, because every place is settled once and never goes back.
     changed: bool,
     /// All that the base map has in this range: a node of this very place, or one further down when levels are left out.
     was: Root,
@@ -172,9 +137,11 @@ impl<'a> MapWriter<'a> {
     ) -> Result<(), MapError> {
         self.advance(block, block.0.saturating_add(1))?;
         if let Some(entry) = &entry {
-            entry
-                .check(self.base.block_size())
-                .map_err(|Malformed { what }| MapError::Entry { block, what })?;
+            let wrong = |what| MapError::Entry { block, what };
+            entry.check(self.base.block_size()).map_err(|Malformed { what }| wrong(what))?;
+            if entry.references().any(|reference| reference.at.pack == OPEN_PACK) {
+                return Err(wrong("name of a pack"));
+            }
         }
         self.close_up_to(sink, block.0)?;
         loop {
@@ -362,9 +329,6 @@ impl<'a> MapWriter<'a> {
                 _ => Slots::Inner(children.try_map(|draft| draft.as_seen_from_current(sink))?),
             },
         };
-        if old.as_ref().is_some_and(|old| *old.slots() == slots) {
-            return Ok(was.map(Draft::of));
-        }
         let block = BlockIndex(shape::start_of(level, index));
         let node =
             Node::new(level, index, slots).map_err(|Malformed { what }| MapError::Entry { block, what })?;

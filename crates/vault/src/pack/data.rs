@@ -108,7 +108,9 @@ impl<'s> DiskWriter<'s> {
         let ascending = frame.blocks.windows(2).all(|pair| pair[0].0 < pair[1].0);
         let expected = blocks.checked_mul(self.block_size.bytes());
         if first.0 < self.next || !ascending || expected != usize::try_from(frame.plain_len).ok() {
-            return Err(self.misuse(format!("a frame of {blocks} blocks at {first} is out of order or of a wrong length")));
+            return Err(self.misuse(format!(
+                "a frame of {blocks} blocks at {first} is out of order or of a wrong length"
+            )));
         }
         let slot = self
             .builder
@@ -189,7 +191,9 @@ impl<'s> DiskWriter<'s> {
     }
 
     fn changed(&mut self, run: BlockRun, kind: ChangeKind) -> Result<(), VaultError> {
-        if let Some(full) = self.changes.push(ChangedRun { kind, run }).map_err(|e| self.misuse(e.to_string()))? {
+        if let Some(full) =
+            self.changes.push(ChangedRun { kind, run }).map_err(|e| self.misuse(e.to_string()))?
+        {
             self.change_slots.push(self.metadata.slot(SlotKind::ChangeList, full)?);
         }
         Ok(())

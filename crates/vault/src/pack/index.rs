@@ -40,6 +40,9 @@ pub(crate) struct PackIndex {
 impl PackIndex {
     /// About how much memory it takes.
     pub(crate) fn weight(&self) -> usize {
-        self.slots.len() * 64 + self.blocks.iter().map(|list| list.len() * 24).sum::<usize>() + self.whole.as_ref().map_or(0, Bytes::len) + 128
+        self.slots.len() * 64
+            + self.blocks.iter().map(|list| list.len() * 24).sum::<usize>()
+            + self.whole.as_ref().map_or(0, Bytes::len)
+            + 128
     }
 }

@@ -121,8 +121,10 @@ impl<'s> MetadataPacks<'s> {
     }
 
     fn push(&mut self, kind: SlotKind, plain: Vec<u8>) -> Result<SlotPlaced, VaultError> {
-        let (codec, plain_len, body) = self.encoder.pack(plain).map_err(|e| self.session.misuse(&e))?;
-        let slot = self.builder.push(kind, codec, plain_len, &body).map_err(|e| self.session.seal_error(e))?;
+        let (codec, plain_len, body) =
+            self.encoder.pack(plain.into()).map_err(|e| self.session.misuse(&e))?;
+        let slot =
+            self.builder.push(kind, codec, plain_len, &body).map_err(|e| self.session.seal_error(e))?;
         let len = self.builder.slots().last().map_or(0, |layout| u64::from(layout.len));
         self.footer.push(born_here(self.session.target, kind, codec, plain_len, len));
         Ok(SlotPlaced { pack: self.token(), slot })
@@ -163,7 +165,13 @@ impl<'s> MetadataPacks<'s> {
 }
 
 /// A slot as the footer of the pack it is born in tells it.
-pub(crate) fn born_here(birth: PointNumber, kind: SlotKind, codec: Codec, plain_len: u32, len: u64) -> FooterSlot {
+pub(crate) fn born_here(
+    birth: PointNumber,
+    kind: SlotKind,
+    codec: Codec,
+    plain_len: u32,
+    len: u64,
+) -> FooterSlot {
     FooterSlot { birth, moved: false, len, plain_len, codec, kind, blocks: Vec::new(), patches: Vec::new() }
 }
 

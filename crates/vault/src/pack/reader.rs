@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use vmkeep_envelope::{
-    BranchKey, OpenError, PACK_HEADER_LEN, PackContent, PackHead, SlotId,
-    SlotKind, TRAILER_LEN, Trailer, open_footer, open_slot,
+    BranchKey, OpenError, PACK_HEADER_LEN, PackContent, PackHead, SlotId, SlotKind, TRAILER_LEN, Trailer,
+    open_footer, open_slot,
 };
 
 use super::index::{PackIndex, SlotPlace};
@@ -71,7 +71,11 @@ impl NodeSlot {
 
 impl Inner {
     /// What the pack at `place` holds and where. A metadata pack whose first copy is gone or damaged is read from its second.
-    pub(crate) fn pack_index(&self, lineage: &Lineage, place: &PackPlace) -> Result<Arc<PackIndex>, VaultError> {
+    pub(crate) fn pack_index(
+        &self,
+        lineage: &Lineage,
+        place: &PackPlace,
+    ) -> Result<Arc<PackIndex>, VaultError> {
         let key = (lineage.id, *place);
         if let Some(index) = self.indexes.get(&key) {
             return Ok(index);
@@ -115,7 +119,8 @@ impl Inner {
             }
         };
         let footer_range = slots_end..size - TRAILER_LEN as u64;
-        let in_tail = footer_range.start.checked_sub(size - tail.len() as u64).and_then(|at| usize::try_from(at).ok());
+        let in_tail =
+            footer_range.start.checked_sub(size - tail.len() as u64).and_then(|at| usize::try_from(at).ok());
         let mut footer = match in_tail {
             Some(at) => tail[at..tail.len() - TRAILER_LEN].to_vec(),
             None => self.objects.read_range(name, footer_range).or_missing(name)?.to_vec(),
@@ -132,7 +137,8 @@ impl Inner {
             return Err(misplaced(name));
         }
         let index = index_of(footer, &head, size);
-        let end = index.slots.last().map_or(PACK_HEADER_LEN as u64, |slot| slot.offset.saturating_add(slot.len));
+        let end =
+            index.slots.last().map_or(PACK_HEADER_LEN as u64, |slot| slot.offset.saturating_add(slot.len));
         if end != slots_end || index.slots.len() as u64 != u64::from(parsed.slot_count) {
             let what = FormatError("the footer does not account for every byte of the pack".to_owned());
             return Err(VaultError::malformed(name, what));
@@ -142,7 +148,11 @@ impl Inner {
     }
 
     /// The key that seals the slots of a pack.
-    pub(crate) fn slot_key<'a>(&self, lineage: &'a Lineage, index: &PackIndex) -> Result<&'a BranchKey, VaultError> {
+    pub(crate) fn slot_key<'a>(
+        &self,
+        lineage: &'a Lineage,
+        index: &PackIndex,
+    ) -> Result<&'a BranchKey, VaultError> {
         match index.content {
             PackContent::Data => lineage.domain.data_key_of(index.epoch),
             PackContent::Metadata => lineage.domain.map_key_of(index.epoch),
@@ -150,7 +160,12 @@ impl Inner {
     }
 
     /// Reads the bytes of one or more neighbouring slots of `name`.
-    pub(crate) fn read_slots(&self, name: &ObjectName, index: &PackIndex, range: Range<u64>) -> Result<Vec<u8>, VaultError> {
+    pub(crate) fn read_slots(
+        &self,
+        name: &ObjectName,
+        index: &PackIndex,
+        range: Range<u64>,
+    ) -> Result<Vec<u8>, VaultError> {
         let expected = range.end - range.start;
         let bytes = match &index.whole {
             Some(whole) => usize::try_from(range.start)
@@ -161,7 +176,11 @@ impl Inner {
                 .unwrap_or_default(),
             None => self.objects.read_range(name, range).or_missing(name)?.to_vec(),
         };
-        if bytes.len() as u64 == expected { Ok(bytes) } else { Err(VaultError::open(name, OpenError::Truncated { needed: expected, found: bytes.len() as u64 })) }
+        if bytes.len() as u64 == expected {
+            Ok(bytes)
+        } else {
+            Err(VaultError::open(name, OpenError::Truncated { needed: expected, found: bytes.len() as u64 }))
+        }
     }
 
     /// The plain bytes of one metadata slot, from whichever copy is good.
@@ -197,16 +216,21 @@ impl Inner {
         let mut bytes = self.read_slots(name, index, placed.range())?;
         let key = self.slot_key(lineage, index)?;
         let expected = SlotId { pack: place.name, slot };
-        let opened =
-            open_slot(&mut bytes, key, expected, kind, &self.ciphers).map_err(|e| VaultError::open(name, e))?;
+        let opened = open_slot(&mut bytes, key, expected, kind, &self.ciphers)
+            .map_err(|e| VaultError::open(name, e))?;
         let mut decoder = FrameDecoder::new().map_err(|e| frame_error(name, &e))?;
-        let plain = decoder.unpack(opened.codec, opened.plain_len, opened.body).map_err(|e| frame_error(name, &e))?;
+        let plain =
+            decoder.unpack(opened.codec, opened.plain_len, opened.body).map_err(|e| frame_error(name, &e))?;
         Ok(Bytes::copy_from_slice(plain))
     }
 }
 
 /// The slot of that number, or the damage that it is not there.
-pub(crate) fn slot_of<'a>(index: &'a PackIndex, name: &ObjectName, slot: u32) -> Result<&'a SlotPlace, VaultError> {
+pub(crate) fn slot_of<'a>(
+    index: &'a PackIndex,
+    name: &ObjectName,
+    slot: u32,
+) -> Result<&'a SlotPlace, VaultError> {
     let found = usize::try_from(slot).ok().and_then(|slot| index.slots.get(slot));
     found.ok_or_else(|| VaultError::malformed(name, FormatError(format!("the pack has no slot {slot}"))))
 }

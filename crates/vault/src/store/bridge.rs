@@ -40,7 +40,10 @@ impl Bridge {
     }
 
     /// Starts a call.
-    pub(crate) fn start<T: Send + 'static>(&self, call: impl Future<Output = T> + Send + 'static) -> Pending<T> {
+    pub(crate) fn start<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = T> + Send + 'static,
+    ) -> Pending<T> {
         let (sender, answer) = mpsc::sync_channel(1);
         if let Some(runtime) = &self.runtime {
             runtime.spawn(async move {

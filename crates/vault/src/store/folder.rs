@@ -89,7 +89,10 @@ impl ObjectStore for FolderStore {
         };
         let (stage, target, root) = (self.stage_file(location), self.file(location), Arc::clone(&self.root));
         let path = location.to_string();
-        blocking(move || put(&root, &stage, &target, &payload, replace).map_err(|e| named(e, &path, &target))).await?;
+        blocking(move || {
+            put(&root, &stage, &target, &payload, replace).map_err(|e| named(e, &path, &target))
+        })
+        .await?;
         Ok(PutResult { e_tag: None, version: None, extensions: object_store::Extensions::default() })
     }
 
@@ -105,7 +108,11 @@ impl ObjectStore for FolderStore {
         self.inner.get_opts(location, options).await
     }
 
-    async fn get_ranges(&self, location: &Path, ranges: &[std::ops::Range<u64>]) -> Result<Vec<bytes::Bytes>> {
+    async fn get_ranges(
+        &self,
+        location: &Path,
+        ranges: &[std::ops::Range<u64>],
+    ) -> Result<Vec<bytes::Bytes>> {
         self.inner.get_ranges(location, ranges).await
     }
 
@@ -136,7 +143,11 @@ impl ObjectStore for FolderStore {
             .boxed()
     }
 
-    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
         let offset = offset.clone();
         self.list(prefix)
             .filter(move |found| {
@@ -182,7 +193,13 @@ fn named(source: io::Error, path: &str, file: &FsPath) -> Error {
     }
 }
 
-fn put(root: &FsPath, stage: &FsPath, target: &FsPath, payload: &PutPayload, replace: bool) -> io::Result<()> {
+fn put(
+    root: &FsPath,
+    stage: &FsPath,
+    target: &FsPath,
+    payload: &PutPayload,
+    replace: bool,
+) -> io::Result<()> {
     // Told without writing anything, for the common second create; the rename below is what decides.
     if !replace && target.exists() {
         return Err(io::ErrorKind::AlreadyExists.into());
@@ -197,7 +214,13 @@ fn put(root: &FsPath, stage: &FsPath, target: &FsPath, payload: &PutPayload, rep
     }
 }
 
-fn try_put(root: &FsPath, stage: &FsPath, target: &FsPath, payload: &PutPayload, replace: bool) -> io::Result<()> {
+fn try_put(
+    root: &FsPath,
+    stage: &FsPath,
+    target: &FsPath,
+    payload: &PutPayload,
+    replace: bool,
+) -> io::Result<()> {
     let stage_folder = parent(stage)?;
     make_folders(root, stage_folder)?;
     make_folders(root, parent(target)?)?;
@@ -340,7 +363,8 @@ mod tests {
     fn a_create_has_one_winner_among_many_threads() {
         let (_folder, store) = store();
         let wins: Vec<bool> = std::thread::scope(|scope| {
-            let tries: Vec<_> = (0..8).map(|_| scope.spawn(|| create(&store, "points/a/1", b"x").is_ok())).collect();
+            let tries: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| create(&store, "points/a/1", b"x").is_ok())).collect();
             tries.into_iter().map(|t| t.join().unwrap()).collect()
         });
         assert_eq!(wins.iter().filter(|&&won| won).count(), 1);

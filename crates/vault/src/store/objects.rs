@@ -80,7 +80,9 @@ impl Objects {
         let call = async move {
             let mut tries_left = CREATE_TRIES;
             loop {
-                let put = store.put_opts(&path, PutPayload::from_bytes(bytes.clone()), PutMode::Create.into()).await;
+                let put = store
+                    .put_opts(&path, PutPayload::from_bytes(bytes.clone()), PutMode::Create.into())
+                    .await;
                 let Err(failed) = put else { return Ok(Created::Ours) };
                 // The first attempt may have landed although its answer was lost.
                 match store.get(&path).await {
@@ -88,7 +90,9 @@ impl Objects {
                         let same = found.meta.size == bytes.len() as u64 && found.bytes().await? == bytes;
                         return Ok(if same { Created::Ours } else { Created::Other });
                     }
-                    Err(Error::NotFound { .. }) if matches!(failed, Error::AlreadyExists { .. }) && tries_left > 0 => {
+                    Err(Error::NotFound { .. })
+                        if matches!(failed, Error::AlreadyExists { .. }) && tries_left > 0 =>
+                    {
                         tries_left -= 1;
                     }
                     Err(_) => return Err(failed),
@@ -113,7 +117,8 @@ impl Objects {
             if found.meta.size > WHOLE_OBJECT_MAX {
                 return Err(Error::Generic {
                     store: "vault",
-                    source: format!("an object of {} bytes; {WHOLE_OBJECT_MAX} is the most", found.meta.size).into(),
+                    source: format!("an object of {} bytes; {WHOLE_OBJECT_MAX} is the most", found.meta.size)
+                        .into(),
                 });
             }
             found.bytes().await
@@ -142,7 +147,11 @@ impl Objects {
     }
 
     /// The bytes of `range`, which may be fewer when the object is shorter.
-    pub(crate) fn read_range(&self, name: &ObjectName, range: Range<u64>) -> Result<Option<Bytes>, VaultError> {
+    pub(crate) fn read_range(
+        &self,
+        name: &ObjectName,
+        range: Range<u64>,
+    ) -> Result<Option<Bytes>, VaultError> {
         let (store, path) = (Arc::clone(&self.store), name.path());
         let call = async move { store.get_range(&path, range).await };
         none_when_missing(self.wait(StoreOperation::Read, name, self.bridge.start(call)))
@@ -152,7 +161,8 @@ impl Objects {
     pub(crate) fn exists(&self, name: &ObjectName) -> Result<bool, VaultError> {
         let (store, path) = (Arc::clone(&self.store), name.path());
         let call = async move { store.head(&path).await.map(drop) };
-        none_when_missing(self.wait(StoreOperation::Read, name, self.bridge.start(call))).map(|found| found.is_some())
+        none_when_missing(self.wait(StoreOperation::Read, name, self.bridge.start(call)))
+            .map(|found| found.is_some())
     }
 
     /// Path and size of every object under `prefix` (of the whole store for an empty one), sorted by path.

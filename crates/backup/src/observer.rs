@@ -1,0 +1,94 @@
+//! What a backup tells while it runs.
+
+use vmkeep_model::{BlockRun, ByteLen, DiskName, PointNumber, VmName};
+
+/// How a disk differs from what it was at the point before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskChange {
+    /// It was not in the point before: all of it is stored.
+    Appeared,
+    /// It has the size it had.
+    SameSize,
+    /// It became larger.
+    Grew {
+        /// Its size before.
+        from: ByteLen,
+    },
+    /// It became smaller.
+    Shrank {
+        /// Its size before.
+        from: ByteLen,
+    },
+}
+
+/// Something that happened.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// The session is open.
+    Began {
+        /// The VM.
+        vm: &'a VmName,
+        /// The number the point will have.
+        target: PointNumber,
+        /// The point it is made against.
+        base: Option<PointNumber>,
+    },
+    /// A disk of the point before is not in the plan; the new point will not have it.
+    Vanished {
+        /// Its name.
+        disk: &'a str,
+    },
+    /// A disk is about to be read.
+    DiskBegan {
+        /// Which disk.
+        disk: &'a DiskName,
+        /// Its size.
+        size: ByteLen,
+        /// How it differs from the point before.
+        change: DiskChange,
+    },
+    /// Blocks up to the end of this run are dealt with.
+    Progress {
+        /// Which disk.
+        disk: &'a DiskName,
+        /// The position reached, in bytes from its start.
+        position: ByteLen,
+        /// Bytes read of it so far.
+        bytes_read: u64,
+        /// Bytes in changed blocks so far.
+        bytes_changed: u64,
+    },
+    /// Blocks that held data are zero now.
+    Zeroed {
+        /// Which disk.
+        disk: &'a DiskName,
+        /// Which blocks.
+        run: BlockRun,
+    },
+    /// A disk is stored.
+    DiskDone {
+        /// Which disk.
+        disk: &'a DiskName,
+    },
+}
+
+/// Hears what a walk does. Calls come from the walk's threads and delay it; they cannot change it.
+pub trait Observer: Sync {
+    /// Something happened.
+    fn event(&self, event: Event<'_>);
+}
+
+/// Hears nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn event(&self, _event: Event<'_>) {}
+}
+
+impl<F: Fn(Event<'_>) + Sync> Observer for F {
+    fn event(&self, event: Event<'_>) {
+        self(event);
+    }
+}

@@ -1,0 +1,204 @@
+//! The whole walk: every disk, then the commit.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use vmkeep_disk::BlockRead;
+use vmkeep_model::{
+    ByteLen, CancelToken, ChangeProvenance, DiskDescription, DiskName, DiskRole, RecoveryPoint, VmDescription,
+};
+use vmkeep_vault::{Draft, DraftDisk, Session, StoredBytes, Vault};
+
+use crate::disk::{self, Walked};
+use crate::observer::{DiskChange, Event, Observer};
+use crate::plan::Shares;
+use crate::{BackupError, Plan, Settings, Source};
+
+/// What a backup did.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The point, visible now.
+    pub point: RecoveryPoint,
+    /// Every disk, in the order of the plan.
+    pub disks: Vec<DiskReport>,
+    /// Disks of the point before that this one does not have.
+    pub vanished: Vec<String>,
+    /// Bytes read from the disks.
+    pub bytes_read: u64,
+    /// Bytes in the blocks that were stored.
+    pub bytes_changed: u64,
+    /// Bytes written to the vault.
+    pub stored: StoredBytes,
+    /// How long it took, in milliseconds, by the vault's clock.
+    pub duration_ms: u64,
+}
+
+/// What a backup did with one disk.
+#[derive(Clone, Debug)]
+pub struct DiskReport {
+    /// Which disk.
+    pub description: DiskDescription,
+    /// Its size.
+    pub size: ByteLen,
+    /// How it differs from the point before; `None` when it is only described.
+    pub change: Option<DiskChange>,
+    /// Bytes read of it.
+    pub bytes_read: u64,
+    /// Bytes in its blocks that were stored.
+    pub bytes_changed: u64,
+    /// Bytes in its blocks that became zero.
+    pub bytes_zeroed: u64,
+    /// Bytes written to the vault for it.
+    pub stored: StoredBytes,
+}
+
+/// Backs up the VM of `plan` into `vault` and returns its new recovery point.
+///
+/// Blocks until the point is durable and visible. The walk may run on any thread; within a tokio program call it
+/// through `spawn_blocking`. On any error nothing is visible, earlier points are intact, and it can be run again.
+pub fn run(
+    vault: &Vault,
+    plan: &Plan<'_>,
+    settings: &Settings,
+    observer: &dyn Observer,
+    cancel: &CancelToken,
+) -> Result<Report, BackupError> {
+    check(plan)?;
+    let shares = settings.shares(plan.disks.len())?;
+    cancel.check()?;
+    let began = vault.clock().now();
+    let session = vault.begin(&plan.vm).map_err(BackupError::Store)?;
+    observer.event(Event::Began { vm: &plan.vm, target: session.target(), base: session.base() });
+    let vanished = vanished(plan, &session);
+    vanished.iter().for_each(|disk| observer.event(Event::Vanished { disk }));
+
+    let walked = walk_disks(plan, &session, settings, &shares, observer, cancel)?;
+    cancel.check()?;
+    let elapsed = u64::try_from(vault.clock().now().0.saturating_sub(began.0)).unwrap_or(0);
+    finish(plan, session, walked, vanished, elapsed)
+}
+
+fn check(plan: &Plan<'_>) -> Result<(), BackupError> {
+    VmDescription::new(plan.vm.clone(), plan.disks.iter().map(|disk| disk.description.clone()).collect())?;
+    for disk in &plan.disks {
+        let temporary = disk.description.role == DiskRole::Temporary;
+        if temporary != matches!(disk.source, Source::Describe(_)) {
+            let name = &disk.description.name;
+            let what = if temporary {
+                "a temporary disk is described, not read"
+            } else {
+                "its content must be read"
+            };
+            return Err(BackupError::Settings(format!("disk {name}: {what}")));
+        }
+    }
+    Ok(())
+}
+
+fn vanished(plan: &Plan<'_>, session: &Session) -> Vec<String> {
+    let planned = |name: &String| plan.disks.iter().any(|disk| disk.description.name.as_str() == name);
+    session.base_disks().into_iter().filter(|name| !planned(name)).collect()
+}
+
+/// Walks every disk that is read, several at a time, by index in the plan. The first error stops the others.
+fn walk_disks(
+    plan: &Plan<'_>,
+    session: &Session,
+    settings: &Settings,
+    shares: &Shares,
+    observer: &dyn Observer,
+    cancel: &CancelToken,
+) -> Result<BTreeMap<usize, Walked>, BackupError> {
+    let read: Vec<(usize, &DiskName, &dyn BlockRead)> = plan
+        .disks
+        .iter()
+        .enumerate()
+        .filter_map(|(index, disk)| match disk.source {
+            Source::Read(source) => Some((index, &disk.description.name, source)),
+            Source::Describe(_) => None,
+        })
+        .collect();
+    let (next, results) = (AtomicUsize::new(0), Mutex::new((BTreeMap::new(), None)));
+    let work = || {
+        while let Some((index, name, source)) = read.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let walked = disk::walk(session, name, *source, settings, shares, observer, cancel);
+            let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+            match walked {
+                Ok(walked) => drop(results.0.insert(*index, walked)),
+                Err(e) => {
+                    // The first error is the one to report; the others would only follow from stopping.
+                    results.1.get_or_insert(e);
+                    next.store(read.len(), Ordering::Relaxed);
+                }
+            }
+        }
+    };
+    if shares.disks == 1 {
+        work();
+    } else {
+        thread::scope(|scope| (0..shares.disks.min(read.len())).for_each(|_| drop(scope.spawn(work))));
+    }
+    match results.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        (_, Some(error)) => Err(error),
+        (walked, None) => Ok(walked),
+    }
+}
+
+fn finish(
+    plan: &Plan<'_>,
+    session: Session,
+    mut walked: BTreeMap<usize, Walked>,
+    vanished: Vec<String>,
+    duration_ms: u64,
+) -> Result<Report, BackupError> {
+    let (mut disks, mut drafts) = (Vec::new(), Vec::new());
+    for (index, disk) in plan.disks.iter().enumerate() {
+        let (description, size) = (disk.description.clone(), disk.source.size());
+        let mut report = DiskReport {
+            description: description.clone(),
+            size,
+            change: None,
+            bytes_read: 0,
+            bytes_changed: 0,
+            bytes_zeroed: 0,
+            stored: StoredBytes::default(),
+        };
+        drafts.push(match walked.remove(&index) {
+            None => DraftDisk::Described { description, size },
+            Some(Walked { written, change, bytes_read }) => {
+                report.change = Some(change);
+                report.bytes_read = bytes_read;
+                report.bytes_changed = written.changed().0;
+                report.bytes_zeroed = written.zeroed().0;
+                report.stored = written.stored;
+                let first = change == DiskChange::Appeared;
+                let provenance = if first { ChangeProvenance::Full } else { ChangeProvenance::Scan };
+                DraftDisk::Stored { description, written, provenance }
+            }
+        });
+        disks.push(report);
+    }
+    let bytes_read = disks.iter().map(|disk| disk.bytes_read).sum();
+    let bytes_changed = disks.iter().map(|disk| disk.bytes_changed).sum();
+    let draft = Draft {
+        disks: drafts,
+        consistency: plan.consistency,
+        evidence: plan.evidence.clone(),
+        config: plan.config.clone(),
+        bytes_read,
+        duration_ms,
+    };
+    let committed = session.commit(draft).map_err(BackupError::Commit)?;
+    Ok(Report {
+        point: committed.point,
+        disks,
+        vanished,
+        bytes_read,
+        bytes_changed,
+        stored: committed.stored,
+        duration_ms,
+    })
+}

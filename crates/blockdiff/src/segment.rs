@@ -1,0 +1,165 @@
+//! Cutting a disk into segments to look at, beside what it was before.
+
+use std::iter::Peekable;
+
+use thiserror::Error;
+use vmkeep_disk::{BlockRead, DiskError};
+use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ByteOffset, ContentHash, Extent};
+
+/// Most zeroed runs carried by one segment; more go into a segment of their own.
+const ZEROED_MAX: usize = 4096;
+
+/// Most bytes that a segment reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentSize(pub usize);
+
+impl Default for SegmentSize {
+    /// 1 MiB: long enough to read fast, short enough that several fit into a cache beside one another.
+    fn default() -> Self {
+        Self(1 << 20)
+    }
+}
+
+/// A stretch of a disk to look at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Blocks before `run` (and after the segment before) that held data and lie in a hole now, in order.
+    pub zeroed: Vec<BlockRun>,
+    /// Blocks to read; may be empty.
+    pub run: BlockRun,
+    /// Size of a block.
+    pub block_size: BlockSize,
+    /// What the blocks of `run` that held data were, ascending.
+    pub before: Vec<(BlockIndex, ContentHash)>,
+}
+
+/// Why a walk over a disk ended early.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SegmentError<E: std::error::Error + 'static> {
+    /// The disk could not say where its data lies.
+    #[error("cannot walk the disk")]
+    Disk(#[from] DiskError),
+    /// What the disk was before could not be told.
+    #[error("cannot read what the disk was before")]
+    Before(#[source] E),
+}
+
+/// The segments of a disk, in ascending order. Ends after an error.
+pub struct Segments<'d, I: Iterator> {
+    disk: &'d dyn BlockRead,
+    block_size: BlockSize,
+    segment_blocks: u64,
+    blocks: u64,
+    before: Peekable<I>,
+    /// First block not yet in a segment.
+    next: u64,
+    /// Data that was found ahead and not yet cut, in blocks.
+    data: BlockRun,
+    done: bool,
+}
+
+impl<I: Iterator> std::fmt::Debug for Segments<'_, I> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Segments({} of {} blocks)", self.next, self.blocks)
+    }
+}
+
+impl<'d, I, E> Segments<'d, I>
+where
+    I: Iterator<Item = Result<(BlockIndex, ContentHash), E>>,
+    E: std::error::Error + 'static,
+{
+    /// Walks `disk` in blocks of `block_size`. `before` gives the blocks that held data and their hashes, ascending;
+    /// those past the end of the disk are ignored.
+    pub fn new(disk: &'d dyn BlockRead, block_size: BlockSize, size: SegmentSize, before: I) -> Self {
+        let segment_blocks = (size.0 / block_size.bytes()).max(1) as u64;
+        let blocks = block_size.count_for(disk.len());
+        let before = before.peekable();
+        Self {
+            disk,
+            block_size,
+            segment_blocks,
+            blocks,
+            before,
+            next: 0,
+            data: BlockRun::default(),
+            done: false,
+        }
+    }
+
+    fn cut(&mut self) -> Result<Option<Segment>, SegmentError<E>> {
+        if self.data.is_empty() {
+            self.data = self.find_data()?;
+        }
+        let mut segment = Segment { block_size: self.block_size, ..Segment::default() };
+        let data_start = if self.data.is_empty() { self.blocks } else { self.data.start.0 };
+        while let Some((block, _)) = self.before_below(data_start)? {
+            push_block(&mut segment.zeroed, block);
+            self.next = block.0 + 1;
+            if segment.zeroed.len() >= ZEROED_MAX {
+                return Ok(Some(segment));
+            }
+        }
+        if self.data.is_empty() {
+            self.done = true;
+            return Ok((!segment.zeroed.is_empty()).then_some(segment));
+        }
+        let len = self.data.len.min(self.segment_blocks);
+        segment.run = BlockRun { start: self.data.start, len };
+        self.data = BlockRun::between(segment.run.end(), self.data.end());
+        self.next = segment.run.end().0;
+        while let Some(known) = self.before_below(self.next)? {
+            segment.before.push(known);
+        }
+        Ok(Some(segment))
+    }
+
+    /// The next stretch of blocks with data, from `next` on; empty at the end of the disk.
+    fn find_data(&mut self) -> Result<BlockRun, SegmentError<E>> {
+        if self.next >= self.blocks {
+            return Ok(BlockRun::default());
+        }
+        let whole = Extent::between(ByteOffset(0), ByteOffset(self.disk.len().0));
+        let Some(extent) = self.disk.next_data(self.block_size.start_of(BlockIndex(self.next)))? else {
+            return Ok(BlockRun::default());
+        };
+        let run = self.block_size.blocks_touching(extent.intersection(whole));
+        // Two extents in one block: the block went with the first of them.
+        let start = run.start.max(BlockIndex(self.next));
+        Ok(BlockRun::between(start, run.end()))
+    }
+
+    /// Takes the next known block if it lies below `end`.
+    fn before_below(&mut self, end: u64) -> Result<Option<(BlockIndex, ContentHash)>, SegmentError<E>> {
+        match self.before.next_if(|known| known.as_ref().map_or(true, |(block, _)| block.0 < end)) {
+            Some(Ok(known)) => Ok(Some(known)),
+            Some(Err(e)) => Err(SegmentError::Before(e)),
+            None => Ok(None),
+        }
+    }
+}
+
+fn push_block(runs: &mut Vec<BlockRun>, block: BlockIndex) {
+    match runs.last_mut().filter(|run| run.end() == block) {
+        Some(run) => run.len += 1,
+        None => runs.push(BlockRun { start: block, len: 1 }),
+    }
+}
+
+impl<I, E> Iterator for Segments<'_, I>
+where
+    I: Iterator<Item = Result<(BlockIndex, ContentHash), E>>,
+    E: std::error::Error + 'static,
+{
+    type Item = Result<Segment, SegmentError<E>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let cut = self.cut().transpose();
+        self.done |= !matches!(cut, Some(Ok(_)));
+        cut
+    }
+}

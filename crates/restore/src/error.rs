@@ -1,0 +1,57 @@
+//! Why a restore or a verification ended early.
+
+use thiserror::Error;
+use vmkeep_disk::DiskError;
+use vmkeep_model::{ByteLen, Cancelled, DiskName};
+use vmkeep_vault::VaultError;
+
+/// Why a restore or a verification ended early.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// The vault could not be read, or what it holds is damaged.
+    #[error("cannot read disk {disk} from the vault")]
+    Vault {
+        /// Which disk.
+        disk: DiskName,
+        /// Why.
+        #[source]
+        source: std::sync::Arc<VaultError>,
+    },
+    /// The vault could not be read before any disk was named.
+    #[error("cannot read the vault")]
+    Open(#[from] VaultError),
+    /// The target could not be written.
+    #[error("cannot write disk {disk} to its target")]
+    Target {
+        /// Which disk.
+        disk: DiskName,
+        /// Why.
+        #[source]
+        source: DiskError,
+    },
+    /// The target has another size than the disk.
+    #[error("disk {disk} has {size} bytes and its target {target}")]
+    Size {
+        /// Which disk.
+        disk: DiskName,
+        /// Its size.
+        size: ByteLen,
+        /// The target's.
+        target: ByteLen,
+    },
+    /// The caller asked to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+impl RestoreError {
+    /// Whether stored data is wrong, as opposed to out of reach.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Vault { source, .. } => source.is_damage(),
+            Self::Open(source) => source.is_damage(),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Looking for damage: a point or a whole vault, by structure or by every byte.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use vmkeep_model::{
+    BlockIndex, BlockRun, ByteLen, CancelToken, Cancelled, DiskName, Extent, LineageId, PointNumber, PointRef,
+};
+use vmkeep_vault::map::Entry;
+use vmkeep_vault::{Accounting, AuditDepth, Damage, DiskReader, Found, OpenPoint, Vault, VaultError};
+
+use crate::{Event, Observer, RestoreError, Settings};
+
+/// How deep to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Records, footers and maps, and that every block lies where its map says. No data is read.
+    Structure,
+    /// Every byte: all of the above, and each block by its hash.
+    Data,
+}
+
+/// A part of a disk that a point has lost.
+#[derive(Clone, Debug)]
+pub struct DamagedBlock {
+    /// The point it was found in. Later points that share the block have lost it too.
+    pub point: PointRef,
+    /// Which disk.
+    pub disk: DiskName,
+    /// Which bytes of it.
+    pub extent: Extent,
+    /// Why; it names the object.
+    pub error: Arc<VaultError>,
+}
+
+/// What a verification saw.
+#[derive(Debug, Default)]
+pub struct VerifyReport {
+    /// Points looked at.
+    pub points: u64,
+    /// Blocks checked, each once although many points may share it.
+    pub blocks: u64,
+    /// Bytes in them.
+    pub bytes: ByteLen,
+    /// Damaged or missing objects, and such as do not belong.
+    pub objects: Vec<Damage>,
+    /// What of the disks is lost.
+    pub damaged: Vec<DamagedBlock>,
+    /// What every object is there for; only for a whole vault.
+    pub accounting: Option<Accounting>,
+}
+
+impl VerifyReport {
+    /// Whether nothing is wrong.
+    pub fn is_clean(&self) -> bool {
+        self.objects.is_empty() && self.damaged.is_empty()
+    }
+}
+
+/// Looks at one point and touches no object of another VM.
+pub fn verify_point(
+    point: &OpenPoint,
+    depth: Depth,
+    settings: &Settings,
+    observer: &dyn Observer,
+    cancel: &CancelToken,
+) -> Result<VerifyReport, RestoreError> {
+    let mut report = VerifyReport::default();
+    check_point(&mut report, point, PointNumber(0), depth, settings, observer, cancel)?;
+    Ok(report)
+}
+
+/// Looks at everything in the vault and accounts for every object. Blocks that points share are read once.
+pub fn verify_vault(
+    vault: &Vault,
+    depth: Depth,
+    settings: &Settings,
+    observer: &dyn Observer,
+    cancel: &CancelToken,
+) -> Result<VerifyReport, RestoreError> {
+    let mut report = VerifyReport::default();
+    let audit_depth = match depth {
+        Depth::Structure => AuditDepth::Structure,
+        Depth::Data => AuditDepth::Metadata,
+    };
+    let audit =
+        vault.audit(audit_depth, cancel, &mut |damage| report.objects.push(damage)).map_err(cancelled)?;
+    report.accounting = Some(audit.accounting);
+    // What a point inherits from the one looked at before, that one had looked at for it.
+    let mut before: Option<(LineageId, PointNumber)> = None;
+    for point in &audit.points {
+        let id = point.point().id;
+        let since =
+            before.filter(|(lineage, _)| *lineage == id.lineage).map_or(PointNumber(0), |(_, number)| number);
+        check_point(&mut report, point, since, depth, settings, observer, cancel)?;
+        before = Some((id.lineage, id.number));
+    }
+    Ok(report)
+}
+
+fn cancelled(error: VaultError) -> RestoreError {
+    if error.is_cancelled() { Cancelled.into() } else { RestoreError::Open(error) }
+}
+
+fn check_point(
+    report: &mut VerifyReport,
+    point: &OpenPoint,
+    since: PointNumber,
+    depth: Depth,
+    settings: &Settings,
+    observer: &dyn Observer,
+    cancel: &CancelToken,
+) -> Result<(), RestoreError> {
+    report.points += 1;
+    for name in point.stored_disks() {
+        let disk = point.disk(name)?;
+        let stored = ByteLen(disk.stored_blocks() * disk.block_size().bytes_u64());
+        observer.event(Event::DiskBegan { disk: name, size: disk.size(), stored });
+        let check = DiskCheck {
+            point: point.reference(),
+            disk: &disk,
+            depth,
+            observer,
+            cancel,
+            blocks: AtomicU64::new(0),
+            damaged: Mutex::default(),
+        };
+        check.run(since, settings)?;
+        let blocks = check.blocks.into_inner();
+        report.blocks += blocks;
+        report.bytes.0 += blocks * disk.block_size().bytes_u64();
+        let mut damaged = check.damaged.into_inner().unwrap_or_else(PoisonError::into_inner);
+        damaged.sort_by_key(|block| block.extent);
+        report.damaged.append(&mut damaged);
+        observer.event(Event::DiskDone { disk: name });
+    }
+    Ok(())
+}
+
+struct DiskCheck<'a> {
+    point: PointRef,
+    disk: &'a DiskReader,
+    depth: Depth,
+    observer: &'a dyn Observer,
+    cancel: &'a CancelToken,
+    blocks: AtomicU64,
+    damaged: Mutex<Vec<DamagedBlock>>,
+}
+
+type Window = Vec<(BlockIndex, Entry)>;
+
+impl DiskCheck<'_> {
+    /// Walks the map on this thread and checks windows of blocks on others.
+    fn run(&self, since: PointNumber, settings: &Settings) -> Result<(), RestoreError> {
+        let error = |source| self.error(source);
+        if settings.workers <= 1 {
+            return self.walk(since, settings, &mut |window| self.check(&window)).map_err(error);
+        }
+        let (sender, receiver) = sync_channel::<Window>(1);
+        let (receiver, failed) = (Mutex::new(receiver), Mutex::new(None));
+        thread::scope(|scope| {
+            for _ in 0..settings.workers {
+                scope.spawn(|| {
+                    loop {
+                        let window = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                        let Ok(window) = window else { return };
+                        if let Err(e) = self.check(&window) {
+                            failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
+                        }
+                    }
+                });
+            }
+            // The workers end when the sender is dropped with this closure.
+            let sender = sender;
+            self.walk(since, settings, &mut |window| match failed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take()
+            {
+                Some(e) => Err(e),
+                None => sender.send(window).map_err(|_| Cancelled.into()),
+            })
+        })
+        .map_err(error)?;
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), |e| Err(self.error(e)))
+    }
+
+    fn walk(
+        &self,
+        since: PointNumber,
+        settings: &Settings,
+        give: &mut dyn FnMut(Window) -> Result<(), VaultError>,
+    ) -> Result<(), VaultError> {
+        let full = settings.window_blocks(self.disk.block_size());
+        let mut window = Vec::new();
+        self.disk.walk_since(since, &mut |found| {
+            match found {
+                Found::Unreadable(run, error) => self.lost(run, &Arc::new(error)),
+                Found::Block(block, entry) => {
+                    window.push((block, entry.clone()));
+                    if window.len() >= full {
+                        self.cancel.check()?;
+                        give(std::mem::take(&mut window))?;
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        if window.is_empty() { Ok(()) } else { give(window) }
+    }
+
+    fn check(&self, window: &[(BlockIndex, Entry)]) -> Result<(), VaultError> {
+        self.cancel.check()?;
+        let mut good = Vec::with_capacity(window.len());
+        for (block, entry) in window {
+            match self.disk.check_entry(*block, entry) {
+                Ok(()) => good.push((*block, entry.clone())),
+                Err(e) if e.is_damage() => self.lost(BlockRun { start: *block, len: 1 }, &Arc::new(e)),
+                Err(e) => return Err(e),
+            }
+        }
+        if self.depth == Depth::Data {
+            let mut failed = None;
+            self.disk.fetch(&good, &mut |block, bytes| {
+                match bytes {
+                    Ok(_) => {}
+                    Err(e) if e.is_damage() => self.lost(BlockRun { start: block, len: 1 }, &e),
+                    Err(e) => failed = Some(e),
+                }
+                self.cancel.check()?;
+                Ok(())
+            })?;
+            if let Some(e) = failed.and_then(Arc::into_inner) {
+                return Err(e);
+            }
+        }
+        let blocks = window.len() as u64;
+        self.blocks.fetch_add(blocks, Ordering::Relaxed);
+        let bytes = ByteLen(blocks * self.disk.block_size().bytes_u64());
+        self.observer.event(Event::Progress { disk: self.disk.name(), bytes });
+        Ok(())
+    }
+
+    fn lost(&self, run: BlockRun, error: &Arc<VaultError>) {
+        let extent = self.disk.block_size().extent_of(run, self.disk.size());
+        let (point, disk) = (self.point.clone(), self.disk.name().clone());
+        let block = DamagedBlock { point, disk, extent, error: Arc::clone(error) };
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).push(block);
+    }
+
+    fn error(&self, source: VaultError) -> RestoreError {
+        if source.is_cancelled() {
+            return Cancelled.into();
+        }
+        RestoreError::Vault { disk: self.disk.name().clone(), source: Arc::new(source) }
+    }
+}

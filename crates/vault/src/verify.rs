@@ -1,0 +1,484 @@
+//! Looking for damage: every object of a vault accounted for, and the maps of its points checked.
+//!
+//! [`Vault::audit`] lists the store once and accounts for every object in it; [`DiskReader::walk_since`] goes
+//! through the map of a point and tells what cannot be read. Damage is a finding and the search goes on; a store
+//! that does not answer ends it, because nothing can be said then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use vmkeep_envelope::{OpenedKeys, PackContent, SlotKind, open_key_object};
+use vmkeep_model::{BlockIndex, BlockRun, CancelToken, DomainId, LineageId, PointNumber, SessionId, VmName};
+
+use crate::error::VaultError;
+use crate::format::{ForgetBody, FormatError, HeadBody, RetiredBody, SessionBody};
+use crate::journal;
+use crate::layout::ObjectName;
+use crate::lineage::{AtNumber, Lineage};
+use crate::map::{ChangeListReader, Entry, Visit};
+use crate::pack::{NodeSlot, PackIndex, slot_of};
+use crate::place::PackPlace;
+use crate::read::{DiskReader, map_error};
+use crate::records;
+use crate::vault::{Inner, OpenPoint, Vault};
+
+/// How much of the packs an audit reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditDepth {
+    /// Headers, footers and records.
+    Structure,
+    /// Also every slot of the metadata packs, both copies.
+    Metadata,
+}
+
+/// Something found wrong.
+#[derive(Debug)]
+pub struct Damage {
+    /// The object it was found in, or found missing.
+    pub object: String,
+    /// What is wrong.
+    pub error: VaultError,
+}
+
+/// A number of objects and the bytes in them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// How many.
+    pub objects: u64,
+    /// Their sizes together.
+    pub bytes: u64,
+}
+
+/// What every object of a vault is there for. The sum is the vault, to the byte.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Accounting {
+    /// Belongs to points, keys, names or the journal.
+    pub live: Tally,
+    /// Left by ended or interrupted sessions; the sweep removes it.
+    pub garbage: Tally,
+    /// Belongs to a session that may still commit.
+    pub in_progress: Tally,
+    /// Does not belong to a vault, or to nothing in this one: names and sizes.
+    pub unexplained: Vec<(String, u64)>,
+}
+
+/// What an audit saw.
+#[derive(Debug)]
+pub struct Audit {
+    /// Every object accounted for.
+    pub accounting: Accounting,
+    /// The points that can be opened, per VM, oldest first.
+    pub points: Vec<OpenPoint>,
+    /// Keys wrapped for other KEKs, which this one cannot check.
+    pub foreign_keys: u64,
+}
+
+/// What a walk through a map comes by.
+#[derive(Debug)]
+pub enum Found<'a> {
+    /// A block and what the map knows of it.
+    Block(BlockIndex, &'a Entry),
+    /// Blocks whose entries cannot be read.
+    Unreadable(BlockRun, VaultError),
+}
+
+impl DiskReader {
+    /// Goes through every reference born after `since` in block order; `PointNumber(0)` is the whole map.
+    ///
+    /// An error of `visit`, and a store that fails, end the walk. Damage does not: it is visited.
+    pub fn walk_since(
+        &self,
+        since: PointNumber,
+        visit: &mut dyn FnMut(Found<'_>) -> Result<(), VaultError>,
+    ) -> Result<(), VaultError> {
+        let what = format!("the map of disk {}", self.name());
+        self.map()?.walk_new(since, |seen| match seen {
+            Visit::Node { .. } => Ok(()),
+            Visit::Block { block, entry } => visit(Found::Block(block, entry)),
+            Visit::Unreadable { node, error } => {
+                let error = map_error(&what, error);
+                if error.is_damage() { visit(Found::Unreadable(node.covers(), error)) } else { Err(error) }
+            }
+        })
+    }
+
+    /// Checks a map entry against the footers of the packs it names, without reading data.
+    pub fn check_entry(&self, block: BlockIndex, entry: &Entry) -> Result<(), VaultError> {
+        let (vault, lineage) = (&self.nodes().vault, &self.nodes().lineage);
+        let (full, patch) = match entry {
+            Entry::Full { at, .. } => (at, None),
+            Entry::Patched { base, patch, .. } => (base, Some(patch)),
+        };
+        let name = ObjectName::pack(lineage.id, &full.at.pack);
+        let index = vault.pack_index(lineage, &full.at.pack)?;
+        slot_of(&index, &name, full.at.slot)?;
+        let told =
+            index.blocks.get(full.at.slot as usize).and_then(|blocks| blocks.get(full.at.index as usize));
+        let fits = match (told, patch) {
+            (Some((number, hash)), None) => *number == block && *hash == entry.hash(),
+            (told, patch) => told.is_some() && patch.is_some(),
+        };
+        if !fits {
+            let what = format!("its footer does not hold block {block} where the map says it is");
+            return Err(VaultError::malformed(&name, FormatError(what)));
+        }
+        if let Some(patch) = patch {
+            let name = ObjectName::pack(lineage.id, &patch.at.pack);
+            slot_of(&*vault.pack_index(lineage, &patch.at.pack)?, &name, patch.at.slot)?;
+        }
+        Ok(())
+    }
+}
+
+impl Vault {
+    /// Accounts for every object in the store and checks all but the data of disks.
+    ///
+    /// `found` is told of everything that is wrong. An object that belongs to nothing is in
+    /// [`Accounting::unexplained`] and is told of too.
+    pub fn audit(
+        &self,
+        depth: AuditDepth,
+        cancel: &CancelToken,
+        found: &mut dyn FnMut(Damage),
+    ) -> Result<Audit, VaultError> {
+        let mut auditor = Auditor {
+            vault: &self.inner,
+            depth,
+            cancel,
+            found,
+            left: self.inner.objects.list("")?.into_iter().collect(),
+            accounting: Accounting::default(),
+            points: Vec::new(),
+            foreign_keys: 0,
+        };
+        auditor.vault_itself()?;
+        for name in auditor.names()? {
+            auditor.lineage(&name)?;
+        }
+        auditor.sessions()?;
+        auditor.leftovers();
+        let Auditor { accounting, points, foreign_keys, .. } = auditor;
+        Ok(Audit { accounting, points, foreign_keys })
+    }
+}
+
+struct Auditor<'a> {
+    vault: &'a Arc<Inner>,
+    depth: AuditDepth,
+    cancel: &'a CancelToken,
+    found: &'a mut dyn FnMut(Damage),
+    /// Objects not accounted for yet, with their sizes.
+    left: BTreeMap<String, u64>,
+    accounting: Accounting,
+    points: Vec<OpenPoint>,
+    foreign_keys: u64,
+}
+
+#[derive(Clone, Copy)]
+enum Class {
+    Live,
+    Garbage,
+    InProgress,
+}
+
+impl Auditor<'_> {
+    fn vault_itself(&mut self) -> Result<(), VaultError> {
+        // It was opened: its record and one of its key objects are good.
+        self.account(&ObjectName::Vault.to_string(), Class::Live);
+        self.keys(DomainId::VAULT)?;
+        self.journal(self.vault.id.0)
+    }
+
+    /// Checks the key objects of a domain that is in use.
+    fn keys(&mut self, domain: DomainId) -> Result<(), VaultError> {
+        for path in self.under(&format!("keys/{domain}/")) {
+            let Some(name @ ObjectName::Key { .. }) = ObjectName::parse(&path) else { continue };
+            self.account(&path, Class::Live);
+            let Some(bytes) = self.vault.objects.read(&name)? else { continue };
+            match open_key_object(&bytes, &path, &*self.vault.key_vault) {
+                Ok(OpenedKeys::Keys(_)) => {}
+                Ok(OpenedKeys::NotMine) => self.foreign_keys += 1,
+                Err(e) => self.tell(&name, VaultError::open(&name, e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The VMs of the vault, by their name records.
+    fn names(&mut self) -> Result<Vec<Lineage>, VaultError> {
+        let mut lineages = Vec::new();
+        for path in self.under("names/") {
+            self.cancel.check()?;
+            let Some(name @ ObjectName::Name(_)) = ObjectName::parse(&path) else { continue };
+            self.account(&path, Class::Live);
+            let Some(body) = self.damage_of(&name, self.vault.name_record(&name))?.flatten() else {
+                continue;
+            };
+            let Ok(vm) = body.vm.parse::<VmName>() else { continue };
+            if self.vault.name_of(&vm, body.generation) != name {
+                let what = FormatError("it names another VM than its own name says".to_owned());
+                self.tell(&name, VaultError::malformed(&name, what));
+                continue;
+            }
+            self.keys(DomainId(body.domain))?;
+            match self.vault.unlock_lineage(&body, &vm) {
+                Ok(lineage) => lineages.push(lineage),
+                Err(e) if e.is_damage() || matches!(e, VaultError::WrongKey { .. }) => {
+                    self.tell(&ObjectName::Name(format!("{vm}")), e);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(lineages)
+    }
+
+    fn lineage(&mut self, lineage: &Lineage) -> Result<(), VaultError> {
+        let retired = self.retired(lineage)?;
+        let (sessions, top) = self.numbers(lineage, retired.as_ref())?;
+        let head = ObjectName::Head(lineage.id);
+        if let Some(hint) = self.record::<HeadBody>(&head)?.filter(|hint| hint.newest > top) {
+            self.tell(
+                &head,
+                VaultError::Missing { object: format!("points/{}/{}", lineage.id, hint.newest) },
+            );
+        }
+        for path in self.under(&format!("forgets/{}/", lineage.id)) {
+            let Some(name @ ObjectName::Forget(_, number)) = ObjectName::parse(&path) else { continue };
+            if let Some(body) = self.record::<ForgetBody>(&name)?
+                && ((body.lineage, body.number) != (lineage.id.0, number.0) || number.0 > top)
+            {
+                let what = FormatError("it forgets a point that is not there".to_owned());
+                self.tell(&name, VaultError::malformed(&name, what));
+            }
+        }
+        self.journal(lineage.id.0)?;
+        self.packs(lineage, &sessions)
+    }
+
+    fn retired(&mut self, lineage: &Lineage) -> Result<Option<RetiredBody>, VaultError> {
+        for path in self.under(&format!("retired/{}/", lineage.id)) {
+            let Some(name @ ObjectName::Retired(..)) = ObjectName::parse(&path) else { continue };
+            self.record::<RetiredBody>(&name)?;
+        }
+        let newest = lineage.retired(self.vault, 0);
+        Ok(self.damage_of(&ObjectName::Retired(lineage.id, 1), newest)?.flatten())
+    }
+
+    /// Opens every numbered record; returns the sessions that committed and the highest number.
+    fn numbers(
+        &mut self,
+        lineage: &Lineage,
+        retired: Option<&RetiredBody>,
+    ) -> Result<(BTreeSet<SessionId>, u64), VaultError> {
+        let (mut sessions, mut numbers) = (BTreeSet::new(), BTreeSet::new());
+        for path in self.under(&format!("points/{}/", lineage.id)) {
+            if let Some(ObjectName::Point(_, number)) = ObjectName::parse(&path) {
+                self.account(&path, Class::Live);
+                numbers.insert(number.0);
+            }
+        }
+        for &number in &numbers {
+            self.cancel.check()?;
+            if retired.is_some_and(|retired| retired.holds(number)) {
+                continue;
+            }
+            let name = ObjectName::Point(lineage.id, PointNumber(number));
+            if let Some(Some(AtNumber::Point(body))) =
+                self.damage_of(&name, lineage.at(self.vault, number))?
+            {
+                sessions.insert(SessionId(body.head.session));
+                let open = OpenPoint::of(self.vault, lineage, body);
+                let open = self.damage_of(&name, open)?;
+                self.points.extend(open);
+            }
+        }
+        let top = numbers.last().copied().unwrap_or(0);
+        for number in
+            (1..=top).filter(|n| !numbers.contains(n) && !retired.is_some_and(|retired| retired.holds(*n)))
+        {
+            let name = ObjectName::Point(lineage.id, PointNumber(number));
+            self.tell(&name, VaultError::Missing { object: name.to_string() });
+        }
+        Ok((sessions, top))
+    }
+
+    /// Checks every pack of sessions that committed; those of the others are left for [`sessions`](Self::sessions).
+    fn packs(&mut self, lineage: &Lineage, sessions: &BTreeSet<SessionId>) -> Result<(), VaultError> {
+        let mut copies: BTreeMap<PackPlace, u8> = BTreeMap::new();
+        for path in self.under(&format!("packs/{}/", lineage.id)) {
+            self.cancel.check()?;
+            let (session, pack, name) = match ObjectName::parse(&path) {
+                Some(
+                    name @ (ObjectName::Pack(_, session, pack) | ObjectName::PackCopy(_, session, pack)),
+                ) => (session, pack, name),
+                _ => continue,
+            };
+            if !sessions.contains(&session) {
+                continue;
+            }
+            self.account(&path, Class::Live);
+            let place = PackPlace { lineage: None, session, name: pack };
+            let Some(index) = self.damage_of(&name, self.vault.read_index(lineage, &place, &name))? else {
+                continue;
+            };
+            if index.content == PackContent::Metadata {
+                *copies.entry(place).or_default() += 1;
+                if self.depth == AuditDepth::Metadata {
+                    self.metadata_slots(lineage, &place, &index, &name)?;
+                }
+            } else if matches!(name, ObjectName::PackCopy(..)) {
+                let what = FormatError("a second copy of a data pack".to_owned());
+                self.tell(&name, VaultError::malformed(&name, what));
+            }
+        }
+        for (place, _) in copies.iter().filter(|(_, copies)| **copies == 1) {
+            let first = ObjectName::pack(lineage.id, place);
+            let second = ObjectName::PackCopy(lineage.id, place.session, place.name);
+            for name in [first, second] {
+                if !self.vault.objects.exists(&name)? {
+                    self.tell(&name, VaultError::Missing { object: name.to_string() });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn metadata_slots(
+        &mut self,
+        lineage: &Lineage,
+        place: &PackPlace,
+        index: &PackIndex,
+        name: &ObjectName,
+    ) -> Result<(), VaultError> {
+        for (slot, placed) in (0_u32..).zip(&index.slots) {
+            let plain = self.vault.plain_slot(lineage, place, index, name, slot, placed.kind);
+            let Some(plain) = self.damage_of(name, plain)? else { continue };
+            let checked = match placed.kind {
+                SlotKind::Nodes => NodeSlot::parse(plain).map(drop),
+                SlotKind::ChangeList => ChangeListReader::new(&plain)
+                    .try_for_each(|run| run.map(drop))
+                    .map_err(|e| FormatError(e.to_string())),
+                _ => Ok(()),
+            };
+            if let Err(e) = checked {
+                self.tell(name, VaultError::malformed(name, e));
+            }
+        }
+        Ok(())
+    }
+
+    /// What sessions left or are about to leave.
+    fn sessions(&mut self) -> Result<(), VaultError> {
+        for path in self.under("sessions/") {
+            self.cancel.check()?;
+            match ObjectName::parse(&path) {
+                Some(ObjectName::Stage(..)) => self.account(&path, Class::Garbage),
+                Some(name @ ObjectName::Session(session)) => {
+                    let Some(bytes) = self.vault.objects.read(&name)? else { continue };
+                    let body: Result<SessionBody, _> = records::open(&name, &bytes, &self.vault.record);
+                    let Some(body) = self.damage_of(&name, body)? else {
+                        self.account(&path, Class::InProgress);
+                        continue;
+                    };
+                    let lineage = LineageId(body.lineage);
+                    let target = ObjectName::Point(lineage, PointNumber(body.target));
+                    let class =
+                        if self.vault.objects.exists(&target)? { Class::Garbage } else { Class::InProgress };
+                    self.account(&path, class);
+                    for path in self.under(&format!("packs/{lineage}/{session}/")) {
+                        if ObjectName::parse(&path).is_some() {
+                            self.account(&path, class);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything not accounted for: packs of sessions that are gone and keys that no VM uses are garbage, the rest has
+    /// no business here.
+    fn leftovers(&mut self) {
+        for (path, size) in std::mem::take(&mut self.left) {
+            match ObjectName::parse(&path) {
+                Some(ObjectName::Pack(..) | ObjectName::PackCopy(..) | ObjectName::Key { .. }) => {
+                    self.tally(Class::Garbage, size);
+                }
+                _ => {
+                    let what = FormatError("it does not belong to this vault".to_owned());
+                    let error = VaultError::malformed(&path, what);
+                    (self.found)(Damage { object: path.clone(), error });
+                    self.accounting.unexplained.push((path, size));
+                }
+            }
+        }
+    }
+
+    fn journal(&mut self, stream: [u8; 16]) -> Result<(), VaultError> {
+        let paths = self.under(&format!("journal/{}/", LineageId(stream)));
+        let mut numbers = BTreeSet::new();
+        for path in paths {
+            if let Some(ObjectName::Journal(_, n)) = ObjectName::parse(&path) {
+                self.account(&path, Class::Live);
+                numbers.insert(n);
+            }
+        }
+        let first = ObjectName::Journal(stream, 1);
+        let Some(read) = self.damage_of(&first, journal::read(self.vault, stream))? else { return Ok(()) };
+        if let Some(gap) = (1..=numbers.last().copied().unwrap_or(0)).find(|n| *n > read.len() as u64) {
+            let name = ObjectName::Journal(stream, gap);
+            self.tell(&name, VaultError::Missing { object: name.to_string() });
+        }
+        Ok(())
+    }
+
+    /// Opens a record of the vault's own and accounts for it.
+    fn record<T: crate::format::Body>(&mut self, name: &ObjectName) -> Result<Option<T>, VaultError> {
+        self.account(&name.to_string(), Class::Live);
+        let Some(bytes) = self.vault.objects.read(name)? else { return Ok(None) };
+        self.damage_of(name, records::open(name, &bytes, &self.vault.record))
+    }
+
+    /// Tells of damage and goes on; any other failure ends the audit.
+    fn damage_of<T>(
+        &mut self,
+        name: &ObjectName,
+        result: Result<T, VaultError>,
+    ) -> Result<Option<T>, VaultError> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(e) if e.is_damage() || matches!(e, VaultError::Newer { .. }) => {
+                self.tell(name, e);
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn tell(&mut self, name: &ObjectName, error: VaultError) {
+        let object = error.object().map_or_else(|| name.to_string(), str::to_owned);
+        (self.found)(Damage { object, error });
+    }
+
+    fn under(&self, prefix: &str) -> Vec<String> {
+        let from = self.left.range(prefix.to_owned()..);
+        from.map(|(path, _)| path).take_while(|path| path.starts_with(prefix)).cloned().collect()
+    }
+
+    fn account(&mut self, path: &str, class: Class) {
+        if let Some(size) = self.left.remove(path) {
+            self.tally(class, size);
+        }
+    }
+
+    fn tally(&mut self, class: Class, size: u64) {
+        let tally = match class {
+            Class::Live => &mut self.accounting.live,
+            Class::Garbage => &mut self.accounting.garbage,
+            Class::InProgress => &mut self.accounting.in_progress,
+        };
+        tally.objects += 1;
+        tally.bytes += size;
+    }
+}
