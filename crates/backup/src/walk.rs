@@ -73,7 +73,9 @@ pub fn run(
     let session = vault.begin(&plan.vm).map_err(BackupError::Store)?;
     observer.event(Event::Began { vm: &plan.vm, target: session.target(), base: session.base() });
     let vanished = vanished(plan, &session);
-    vanished.iter().for_each(|disk| observer.event(Event::Vanished { disk }));
+    for disk in &vanished {
+        observer.event(Event::Vanished { disk });
+    }
 
     let walked = walk_disks(plan, &session, settings, &shares, observer, cancel)?;
     cancel.check()?;

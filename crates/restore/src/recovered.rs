@@ -12,11 +12,14 @@ use vmkeep_vault::{DiskReader, VaultError};
 /// Blocks kept from one read to the next.
 const KEPT_BLOCKS: usize = 64;
 
+/// A block and its content.
+type Block = (BlockIndex, Arc<[u8]>);
+
 /// A disk of a recovery point, readable like any other disk; what it returns is what was backed up.
 #[derive(Debug)]
 pub struct RecoveredDisk {
     disk: DiskReader,
-    kept: Mutex<VecDeque<(BlockIndex, Arc<[u8]>)>>,
+    kept: Mutex<VecDeque<Block>>,
 }
 
 impl RecoveredDisk {
@@ -26,7 +29,7 @@ impl RecoveredDisk {
     }
 
     /// The stored blocks among `run`, with their content.
-    fn blocks(&self, run: BlockRun) -> Result<Vec<(BlockIndex, Arc<[u8]>)>, Arc<VaultError>> {
+    fn blocks(&self, run: BlockRun) -> Result<Vec<Block>, Arc<VaultError>> {
         let (mut found, mut missing): (Vec<_>, Vec<(BlockIndex, Entry)>) = (Vec::new(), Vec::new());
         for entry in self.disk.entries(run.start)? {
             let (block, entry) = entry?;
@@ -60,7 +63,7 @@ impl RecoveredDisk {
         kept.iter().find(|(known, _)| *known == block).map(|(_, bytes)| Arc::clone(bytes))
     }
 
-    fn keep(&self, found: &[(BlockIndex, Arc<[u8]>)]) {
+    fn keep(&self, found: &[Block]) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         for (block, bytes) in found.iter().rev().take(KEPT_BLOCKS) {
             if !kept.iter().any(|(known, _)| known == block) {

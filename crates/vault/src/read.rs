@@ -12,7 +12,7 @@ use crate::frame::FrameDecoder;
 use crate::layout::ObjectName;
 use crate::lineage::Lineage;
 use crate::map::{self, Entries, Entry, MapError, MapReader, Root};
-use crate::pack::{PackIndex, PackNodes, frame_error, slot_of};
+use crate::pack::{PackIndex, PackNodes, frame_error, slot_key, slot_of};
 use crate::place::{PackPlace, Reference};
 use crate::session::BaseDisk;
 use crate::vault::Inner;
@@ -158,7 +158,8 @@ impl DiskReader {
             for (slot, wanted) in run {
                 let place = index.slots[*slot as usize].range();
                 // Within the range that was read, which is at most a few MiB.
-                let (start, end) = ((place.start - range.start) as usize, (place.end - range.start) as usize);
+                let within = |at: u64| usize::try_from(at - range.start).unwrap_or(usize::MAX);
+                let (start, end) = (within(place.start), within(place.end));
                 self.give_slot(&index, &name, pack, *slot, &mut bytes[start..end], wanted, decoder, sink)?;
             }
         }
@@ -180,8 +181,7 @@ impl DiskReader {
     ) -> Result<(), VaultError> {
         let (vault, lineage) = (&self.nodes.vault, &self.nodes.lineage);
         let expected = SlotId { pack: pack.name, slot };
-        let plain = vault
-            .slot_key(lineage, index)
+        let plain = slot_key(lineage, index)
             .and_then(|key| {
                 let opened = open_slot(bytes, key, expected, SlotKind::Blocks, &vault.ciphers);
                 opened.map_err(|e| VaultError::open(name, e))

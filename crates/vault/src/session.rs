@@ -62,6 +62,7 @@ pub struct BaseDisk<'s> {
 
 /// What becomes of one disk in the new point.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // one per disk of a VM, and nearly all are the large one
 pub enum DraftDisk {
     /// Its content is stored.
     Stored {
@@ -266,7 +267,7 @@ impl Session {
             }
             match disk {
                 DraftDisk::Described { description, size } => {
-                    disks.push(DiskBody::of(description, *size, None))
+                    disks.push(DiskBody::of(description, *size, None));
                 }
                 DraftDisk::Stored { description, written, provenance } => {
                     let provenance = match provenance {

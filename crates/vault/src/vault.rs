@@ -336,9 +336,8 @@ impl Inner {
     pub(crate) fn lineage_to_continue(&self, vm: &VmName) -> Result<Lineage, VaultError> {
         for generation in 0..GENERATIONS_MAX {
             let name = self.name_of(vm, generation);
-            let body = match self.name_record(&name)? {
-                Some(body) => body,
-                None => return self.new_lineage(vm, generation, &name),
+            let Some(body) = self.name_record(&name)? else {
+                return self.new_lineage(vm, generation, &name);
             };
             let lineage = self.unlock_lineage(&body, vm)?;
             if !lineage.head(self)?.closed {

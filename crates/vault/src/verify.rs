@@ -307,11 +307,9 @@ impl Auditor<'_> {
         let mut copies: BTreeMap<PackPlace, u8> = BTreeMap::new();
         for path in self.under(&format!("packs/{}/", lineage.id)) {
             self.cancel.check()?;
-            let (session, pack, name) = match ObjectName::parse(&path) {
-                Some(
-                    name @ (ObjectName::Pack(_, session, pack) | ObjectName::PackCopy(_, session, pack)),
-                ) => (session, pack, name),
-                _ => continue,
+            let Some(name) = ObjectName::parse(&path) else { continue };
+            let (ObjectName::Pack(_, session, pack) | ObjectName::PackCopy(_, session, pack)) = name else {
+                continue;
             };
             if !sessions.contains(&session) {
                 continue;

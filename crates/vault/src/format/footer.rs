@@ -159,7 +159,8 @@ mod tests {
             |(birth, moved, len, plain_len, kind, entries)| {
                 let kind = [SlotKind::Blocks, SlotKind::Patches, SlotKind::Nodes, SlotKind::ChangeList]
                     [usize::from(kind)];
-                let of = |want| if kind == want { entries.clone() } else { Default::default() };
+                let of =
+                    |want| if kind == want { entries.clone() } else { std::collections::BTreeMap::new() };
                 FooterSlot {
                     birth: PointNumber(birth),
                     moved,

@@ -187,8 +187,11 @@ impl PointBody {
     }
 }
 
-/// Takes one section off the front: tag, flags, body, rest.
-fn section(bytes: &[u8]) -> Result<(u16, u8, &[u8], &[u8]), FormatError> {
+/// Tag, flags, body, and what follows.
+type Section<'a> = (u16, u8, &'a [u8], &'a [u8]);
+
+/// Takes one section off the front.
+fn section(bytes: &[u8]) -> Result<Section<'_>, FormatError> {
     let cut = || FormatError("a section is cut short".to_owned());
     let (head, rest) = bytes.split_first_chunk::<7>().ok_or_else(cut)?;
     let len = u32::from_le_bytes([head[3], head[4], head[5], head[6]]);

@@ -11,4 +11,4 @@ pub use data::{DiskWriter, WrittenDisk};
 pub(crate) use index::PackIndex;
 pub(crate) use metadata::MetadataPacks;
 pub use metadata::StoredBytes;
-pub(crate) use reader::{NodeSlot, PackNodes, frame_error, slot_of};
+pub(crate) use reader::{NodeSlot, PackNodes, frame_error, slot_key, slot_of};

@@ -147,18 +147,6 @@ impl Inner {
         Ok(PackIndex { whole, ..index })
     }
 
-    /// The key that seals the slots of a pack.
-    pub(crate) fn slot_key<'a>(
-        &self,
-        lineage: &'a Lineage,
-        index: &PackIndex,
-    ) -> Result<&'a BranchKey, VaultError> {
-        match index.content {
-            PackContent::Data => lineage.domain.data_key_of(index.epoch),
-            PackContent::Metadata => lineage.domain.map_key_of(index.epoch),
-        }
-    }
-
     /// Reads the bytes of one or more neighbouring slots of `name`.
     pub(crate) fn read_slots(
         &self,
@@ -214,7 +202,7 @@ impl Inner {
     ) -> Result<Bytes, VaultError> {
         let placed = slot_of(index, name, slot)?;
         let mut bytes = self.read_slots(name, index, placed.range())?;
-        let key = self.slot_key(lineage, index)?;
+        let key = slot_key(lineage, index)?;
         let expected = SlotId { pack: place.name, slot };
         let opened = open_slot(&mut bytes, key, expected, kind, &self.ciphers)
             .map_err(|e| VaultError::open(name, e))?;
@@ -222,6 +210,14 @@ impl Inner {
         let plain =
             decoder.unpack(opened.codec, opened.plain_len, opened.body).map_err(|e| frame_error(name, &e))?;
         Ok(Bytes::copy_from_slice(plain))
+    }
+}
+
+/// The key that seals the slots of a pack.
+pub(crate) fn slot_key<'a>(lineage: &'a Lineage, index: &PackIndex) -> Result<&'a BranchKey, VaultError> {
+    match index.content {
+        PackContent::Data => lineage.domain.data_key_of(index.epoch),
+        PackContent::Metadata => lineage.domain.map_key_of(index.epoch),
     }
 }
 

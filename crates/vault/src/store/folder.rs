@@ -324,8 +324,8 @@ fn walk(root: &FsPath, start: &FsPath) -> Result<Vec<ObjectMeta>> {
             let relative = path.strip_prefix(root).unwrap_or(&path);
             let parts = relative.components().map(|part| part.as_os_str().to_string_lossy().into_owned());
             found.push(ObjectMeta {
-                location: Path::from_iter(parts),
-                last_modified: meta.modified().map_or_else(|_| Default::default(), Into::into),
+                location: parts.collect(),
+                last_modified: meta.modified().unwrap_or(std::time::UNIX_EPOCH).into(),
                 size: meta.len(),
                 e_tag: None,
                 version: None,

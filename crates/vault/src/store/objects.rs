@@ -106,7 +106,7 @@ impl Objects {
     pub(crate) fn overwrite(&self, name: &ObjectName, object: &SealedObject) -> Result<(), VaultError> {
         let (store, path, bytes) = (Arc::clone(&self.store), name.path(), object.bytes().clone());
         let call = async move { store.put(&path, PutPayload::from_bytes(bytes)).await.map(drop) };
-        self.wait(StoreOperation::Write, name, self.bridge.start(call))
+        Self::wait(StoreOperation::Write, name, self.bridge.start(call))
     }
 
     /// The whole object, or `None` when there is none.
@@ -123,7 +123,7 @@ impl Objects {
             }
             found.bytes().await
         };
-        none_when_missing(self.wait(StoreOperation::Read, name, self.bridge.start(call)))
+        none_when_missing(Self::wait(StoreOperation::Read, name, self.bridge.start(call)))
     }
 
     /// The last `len` bytes of the object (all of it when it is shorter) and its size.
@@ -143,7 +143,7 @@ impl Objects {
             let size = found.meta.size;
             Ok((found.bytes().await?, size))
         };
-        none_when_missing(self.wait(StoreOperation::Read, name, self.bridge.start(call)))
+        none_when_missing(Self::wait(StoreOperation::Read, name, self.bridge.start(call)))
     }
 
     /// The bytes of `range`, which may be fewer when the object is shorter.
@@ -154,14 +154,14 @@ impl Objects {
     ) -> Result<Option<Bytes>, VaultError> {
         let (store, path) = (Arc::clone(&self.store), name.path());
         let call = async move { store.get_range(&path, range).await };
-        none_when_missing(self.wait(StoreOperation::Read, name, self.bridge.start(call)))
+        none_when_missing(Self::wait(StoreOperation::Read, name, self.bridge.start(call)))
     }
 
     /// Whether the object is there.
     pub(crate) fn exists(&self, name: &ObjectName) -> Result<bool, VaultError> {
         let (store, path) = (Arc::clone(&self.store), name.path());
         let call = async move { store.head(&path).await.map(drop) };
-        none_when_missing(self.wait(StoreOperation::Read, name, self.bridge.start(call)))
+        none_when_missing(Self::wait(StoreOperation::Read, name, self.bridge.start(call)))
             .map(|found| found.is_some())
     }
 
@@ -175,18 +175,17 @@ impl Objects {
             found.sort();
             Ok(found)
         };
-        self.wait(StoreOperation::List, &prefix, self.bridge.start(call))
+        Self::wait(StoreOperation::List, &prefix, self.bridge.start(call))
     }
 
     /// Removes the object; one that is not there counts as removed.
     pub(crate) fn delete(&self, name: &ObjectName) -> Result<(), VaultError> {
         let (store, path) = (Arc::clone(&self.store), name.path());
         let call = async move { store.delete(&path).await };
-        none_when_missing(self.wait(StoreOperation::Delete, name, self.bridge.start(call))).map(drop)
+        none_when_missing(Self::wait(StoreOperation::Delete, name, self.bridge.start(call))).map(drop)
     }
 
     fn wait<T>(
-        &self,
         operation: StoreOperation,
         object: &impl ToString,
         pending: Pending<Result<T, Error>>,
