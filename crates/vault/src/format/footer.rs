@@ -7,7 +7,7 @@ use super::codec::FormatError;
 use crate::map::varint::{Reader, put_varint};
 
 /// Most slots of a pack; the sealing bound and the footer's bound agree.
-pub(crate) const SLOTS_MAX: u64 = 1 << 20;
+const SLOTS_MAX: u64 = vmkeep_envelope::SLOT_COUNT_MAX as u64;
 
 /// A slot as the footer tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,8 +13,10 @@ use crate::place::{PackPlace, Reference, StorageId};
 use crate::session::Writing;
 use crate::store::PendingCreate;
 
-/// Most slots of a data pack: bounds what is remembered of an open pack when everything compresses to nothing.
+/// Most slots of a data pack, and most blocks and zero runs waiting for its name: bounds the footer and what is
+/// remembered of an open pack when everything compresses to nothing.
 const PACK_SLOTS_MAX: usize = 16 << 10;
+const PACK_WAITING_MAX: usize = 128 << 10;
 
 /// Takes what changed on one disk, in ascending order of blocks, and stores it.
 ///
@@ -126,7 +128,10 @@ impl<'s> DiskWriter<'s> {
             self.next = block.0 + 1;
         }
         self.changed_blocks += blocks as u64;
-        if self.builder.byte_len() >= self.pack_bytes || self.footer.len() >= PACK_SLOTS_MAX {
+        if self.builder.byte_len() >= self.pack_bytes
+            || self.footer.len() >= PACK_SLOTS_MAX
+            || self.waiting.len() >= PACK_WAITING_MAX
+        {
             self.seal()?;
         }
         Ok(())
@@ -187,7 +192,7 @@ impl<'s> DiskWriter<'s> {
     fn wait_for_name(&mut self, run: BlockRun) -> Result<(), VaultError> {
         self.waiting.push(Waiting::Zero(run));
         // Holes without end between two frames must not pile up.
-        if self.waiting.len() >= PACK_SLOTS_MAX * 64 { self.seal() } else { Ok(()) }
+        if self.waiting.len() >= PACK_WAITING_MAX { self.seal() } else { Ok(()) }
     }
 
     fn changed(&mut self, run: BlockRun, kind: ChangeKind) -> Result<(), VaultError> {

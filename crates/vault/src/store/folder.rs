@@ -202,7 +202,7 @@ fn put(
 ) -> io::Result<()> {
     // Told without writing anything, for the common second create; the rename below is what decides.
     if !replace && target.exists() {
-        return Err(io::ErrorKind::AlreadyExists.into());
+        return Err(exists(target));
     }
     let mut tries_left = FOLDER_RACES_MAX;
     loop {
@@ -247,11 +247,20 @@ fn publish(stage: &FsPath, target: &FsPath, replace: bool) -> io::Result<()> {
     match renameat_with(CWD, stage, CWD, target, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(()),
         // A file system without it (some network ones): a link fails on an existing name just as well.
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-            fs::hard_link(stage, target)?;
-            fs::remove_file(stage)
-        }
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => match fs::hard_link(stage, target) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(exists(target)),
+            linked => linked.and_then(|()| fs::remove_file(stage)),
+        },
+        Err(rustix::io::Errno::EXIST) => Err(exists(target)),
         Err(e) => Err(e.into()),
+    }
+}
+
+/// The answer that `target` is there, which is only given once it is there to stay.
+fn exists(target: &FsPath) -> io::Error {
+    match parent(target).and_then(sync_folder) {
+        Ok(()) => io::ErrorKind::AlreadyExists.into(),
+        Err(e) => e,
     }
 }
 

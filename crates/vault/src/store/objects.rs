@@ -15,7 +15,8 @@ use crate::layout::ObjectName;
 /// Largest object that is read whole into memory: twice the largest pack.
 const WHOLE_OBJECT_MAX: u64 = 128 << 20;
 
-/// How often a create is tried again when the store says the name is taken and then that it is free.
+/// How often a create is tried when the store contradicts itself: a name that is taken and then free, an object
+/// that is there although its put failed.
 const CREATE_TRIES: u32 = 5;
 
 /// The objects of one vault.
@@ -78,26 +79,30 @@ impl Objects {
     pub(crate) fn start_create(&self, name: &ObjectName, object: &SealedObject) -> PendingCreate {
         let (store, path, bytes) = (Arc::clone(&self.store), name.path(), object.bytes().clone());
         let call = async move {
-            let mut tries_left = CREATE_TRIES;
-            loop {
+            let mut failure = None;
+            for _ in 0..CREATE_TRIES {
                 let put = store
                     .put_opts(&path, PutPayload::from_bytes(bytes.clone()), PutMode::Create.into())
                     .await;
                 let Err(failed) = put else { return Ok(Created::Ours) };
+                let exists = matches!(failed, Error::AlreadyExists { .. });
                 // The first attempt may have landed although its answer was lost.
                 match store.get(&path).await {
                     Ok(found) => {
-                        let same = found.meta.size == bytes.len() as u64 && found.bytes().await? == bytes;
-                        return Ok(if same { Created::Ours } else { Created::Other });
+                        if found.meta.size != bytes.len() as u64 || found.bytes().await? != bytes {
+                            return Ok(Created::Other);
+                        }
+                        if exists {
+                            return Ok(Created::Ours);
+                        }
+                        // It is there; whether it is durable only the store can say, and a failure does not.
                     }
-                    Err(Error::NotFound { .. })
-                        if matches!(failed, Error::AlreadyExists { .. }) && tries_left > 0 =>
-                    {
-                        tries_left -= 1;
-                    }
+                    Err(Error::NotFound { .. }) if exists => {}
                     Err(_) => return Err(failed),
                 }
+                failure = Some(failed);
             }
+            Err(failure.unwrap_or_else(gone))
         };
         PendingCreate { name: name.clone(), answer: self.bridge.start(call) }
     }
