@@ -114,14 +114,14 @@ pub(crate) fn unlock_domain(
     Domain::new(domain, first_of_each.collect()).map(Arc::new)
 }
 
-/// Makes the keys of a new domain and stores them, wrapped.
+/// Makes the keys of a new domain and stores them, wrapped. Also returns how many bytes that took.
 pub(crate) fn create_domain(
     objects: &Objects,
     key_vault: &dyn KeyVault,
     domain: DomainId,
     entropy: &dyn Entropy,
     context: &SealContext<'_>,
-) -> Result<DomainKeys, VaultError> {
+) -> Result<(DomainKeys, u64), VaultError> {
     let what = || format!("key domain {domain}");
     let key_error = |source| VaultError::Key { what: what(), source };
     let keys = DomainKeys::generate(domain, 0, entropy).map_err(key_error)?;
@@ -131,7 +131,7 @@ pub(crate) fn create_domain(
         VaultError::malformed(&path, FormatError("a key object has no name of the vault".to_owned()))
     })?;
     match objects.create(&name, &object)? {
-        Created::Ours => Ok(keys),
+        Created::Ours => Ok((keys, object.bytes().len() as u64)),
         Created::Other => Err(VaultError::Taken { object: name.to_string() }),
     }
 }
@@ -143,7 +143,7 @@ pub(crate) fn create_vm_domain(
     domain: DomainId,
     entropy: &dyn Entropy,
     context: &SealContext<'_>,
-) -> Result<Arc<Domain>, VaultError> {
-    let keys = create_domain(objects, key_vault, domain, entropy, context)?;
-    Domain::new(domain, BTreeMap::from([(0, keys)])).map(Arc::new)
+) -> Result<(Arc<Domain>, u64), VaultError> {
+    let (keys, stored) = create_domain(objects, key_vault, domain, entropy, context)?;
+    Ok((Arc::new(Domain::new(domain, BTreeMap::from([(0, keys)]))?), stored))
 }

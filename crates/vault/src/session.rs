@@ -37,6 +37,8 @@ pub struct Session {
     base: Option<Box<PointBody>>,
     opened: Timestamp,
     retired: u64,
+    /// Bytes stored when it began: its own record, and the VM's keys and name when it is the first.
+    stored: u64,
 }
 
 /// What the writers of a session share.
@@ -132,7 +134,7 @@ impl Writing {
 
 impl Session {
     pub(crate) fn begin(vault: &Arc<Inner>, vm: &VmName) -> Result<Self, VaultError> {
-        let lineage = vault.lineage_to_continue(vm)?;
+        let (lineage, stored) = vault.lineage_to_continue(vm)?;
         let head = lineage.head(vault)?;
         let id = SessionId(random_id(&*vault.ports.entropy)?);
         let target = PointNumber(head.top + 1);
@@ -155,7 +157,8 @@ impl Session {
         let nodes = PackNodes { vault: Arc::clone(vault), lineage: lineage.clone() };
         let writing = Writing { vault: Arc::clone(vault), lineage, id, target, nodes, sealer };
         let retired = head.retired.map_or(0, |retired| retired.k);
-        Ok(Self { writing, base: head.newest, opened, retired })
+        let stored = stored + object.bytes().len() as u64;
+        Ok(Self { writing, base: head.newest, opened, retired, stored })
     }
 
     /// The session's id.
@@ -223,6 +226,7 @@ impl Session {
         let mut body = self.body(&draft)?;
         let mut stored = written_bytes(&draft);
         body.job.bytes_stored = stored.data + stored.metadata;
+        stored.metadata += self.stored;
         let name = ObjectName::Point(self.writing.lineage.id, self.writing.target);
         let plain = body.encode().map_err(|e| VaultError::malformed(&name, e))?;
         stored.metadata += self.store_copy(&plain)?;

@@ -13,7 +13,7 @@ use vmkeep_model::{
 use crate::error::{StoreOperation, VaultError};
 use crate::format::{ForgetBody, NameBody, PointBody, VaultBody};
 use crate::journal::{self, JournalEntry};
-use crate::keyring::{self, Domain};
+use crate::keyring;
 use crate::layout::ObjectName;
 use crate::lineage::{AtNumber, Lineage};
 use crate::pack::{Cache, NodeSlot, PackIndex};
@@ -101,7 +101,7 @@ impl Vault {
         let keys = match left {
             Some(keys) => keys,
             None => {
-                keyring::create_domain(&objects, &*key_vault, DomainId::VAULT, &*ports.entropy, &context)?
+                keyring::create_domain(&objects, &*key_vault, DomainId::VAULT, &*ports.entropy, &context)?.0
             }
         };
         let record =
@@ -332,8 +332,8 @@ impl Inner {
         Ok(found)
     }
 
-    /// The lineage that a new backup of `vm` continues, made when there is none.
-    pub(crate) fn lineage_to_continue(&self, vm: &VmName) -> Result<Lineage, VaultError> {
+    /// The lineage that a new backup of `vm` continues, made when there is none, and how many bytes making it took.
+    pub(crate) fn lineage_to_continue(&self, vm: &VmName) -> Result<(Lineage, u64), VaultError> {
         for generation in 0..GENERATIONS_MAX {
             let name = self.name_of(vm, generation);
             let Some(body) = self.name_record(&name)? else {
@@ -341,27 +341,35 @@ impl Inner {
             };
             let lineage = self.unlock_lineage(&body, vm)?;
             if !lineage.head(self)?.closed {
-                return Ok(lineage);
+                return Ok((lineage, 0));
             }
         }
         Err(VaultError::LineageClosed { vm: vm.clone() })
     }
 
-    fn new_lineage(&self, vm: &VmName, generation: u32, name: &ObjectName) -> Result<Lineage, VaultError> {
+    fn new_lineage(
+        &self,
+        vm: &VmName,
+        generation: u32,
+        name: &ObjectName,
+    ) -> Result<(Lineage, u64), VaultError> {
         let entropy = &*self.ports.entropy;
         let context = self.sealer.context(entropy);
         let (lineage, domain) = (LineageId(random_id(entropy)?), DomainId(random_id(entropy)?));
         // Keys first: a name that counts always has its keys. Keys whose name was not written are garbage.
-        let keys: Arc<Domain> =
+        let (keys, stored) =
             keyring::create_vm_domain(&self.objects, &*self.key_vault, domain, entropy, &context)?;
         let body = NameBody { vm: vm.to_string(), generation, lineage: lineage.0, domain: domain.0 };
         let object = records::seal(name, &body, &self.record, &context)?;
         match self.objects.create(name, &object)? {
-            Created::Ours => Ok(Lineage { id: lineage, vm: vm.clone(), domain: keys }),
+            Created::Ours => {
+                let stored = stored + object.bytes().len() as u64;
+                Ok((Lineage { id: lineage, vm: vm.clone(), domain: keys }, stored))
+            }
             // Another host was first to protect this VM: its lineage is the one.
             Created::Other => {
                 let body = self.name_record(name).or_missing(name)?;
-                self.unlock_lineage(&body, vm)
+                Ok((self.unlock_lineage(&body, vm)?, stored))
             }
         }
     }
