@@ -18,7 +18,7 @@
 //!
 //! // A stand-in; a real one is keyed and collision resistant.
 //! let hasher = |block: &[u8]| ContentHash([block[0]; 16]);
-//! let disk = Memory::from_bytes(vec![0; 1 << 20]);
+//! let disk = Memory::new(1 << 20);
 //! disk.write_at(ByteOffset(65_536), b"new")?;
 //!
 //! let before = std::iter::empty::<Result<_, std::convert::Infallible>>();
