@@ -67,7 +67,7 @@ pub fn verify_point(
     observer: &dyn Observer,
     cancel: &CancelToken,
 ) -> Result<VerifyReport, RestoreError> {
-    let mut report = VerifyReport::default();
+    let (point, mut report) = (&point.uncached(), VerifyReport::default());
     check_point(&mut report, point, PointNumber(0), depth, settings, observer, cancel)?;
     Ok(report)
 }
@@ -80,7 +80,7 @@ pub fn verify_vault(
     observer: &dyn Observer,
     cancel: &CancelToken,
 ) -> Result<VerifyReport, RestoreError> {
-    let mut report = VerifyReport::default();
+    let (vault, mut report) = (vault.uncached(), VerifyReport::default());
     let audit_depth = match depth {
         Depth::Structure => AuditDepth::Structure,
         Depth::Data => AuditDepth::Metadata,

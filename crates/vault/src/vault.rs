@@ -61,7 +61,7 @@ pub struct Vault {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) objects: Objects,
-    pub(crate) record: BranchKey,
+    pub(crate) record: Arc<BranchKey>,
     pub(crate) id: VaultId,
     pub(crate) key_vault: Arc<dyn KeyVault>,
     pub(crate) ports: Ports,
@@ -82,9 +82,11 @@ impl Vault {
     ) -> Result<Self, VaultError> {
         let objects = Objects::new(store)?;
         let own_keys = format!("keys/{}/", DomainId::VAULT);
+        if objects.exists(&ObjectName::Vault)? {
+            return Err(VaultError::VaultExists { store: objects.place() });
+        }
         for (path, _) in objects.list("")? {
             match ObjectName::parse(&path) {
-                Some(ObjectName::Vault) => return Err(VaultError::VaultExists { store: objects.place() }),
                 // What an interrupted call may have left.
                 Some(ObjectName::Stage(..)) => {}
                 _ if path.starts_with(&own_keys) => {}
@@ -176,7 +178,7 @@ impl Vault {
         let sealer = Sealer::new(SessionId(random_id(&*ports.entropy)?));
         let inner = Inner {
             objects,
-            record,
+            record: Arc::new(record),
             id: VaultId(body.vault),
             key_vault,
             ports,
@@ -186,6 +188,23 @@ impl Vault {
             ciphers: SlotCiphers::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The same vault, keeping metadata packs in `folder` on this machine: up to about `budget` bytes.
+    ///
+    /// A backup reads the map of the point before; with the cache it asks the store only for what another machine
+    /// wrote. The cache holds sealed packs, may be deleted at any time, and is not used by verification.
+    pub fn with_cache(self, folder: impl AsRef<FsPath>, budget: u64) -> Result<Self, VaultError> {
+        let folder = folder.as_ref().join(self.inner.id.to_string());
+        let objects = self.inner.objects.uncached().with_cache(folder.clone(), budget);
+        let objects = objects.map_err(|source| VaultError::Folder { path: folder, source })?;
+        Ok(Self { inner: Arc::new(self.inner.with_objects(objects)) })
+    }
+
+    /// The same vault with nothing remembered: what is read comes from the store.
+    #[must_use]
+    pub fn uncached(&self) -> Self {
+        Self { inner: Arc::new(self.inner.with_objects(self.inner.objects.uncached())) }
     }
 
     /// The vault's id.
@@ -280,6 +299,21 @@ fn folder_store(path: &FsPath, ports: &Ports) -> Result<Arc<dyn ObjectStore>, Va
 }
 
 impl Inner {
+    /// The same vault over `objects`, with empty caches.
+    fn with_objects(&self, objects: Objects) -> Self {
+        Self {
+            objects,
+            record: Arc::clone(&self.record),
+            id: self.id,
+            key_vault: Arc::clone(&self.key_vault),
+            ports: self.ports.clone(),
+            sealer: Sealer::new(self.sealer.session),
+            nodes: Cache::new(NODE_CACHE_BYTES),
+            indexes: Cache::new(INDEX_CACHE_BYTES),
+            ciphers: SlotCiphers::default(),
+        }
+    }
+
     pub(crate) fn name_of(&self, vm: &VmName, generation: u32) -> ObjectName {
         let hash =
             self.record.subkey(NAME_LABEL).hash16(&[vm.as_str().as_bytes(), &generation.to_le_bytes()]);
@@ -395,6 +429,13 @@ impl OpenPoint {
         let name = ObjectName::Point(lineage.id, number);
         let point = body.to_point(forgotten).map_err(|e| VaultError::malformed(&name, e))?;
         Ok(Self { vault: Arc::clone(vault), lineage: lineage.clone(), body, point })
+    }
+
+    /// The same point with nothing remembered: what is read comes from the store.
+    #[must_use]
+    pub fn uncached(&self) -> Self {
+        let vault = Arc::new(self.vault.with_objects(self.vault.objects.uncached()));
+        Self { vault, ..self.clone() }
     }
 
     /// The disks whose content is stored, in order.

@@ -152,6 +152,7 @@ impl<'s> MetadataPacks<'s> {
             put.wait_ours()?;
         }
         self.stored += 2 * sealed.object.bytes().len() as u64;
+        self.session.vault.objects.keep(&name, sealed.object.bytes());
         for name in [name.clone(), second_copy(&name)] {
             self.puts.push(self.session.start_create(&name, &sealed.object));
         }

@@ -81,7 +81,11 @@ impl Inner {
             return Ok(index);
         }
         let first = ObjectName::pack(lineage.id, place);
-        let index = match self.read_index(lineage, place, &first) {
+        let mut index = self.read_index(lineage, place, &first);
+        if matches!(&index, Err(e) if e.is_damage()) && self.objects.drop_kept(&first) {
+            index = self.read_index(lineage, place, &first);
+        }
+        let index = match index {
             Ok(index) => index,
             Err(e) if e.is_damage() => match self.read_index(lineage, place, &second_copy(&first)) {
                 Ok(index) if index.content == PackContent::Metadata => index,
@@ -89,6 +93,9 @@ impl Inner {
             },
             Err(e) => return Err(e),
         };
+        if let (PackContent::Metadata, Some(whole)) = (index.content, &index.whole) {
+            self.objects.keep(&first, whole);
+        }
         let index = Arc::new(index);
         self.indexes.put(key, Arc::clone(&index), index.weight());
         Ok(index)
@@ -181,7 +188,12 @@ impl Inner {
     ) -> Result<Bytes, VaultError> {
         let index = self.pack_index(lineage, place)?;
         let first = ObjectName::pack(lineage.id, place);
-        match self.plain_slot(lineage, place, &index, &first, slot, kind) {
+        let mut plain = self.plain_slot(lineage, place, &index, &first, slot, kind);
+        if matches!(&plain, Err(e) if e.is_damage()) && self.objects.drop_kept(&first) {
+            let stored = PackIndex { whole: None, ..(*index).clone() };
+            plain = self.plain_slot(lineage, place, &stored, &first, slot, kind);
+        }
+        match plain {
             Err(e) if e.is_damage() => {
                 let copy = PackIndex { whole: None, ..(*index).clone() };
                 self.plain_slot(lineage, place, &copy, &second_copy(&first), slot, kind).map_err(|_| e)

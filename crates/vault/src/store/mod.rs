@@ -3,6 +3,7 @@
 mod bridge;
 mod folder;
 mod objects;
+mod pack_cache;
 
 pub use folder::FolderStore;
 pub(crate) use objects::{Created, Objects, PendingCreate, ResultExt};

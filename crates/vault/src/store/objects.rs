@@ -1,6 +1,7 @@
 //! Objects by name: create once, read, list; an uncertain answer is settled by reading back.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, Put
 use vmkeep_envelope::SealedObject;
 
 use super::bridge::{Bridge, Pending};
+use super::pack_cache::PackCache;
 use crate::error::{StoreOperation, VaultError};
 use crate::layout::ObjectName;
 
@@ -23,7 +25,8 @@ const CREATE_TRIES: u32 = 5;
 #[derive(Debug)]
 pub(crate) struct Objects {
     store: Arc<dyn ObjectStore>,
-    bridge: Bridge,
+    bridge: Arc<Bridge>,
+    cache: Option<Arc<PackCache>>,
 }
 
 /// How a create went, both ways good.
@@ -61,7 +64,29 @@ impl PendingCreate {
 
 impl Objects {
     pub(crate) fn new(store: Arc<dyn ObjectStore>) -> Result<Self, VaultError> {
-        Ok(Self { store, bridge: Bridge::new().map_err(VaultError::Runtime)? })
+        Ok(Self { store, bridge: Arc::new(Bridge::new().map_err(VaultError::Runtime)?), cache: None })
+    }
+
+    /// The same objects, with metadata packs kept in `folder` beside them.
+    pub(crate) fn with_cache(self, folder: PathBuf, budget: u64) -> std::io::Result<Self> {
+        Ok(Self { cache: Some(Arc::new(PackCache::open(folder, budget)?)), ..self })
+    }
+
+    /// The same objects, read from the store and from nowhere else.
+    pub(crate) fn uncached(&self) -> Self {
+        Self { store: Arc::clone(&self.store), bridge: Arc::clone(&self.bridge), cache: None }
+    }
+
+    /// Keeps a metadata pack beside the store, when there is a cache.
+    pub(crate) fn keep(&self, name: &ObjectName, pack_bytes: &Bytes) {
+        if let (Some(cache), ObjectName::Pack(_, _, pack)) = (&self.cache, name) {
+            cache.put(*pack, pack_bytes);
+        }
+    }
+
+    /// Drops a pack from the cache; true when it was there.
+    pub(crate) fn drop_kept(&self, name: &ObjectName) -> bool {
+        matches!((&self.cache, name), (Some(cache), ObjectName::Pack(_, _, pack)) if cache.remove(*pack))
     }
 
     /// Where the objects are, for messages.
@@ -133,6 +158,11 @@ impl Objects {
 
     /// The last `len` bytes of the object (all of it when it is shorter) and its size.
     pub(crate) fn read_tail(&self, name: &ObjectName, len: u64) -> Result<Option<(Bytes, u64)>, VaultError> {
+        if let (Some(cache), ObjectName::Pack(_, _, pack)) = (&self.cache, name)
+            && let Some(kept) = cache.tail(*pack, len)
+        {
+            return Ok(Some(kept));
+        }
         let (store, path) = (Arc::clone(&self.store), name.path());
         let call = async move {
             let options = GetOptions { range: Some(GetRange::Suffix(len)), ..GetOptions::default() };
@@ -157,6 +187,11 @@ impl Objects {
         name: &ObjectName,
         range: Range<u64>,
     ) -> Result<Option<Bytes>, VaultError> {
+        if let (Some(cache), ObjectName::Pack(_, _, pack)) = (&self.cache, name)
+            && let Some(kept) = cache.range(*pack, range.clone())
+        {
+            return Ok(Some(kept));
+        }
         let (store, path) = (Arc::clone(&self.store), name.path());
         let call = async move { store.get_range(&path, range).await };
         none_when_missing(Self::wait(StoreOperation::Read, name, self.bridge.start(call)))
