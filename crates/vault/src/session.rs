@@ -274,6 +274,10 @@ impl Session {
                     disks.push(DiskBody::of(description, *size, None));
                 }
                 DraftDisk::Stored { description, written, provenance } => {
+                    if written.session != self.writing.id || written.disk != description.name {
+                        let what = "what was written of it belongs to another disk or session".to_owned();
+                        return Err(VaultError::Misuse { disk: description.name.clone(), what });
+                    }
                     let provenance = match provenance {
                         ChangeProvenance::Full => 0,
                         ChangeProvenance::Scan => 1,

@@ -1,7 +1,7 @@
 //! Writing one disk of a session: frames into data packs, places into the map, runs into the change list.
 
 use vmkeep_envelope::{PackBuilder, PackContent, SlotKind};
-use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ByteLen, ContentHash, DiskName};
+use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ByteLen, ContentHash, DiskName, SessionId};
 
 use super::metadata::{MetadataPacks, SlotPlaced, StoredBytes, born_here};
 use crate::error::VaultError;
@@ -59,6 +59,7 @@ impl std::fmt::Debug for DiskWriter<'_> {
 /// A disk that was written; the session commits it.
 #[derive(Debug)]
 pub struct WrittenDisk {
+    pub(crate) session: SessionId,
     pub(crate) disk: DiskName,
     pub(crate) size: ByteLen,
     pub(crate) block_size: BlockSize,
@@ -178,6 +179,7 @@ impl<'s> DiskWriter<'s> {
         let place = |slot: &SlotPlaced| self.metadata.place(slot.pack).map(|pack| (pack, slot.slot));
         let change_list = self.change_slots.iter().filter_map(place).collect();
         Ok(WrittenDisk {
+            session: self.session.id,
             disk: self.disk,
             size,
             block_size: self.block_size,
