@@ -17,7 +17,7 @@ pub enum CompressionLevel {
     /// zstd 3 on frames of up to 512 KiB.
     #[default]
     Default,
-    /// zstd 6 on frames of up to 1 MiB.
+    /// zstd 5 on frames of up to 1 MiB.
     Best,
 }
 
@@ -27,7 +27,7 @@ impl CompressionLevel {
         match self {
             Self::Fast => 1,
             Self::Default => 3,
-            Self::Best => 6,
+            Self::Best => 5,
         }
     }
 
