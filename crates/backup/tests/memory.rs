@@ -21,6 +21,9 @@ use vmkeep_testkit::GeneratedDisk;
 use vmkeep_vault::{CompressionLevel, Vault};
 
 const MIB: u64 = 1 << 20;
+/// How far the peaks of two equal runs lie apart: which buffers are alive at once depends on how threads take turns.
+/// A walk that kept the data it has passed would differ by hundreds of MiB.
+const NOISE: u64 = 32 * MIB;
 /// What comes on top of the memory of the settings: caches of the vault (32 MiB), compressors, the program itself.
 const BESIDE: u64 = 64 * MIB;
 const SCENARIO: &str = "VMKEEP_MEMORY_SCENARIO";
@@ -72,5 +75,5 @@ fn a_backup_stays_within_its_memory_whatever_the_size_of_the_disk() {
     assert!(small <= 128 * MIB + BESIDE && large <= 128 * MIB + BESIDE);
     assert!(little <= 32 * MIB + BESIDE);
     assert!(little < small, "less memory was given and as much was used");
-    assert!(large <= small + 16 * MIB, "four times the disk took more memory");
+    assert!(large <= small + NOISE, "four times the disk took more memory");
 }

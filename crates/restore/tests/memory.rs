@@ -21,6 +21,9 @@ use vmkeep_testkit::GeneratedDisk;
 use vmkeep_vault::Vault;
 
 const MIB: u64 = 1 << 20;
+/// How far the peaks of two equal runs lie apart: which buffers are alive at once depends on how threads take turns.
+/// A walk that kept the data it has passed would differ by hundreds of MiB.
+const NOISE: u64 = 32 * MIB;
 /// What comes on top of the memory of the settings: caches of the vault (32 MiB), and the program itself.
 const BESIDE: u64 = 64 * MIB;
 const FOLDER: &str = "VMKEEP_MEMORY_FOLDER";
@@ -115,6 +118,6 @@ fn restore_and_verification_stay_within_their_memory_whatever_the_size_of_the_di
         let (small, large, little) = (peak(0, 128), peak(1, 128), peak(0, 32));
         assert!(small <= 128 * MIB + BESIDE && large <= 128 * MIB + BESIDE, "{what}");
         assert!(little <= 32 * MIB + BESIDE, "{what}");
-        assert!(large <= small + 16 * MIB, "{what}: four times the disk took more memory");
+        assert!(large <= small + NOISE, "{what}: four times the disk took more memory");
     }
 }
