@@ -1,0 +1,273 @@
+//! The command line, as clap reads it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
+use clap_complete::Shell;
+use vmkeep::model::{BlockSize, DiskName, PointRef, VmName};
+use vmkeep::vault::CompressionLevel;
+
+use crate::disk_arg::DiskArg;
+use crate::{bytes, disk_arg};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    failed, or cancelled by Ctrl-C
+  2    the command line cannot be carried out as written
+  3    the vault holds damaged data
+  130  ended by a second Ctrl-C
+
+A vault's key comes from --key-file, from --passphrase-file, or from the environment variable VMKEEP_PASSPHRASE;
+exactly one of them. Without the key nothing in a vault can be read, by anybody.
+
+A recovery point is written vm@number, or vm@latest for the newest that is not forgotten.
+
+Sizes are in bytes, or with K, M, G or T (powers of 1024).";
+
+/// Back up the disks of virtual machines into an encrypted vault of one's own, and restore them.
+#[derive(Debug, Parser)]
+#[command(name = "vmkeep", bin_name = "vmkeep", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Print events as JSON lines; the last line is a summary, or the error
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeyArgs {
+    /// Key of the vault: a file of 32 bytes that only its owner may read
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// Key of the vault: the first line of this file is the passphrase
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a vault
+    Init(InitArgs),
+    /// Back up a VM: all its disks become one recovery point
+    Backup(BackupArgs),
+    /// List recovery points
+    Points(PointsArgs),
+    /// Show which ranges of the disks differ between two points of a VM
+    Diff(DiffArgs),
+    /// Look for damage in a point or in the whole vault
+    Verify(VerifyArgs),
+    /// Restore the disks of a point into a folder
+    Restore(RestoreArgs),
+    /// Forget a point: it no longer counts as latest, and its space may be taken back
+    Forget(ForgetArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VaultArg {
+    /// Folder of the vault
+    #[arg(long, value_name = "DIR")]
+    pub(crate) vault: PathBuf,
+}
+
+/// Make a vault
+///
+/// The folder is made when it is not there and must be empty. With --key-file, the key file is made (32 random bytes
+/// that only its owner may read) when it is not there. Keep the key apart from the vault, and keep a copy of it.
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    #[command(flatten)]
+    pub(crate) vault: VaultArg,
+    /// Memory for turning a passphrase into a key, in KiB
+    #[arg(long, value_name = "KIB")]
+    pub(crate) argon2_memory_kib: Option<u32>,
+    /// Passes over that memory
+    #[arg(long, value_name = "N")]
+    pub(crate) argon2_passes: Option<u32>,
+    /// Lanes of that memory
+    #[arg(long, value_name = "N")]
+    pub(crate) argon2_lanes: Option<u32>,
+}
+
+/// Back up a VM: all its disks become one recovery point
+///
+/// Only blocks that changed since the VM's newest point are stored. The disks are read as they are: stop the VM or
+/// take a snapshot first, for a disk that is written while it is read is torn. An interrupted backup leaves all
+/// earlier points as they were; run it again.
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    #[command(flatten)]
+    pub(crate) vault: VaultArg,
+    /// Name of the VM
+    #[arg(long, value_name = "NAME")]
+    pub(crate) vm: VmName,
+    /// A disk of the VM; give every disk, each with a --disk of its own
+    ///
+    /// NAME=PATH[,role=os|data|temp][,lun=N][,format=raw|qcow2|vhd]
+    ///
+    /// PATH is an image or a block device; a comma in it is written twice. The role is data when not given. A disk
+    /// with role=temp is described in the point and not stored: only its size is looked at, and NAME,role=temp,size=SIZE
+    /// does without a path. The format is detected when not given; give it for raw disks, because their guest could
+    /// make them look like something else.
+    #[arg(long = "disk", value_name = "NAME=PATH[,...]", required = true, value_parser = disk_arg::parse)]
+    pub(crate) disks: Vec<DiskArg>,
+    /// File with the VM's configuration (at most 1 MiB), stored with the point
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Effort that goes into compression
+    #[arg(long, value_name = "LEVEL", value_enum, default_value_t = Level::Default)]
+    pub(crate) level: Level,
+    /// Block size of disks that are backed up for the first time: a power of two from 16K to 4M
+    #[arg(long, value_name = "BYTES", default_value = "64K", value_parser = block_size)]
+    pub(crate) block_size: BlockSize,
+    /// Memory for data on its way, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 128, value_parser = value_parser!(u32).range(32..))]
+    pub(crate) memory: u32,
+    /// Threads that scan and compress [default: one per processor, at most 8]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=256))]
+    pub(crate) workers: Option<u16>,
+    /// A file that an image may refer to as its backing or data file; may be given several times
+    #[arg(long, value_name = "PATH")]
+    pub(crate) allow_backing: Vec<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Level {
+    Fast,
+    Default,
+    Best,
+}
+
+impl From<Level> for CompressionLevel {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Fast => Self::Fast,
+            Level::Default => Self::Default,
+            Level::Best => Self::Best,
+        }
+    }
+}
+
+/// List recovery points
+#[derive(Debug, Args)]
+pub(crate) struct PointsArgs {
+    #[command(flatten)]
+    pub(crate) vault: VaultArg,
+    /// Only the points of this VM
+    #[arg(long, value_name = "NAME")]
+    pub(crate) vm: Option<VmName>,
+}
+
+/// Show which ranges of the disks differ between two points of a VM
+///
+/// Ranges are of whole blocks. No disk data is read.
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    #[command(flatten)]
+    pub(crate) vault: VaultArg,
+    /// The point to compare from
+    #[arg(value_name = "POINT", value_parser = point)]
+    pub(crate) before: PointRef,
+    /// The point to compare to, of the same VM
+    #[arg(value_name = "POINT", value_parser = point)]
+    pub(crate) after: PointRef,
+}
+
+/// Look for damage in a point or in the whole vault
+///
+/// Reads and checks every byte unless told otherwise. Without a point, every file of the vault is accounted for as
+/// well. Ends with exit code 3 when something is damaged.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub(crate) vault: VaultArg,
+    /// The point to verify [default: everything in the vault]
+    #[arg(value_parser = point)]
+    pub(crate) point: Option<PointRef>,
+    /// Check records, footers and maps only; read no disk data
+    #[arg(long)]
+    pub(crate) structure: bool,
+}
+
+/// Restore the disks of a point into a folder
+///
+/// A disk becomes DIR/NAME.raw or DIR/NAME.qcow2; a stored VM configuration becomes DIR/config when all disks are
+/// restored. Files are written under a name that ends in .partial and get their own names when all of them are
+/// complete. Temporary disks are not stored and so not restored.
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    #[command(flatten)]
+    pub(crate) vault: VaultArg,
+    /// The point to restore
+    #[arg(value_parser = point)]
+    pub(crate) point: PointRef,
+    /// Folder to restore into; made when it is not there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: PathBuf,
+    /// Restore only this disk; may be given several times [default: all]
+    #[arg(long = "disk", value_name = "NAME")]
+    pub(crate) disks: Vec<DiskName>,
+    /// Format of the restored disks
+    #[arg(long, value_enum, default_value_t = TargetFormat::Raw)]
+    pub(crate) format: TargetFormat,
+    /// Replace files that exist, each once the new one is complete
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TargetFormat {
+    Raw,
+    Qcow2,
+}
+
+impl TargetFormat {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}
+
+/// Forget a point: it no longer counts as latest, and its space may be taken back
+///
+/// Nothing is removed yet: until it is, the point can still be restored by its number.
+#[derive(Debug, Args)]
+pub(crate) struct ForgetArgs {
+    #[command(flatten)]
+    pub(crate) vault: VaultArg,
+    /// The point to forget
+    #[arg(value_parser = point)]
+    pub(crate) point: PointRef,
+}
+
+/// Print a completion script for a shell
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+fn point(text: &str) -> Result<PointRef, String> {
+    text.parse().map_err(|e: vmkeep::model::PointRefError| {
+        let causes = crate::error::causes(&e);
+        std::iter::once(e.to_string()).chain(causes).collect::<Vec<_>>().join(": ")
+    })
+}
+
+fn block_size(text: &str) -> Result<BlockSize, String> {
+    BlockSize::try_from(bytes::parse(text)?).map_err(|e| e.to_string())
+}

@@ -1,0 +1,195 @@
+//! `vmkeep backup`.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use serde::Serialize;
+use vmkeep::backup::{self, DiskReport, Plan, Report, Settings, Source, SourceDisk};
+use vmkeep::disk::{self, BlockRead, OpenOptions};
+use vmkeep::model::{ByteLen, ConsistencyLevel, DiskDescription, DiskRole, VmDescription};
+use vmkeep::vault::{CONFIG_MAX, StoredBytes};
+
+use crate::args::BackupArgs;
+use crate::bytes;
+use crate::context::Context;
+use crate::disk_arg::{DiskArg, DiskFrom};
+use crate::error::{Error, Outcome};
+use crate::progress::{Change, Progress};
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "summary")]
+struct Summary<'a> {
+    point: &'a str,
+    base: Option<u64>,
+    consistency: String,
+    bytes_read: u64,
+    bytes_changed: u64,
+    bytes_zeroed: u64,
+    /// All bytes written to the vault; `bytes_metadata` is the part of them that is not data of disks.
+    bytes_stored: u64,
+    bytes_metadata: u64,
+    config_bytes: u64,
+    duration_ms: u64,
+    disks: Vec<Disk>,
+    vanished: &'a [String],
+}
+
+#[derive(Serialize)]
+struct Disk {
+    name: String,
+    role: String,
+    lun: Option<u32>,
+    size: u64,
+    #[serde(flatten)]
+    change: Change,
+    bytes_read: u64,
+    bytes_changed: u64,
+    bytes_zeroed: u64,
+    bytes_stored: u64,
+}
+
+/// A disk of the command line, open.
+enum Opened {
+    Image(Box<dyn BlockRead>),
+    Described(ByteLen),
+}
+
+pub(crate) fn run(context: &Context<'_>, args: BackupArgs) -> Result<Outcome, Error> {
+    let descriptions: Vec<DiskDescription> = args.disks.iter().map(|disk| disk.description.clone()).collect();
+    VmDescription::new(args.vm.clone(), descriptions).map_err(Error::usage)?;
+    let settings = settings(&args)?;
+    let config = args.config.as_deref().map(read_config).transpose()?;
+    let opened: Vec<Opened> = args.disks.iter().map(|disk| open(disk, &args)).collect::<Result<_, _>>()?;
+    let vault = context.open_vault(&args.vault.vault)?;
+
+    let disks = args.disks.iter().zip(&opened).map(|(disk, opened)| SourceDisk {
+        description: disk.description.clone(),
+        source: match opened {
+            Opened::Image(image) => Source::Read(&**image),
+            Opened::Described(size) => Source::Describe(*size),
+        },
+    });
+    let plan = Plan {
+        vm: args.vm.clone(),
+        disks: disks.collect(),
+        consistency: ConsistencyLevel::Crash,
+        evidence: vec!["the disks were read as they were found; nothing was quiesced".to_owned()],
+        config,
+    };
+    let progress = Progress::new(context.output);
+    let report = backup::run(&vault, &plan, &settings, &progress, context.cancel)?;
+    drop(progress);
+    print(context, &report);
+    Ok(Outcome::Good)
+}
+
+fn settings(args: &BackupArgs) -> Result<Settings, Error> {
+    let default = Settings::default();
+    let memory_bytes = usize::try_from(u64::from(args.memory) << 20).map_err(|_| {
+        Error::usage(format!("--memory {} is more than this machine can address", args.memory))
+    })?;
+    Ok(Settings {
+        level: args.level.into(),
+        block_size: args.block_size,
+        workers: args.workers.map_or(default.workers, usize::from),
+        memory_bytes,
+    })
+}
+
+fn open(disk: &DiskArg, args: &BackupArgs) -> Result<Opened, Error> {
+    let (path, format) = match &disk.from {
+        DiskFrom::Size(size) => return Ok(Opened::Described(*size)),
+        DiskFrom::Path { path, format } => (path, *format),
+    };
+    let options = OpenOptions { format, allowed_backing: args.allow_backing.clone() };
+    let image = disk::open(path, &options)
+        .map_err(|source| Error::Source { disk: disk.description.name.clone(), source })?;
+    Ok(match disk.description.role {
+        DiskRole::Temporary => Opened::Described(image.len()),
+        DiskRole::Os | DiskRole::Data => Opened::Image(image),
+    })
+}
+
+fn read_config(path: &Path) -> Result<Vec<u8>, Error> {
+    let failed = |source| Error::File { what: "read configuration", path: path.to_owned(), source };
+    let mut config = Vec::new();
+    let file = File::open(path).map_err(failed)?;
+    file.take(CONFIG_MAX as u64 + 1).read_to_end(&mut config).map_err(failed)?;
+    if config.len() > CONFIG_MAX {
+        let what = format!("longer than a VM configuration may be ({})", bytes::show(CONFIG_MAX as u64));
+        return Err(Error::Content { path: path.to_owned(), what });
+    }
+    Ok(config)
+}
+
+fn print(context: &Context<'_>, report: &Report) {
+    let output = context.output;
+    let point = format!("{}@{}", report.point.vm, report.point.id.number);
+    for disk in &report.disks {
+        output.text(describe(disk));
+    }
+    for disk in &report.vanished {
+        output.text(format!("{disk}: was in the point before and is not in this one"));
+    }
+    output.text(format!(
+        "{point}: {} read, {} changed, {} stored, in {}.{:03} s",
+        bytes::show(report.bytes_read),
+        bytes::show(report.bytes_changed),
+        bytes::show(all(report.stored)),
+        report.duration_ms / 1000,
+        report.duration_ms % 1000,
+    ));
+    output.json(&Summary {
+        point: &point,
+        base: report.point.base.map(|base| base.0),
+        consistency: report.point.consistency.to_string(),
+        bytes_read: report.bytes_read,
+        bytes_changed: report.bytes_changed,
+        bytes_zeroed: report.disks.iter().map(|disk| disk.bytes_zeroed).sum(),
+        bytes_stored: all(report.stored),
+        bytes_metadata: report.stored.metadata,
+        config_bytes: report.point.config_len,
+        duration_ms: report.duration_ms,
+        disks: report.disks.iter().map(Disk::from).collect(),
+        vanished: &report.vanished,
+    });
+}
+
+fn all(stored: StoredBytes) -> u64 {
+    stored.data + stored.metadata
+}
+
+/// A line about a disk.
+fn describe(disk: &DiskReport) -> String {
+    let size = bytes::show(disk.size.0);
+    let what = match Change::from(disk.change) {
+        Change::Appeared => "new".to_owned(),
+        Change::SameSize => "as before".to_owned(),
+        Change::Grew { from } => format!("grew from {}", bytes::show(from)),
+        Change::Shrank { from } => format!("shrank from {}", bytes::show(from)),
+        Change::Described => return format!("{}: {size}, temporary, not stored", disk.description.name),
+    };
+    format!(
+        "{}: {size} ({what}), {} changed, {} became zero",
+        disk.description.name,
+        bytes::show(disk.bytes_changed),
+        bytes::show(disk.bytes_zeroed),
+    )
+}
+
+impl From<&DiskReport> for Disk {
+    fn from(disk: &DiskReport) -> Self {
+        Self {
+            name: disk.description.name.to_string(),
+            role: disk.description.role.to_string(),
+            lun: disk.description.lun,
+            size: disk.size.0,
+            change: disk.change.into(),
+            bytes_read: disk.bytes_read,
+            bytes_changed: disk.bytes_changed,
+            bytes_zeroed: disk.bytes_zeroed,
+            bytes_stored: all(disk.stored),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! `vmkeep points`.
+
+use serde::Serialize;
+use vmkeep::model::{DiskRecord, RecoveryPoint};
+
+use crate::args::PointsArgs;
+use crate::bytes;
+use crate::context::Context;
+use crate::error::{Error, Outcome};
+use crate::table::{Column, Table};
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "point")]
+struct PointLine {
+    point: String,
+    vm: String,
+    number: u64,
+    created: String,
+    created_ms: i64,
+    consistency: String,
+    base: Option<u64>,
+    lineage: String,
+    session: String,
+    forgotten: bool,
+    config_bytes: u64,
+    disks: Vec<Disk>,
+}
+
+#[derive(Serialize)]
+struct Disk {
+    name: String,
+    role: String,
+    lun: Option<u32>,
+    size: u64,
+    /// `null` for a temporary disk, of which nothing is stored.
+    stored: Option<Stored>,
+}
+
+#[derive(Serialize)]
+struct Stored {
+    block_size: u64,
+    /// Identity of the content; `null` when every byte is zero.
+    content: Option<String>,
+    allocated: u64,
+    changed: u64,
+    zeroed: u64,
+    provenance: String,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "summary")]
+struct Summary {
+    vms: usize,
+    points: usize,
+    forgotten: usize,
+}
+
+pub(crate) fn run(context: &Context<'_>, args: &PointsArgs) -> Result<Outcome, Error> {
+    let vault = context.open_vault(&args.vault.vault)?;
+    let vms = match &args.vm {
+        Some(vm) => vec![vm.clone()],
+        None => vault.vms()?,
+    };
+    let mut points = Vec::new();
+    for vm in &vms {
+        context.cancel.check()?;
+        points.extend(vault.points(vm)?);
+    }
+    for point in &points {
+        context.output.json(&PointLine::from(point));
+    }
+    if points.is_empty() {
+        context.output.text("no recovery points");
+    } else {
+        table(&points).lines().for_each(|line| context.output.text(line));
+    }
+    let forgotten = points.iter().filter(|point| point.forgotten).count();
+    context.output.json(&Summary { vms: vms.len(), points: points.len(), forgotten });
+    Ok(Outcome::Good)
+}
+
+/// A line per disk; what belongs to the point stands on the first of them.
+fn table(points: &[RecoveryPoint]) -> Table {
+    let left = ["POINT", "CREATED (UTC)", "CONSISTENCY", "DISK", "ROLE"].map(Column::Left);
+    let right = ["SIZE", "ALLOCATED", "CHANGED"].map(Column::Right);
+    let mut table = Table::new(left.into_iter().chain(right).chain([Column::Left("")]));
+    for point in points {
+        for (nth, disk) in point.disks.iter().enumerate() {
+            let of_point = |text: String| if nth == 0 { text } else { String::new() };
+            let of_stored = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), bytes::show);
+            table.row([
+                of_point(format!("{}@{}", point.vm, point.id.number)),
+                of_point(point.created.to_string()),
+                of_point(point.consistency.to_string()),
+                disk.description.name.to_string(),
+                disk.description.role.to_string(),
+                bytes::show(disk.size.0),
+                of_stored(disk.stored.as_ref().map(|stored| stored.allocated.0)),
+                of_stored(disk.stored.as_ref().map(|stored| stored.changed.0)),
+                of_point(if point.forgotten { "forgotten".to_owned() } else { String::new() }),
+            ]);
+        }
+    }
+    table
+}
+
+impl From<&RecoveryPoint> for PointLine {
+    fn from(point: &RecoveryPoint) -> Self {
+        Self {
+            point: format!("{}@{}", point.vm, point.id.number),
+            vm: point.vm.to_string(),
+            number: point.id.number.0,
+            created: point.created.to_string(),
+            created_ms: point.created.0,
+            consistency: point.consistency.to_string(),
+            base: point.base.map(|base| base.0),
+            lineage: point.id.lineage.to_string(),
+            session: point.session.to_string(),
+            forgotten: point.forgotten,
+            config_bytes: point.config_len,
+            disks: point.disks.iter().map(Disk::from).collect(),
+        }
+    }
+}
+
+impl From<&DiskRecord> for Disk {
+    fn from(disk: &DiskRecord) -> Self {
+        let description = &disk.description;
+        Self {
+            name: description.name.to_string(),
+            role: description.role.to_string(),
+            lun: description.lun,
+            size: disk.size.0,
+            stored: disk.stored.as_ref().map(|stored| Stored {
+                block_size: stored.block_size.bytes_u64(),
+                content: stored.content.map(|content| content.to_string()),
+                allocated: stored.allocated.0,
+                changed: stored.changed.0,
+                zeroed: stored.zeroed.0,
+                provenance: stored.provenance.to_string(),
+            }),
+        }
+    }
+}

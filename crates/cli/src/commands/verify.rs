@@ -1,0 +1,205 @@
+//! `vmkeep verify`.
+
+use serde::Serialize;
+use vmkeep::model::Extent;
+use vmkeep::restore::{DamagedBlock, Depth, Settings, VerifyReport, verify_point, verify_vault};
+use vmkeep::vault::{Accounting, Tally};
+
+use crate::args::VerifyArgs;
+use crate::bytes;
+use crate::context::Context;
+use crate::error::{Error, Outcome, causes};
+use crate::progress::Progress;
+use crate::table::{Column, Table};
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "damaged_object")]
+struct DamagedObject<'a> {
+    object: &'a str,
+    reason: String,
+    causes: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "damaged_range")]
+struct DamagedRange {
+    point: String,
+    disk: String,
+    offset: u64,
+    length: u64,
+    object: Option<String>,
+    reason: String,
+    causes: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "summary")]
+struct Summary {
+    clean: bool,
+    points: u64,
+    blocks: u64,
+    bytes: u64,
+    damaged_objects: usize,
+    damaged_ranges: usize,
+    damaged_bytes: u64,
+    /// What every file of the vault is there for; `null` when one point was looked at.
+    accounting: Option<Accounts>,
+}
+
+#[derive(Serialize)]
+struct Accounts {
+    live: Account,
+    garbage: Account,
+    in_progress: Account,
+    unexplained: Account,
+}
+
+#[derive(Clone, Copy, Serialize)]
+struct Account {
+    objects: u64,
+    bytes: u64,
+}
+
+pub(crate) fn run(context: &Context<'_>, args: &VerifyArgs) -> Result<Outcome, Error> {
+    let vault = context.open_vault(&args.vault.vault)?;
+    let depth = if args.structure { Depth::Structure } else { Depth::Data };
+    let (settings, progress) = (Settings::default(), Progress::new(context.output));
+    let report = match &args.point {
+        Some(point) => verify_point(&vault.point(point)?, depth, &settings, &progress, context.cancel)?,
+        None => verify_vault(&vault, depth, &settings, &progress, context.cancel)?,
+    };
+    drop(progress);
+    print(context, &report);
+    Ok(if report.is_clean() { Outcome::Good } else { Outcome::Damage })
+}
+
+fn print(context: &Context<'_>, report: &VerifyReport) {
+    let output = context.output;
+    for damage in &report.objects {
+        let line = DamagedObject {
+            object: &damage.object,
+            reason: damage.error.to_string(),
+            causes: causes(&damage.error),
+        };
+        output.text(format!("damaged: {}: {}", line.object, sentence(&line.reason, &line.causes)));
+        output.json(&line);
+    }
+    let ranges = ranges(&report.damaged);
+    for range in &ranges {
+        output.text(format!(
+            "lost: {} disk {}, {} bytes at {}: {}",
+            range.point,
+            range.disk,
+            range.length,
+            range.offset,
+            sentence(&range.reason, &range.causes)
+        ));
+        output.json(range);
+    }
+    let accounting = report.accounting.as_ref().map(Accounts::from);
+    if let Some(accounts) = &accounting {
+        accounts.table().lines().for_each(|line| output.text(line));
+    }
+    let damaged_bytes = ranges.iter().map(|range| range.length).sum();
+    output.text(format!(
+        "{} points, {} blocks ({}) checked: {}",
+        report.points,
+        report.blocks,
+        bytes::show(report.bytes.0),
+        if report.is_clean() {
+            "nothing is damaged".to_owned()
+        } else {
+            format!(
+                "{} objects are damaged, {} of disks are lost",
+                report.objects.len(),
+                bytes::show(damaged_bytes)
+            )
+        }
+    ));
+    output.json(&Summary {
+        clean: report.is_clean(),
+        points: report.points,
+        blocks: report.blocks,
+        bytes: report.bytes.0,
+        damaged_objects: report.objects.len(),
+        damaged_ranges: ranges.len(),
+        damaged_bytes,
+        accounting,
+    });
+}
+
+fn sentence(reason: &str, causes: &[String]) -> String {
+    std::iter::once(reason).chain(causes.iter().map(String::as_str)).collect::<Vec<_>>().join(": ")
+}
+
+/// Neighbouring blocks that are lost for one reason, as one range.
+fn ranges(damaged: &[DamagedBlock]) -> Vec<DamagedRange> {
+    let mut ranges: Vec<DamagedRange> = Vec::new();
+    for block in damaged {
+        let next = DamagedRange::from(block);
+        match ranges.last_mut().filter(|last| last.goes_on_with(&next)) {
+            Some(last) => last.length += next.length,
+            None => ranges.push(next),
+        }
+    }
+    ranges
+}
+
+impl DamagedRange {
+    fn goes_on_with(&self, next: &Self) -> bool {
+        self.offset + self.length == next.offset
+            && (&self.point, &self.disk, &self.object) == (&next.point, &next.disk, &next.object)
+            && (&self.reason, &self.causes) == (&next.reason, &next.causes)
+    }
+}
+
+impl From<&DamagedBlock> for DamagedRange {
+    fn from(block: &DamagedBlock) -> Self {
+        let extent: Extent = block.extent;
+        Self {
+            point: block.point.to_string(),
+            disk: block.disk.to_string(),
+            offset: extent.start().0,
+            length: extent.len().0,
+            object: block.error.object().map(str::to_owned),
+            reason: block.error.to_string(),
+            causes: causes(&*block.error),
+        }
+    }
+}
+
+impl From<&Accounting> for Accounts {
+    fn from(accounting: &Accounting) -> Self {
+        let account = |tally: Tally| Account { objects: tally.objects, bytes: tally.bytes };
+        Self {
+            live: account(accounting.live),
+            garbage: account(accounting.garbage),
+            in_progress: account(accounting.in_progress),
+            unexplained: Account {
+                objects: accounting.unexplained.len() as u64,
+                bytes: accounting.unexplained.iter().map(|(_, bytes)| bytes).sum(),
+            },
+        }
+    }
+}
+
+impl Accounts {
+    fn table(&self) -> Table {
+        let mut table = Table::new([
+            Column::Left("IN THE VAULT"),
+            Column::Right("OBJECTS"),
+            Column::Right("BYTES"),
+            Column::Right(""),
+        ]);
+        let rows = [
+            ("live", self.live),
+            ("garbage", self.garbage),
+            ("in progress", self.in_progress),
+            ("unexplained", self.unexplained),
+        ];
+        for (name, Account { objects, bytes }) in rows {
+            table.row([name.to_owned(), objects.to_string(), bytes.to_string(), bytes::show(bytes)]);
+        }
+        table
+    }
+}

@@ -1,0 +1,174 @@
+//! What a command ends with: an outcome, or an error with its exit code and advice.
+
+use std::error::Error as StdError;
+use std::io;
+use std::path::PathBuf;
+
+use vmkeep::backup::BackupError;
+use vmkeep::disk::DiskError;
+use vmkeep::envelope::KeyError;
+use vmkeep::model::{Cancelled, DiskName};
+use vmkeep::restore::RestoreError;
+use vmkeep::vault::VaultError;
+
+/// Exit code of a command that failed.
+pub(crate) const EXIT_FAILED: u8 = 1;
+/// Exit code of a command that found damage in the vault.
+pub(crate) const EXIT_DAMAGE: u8 = 3;
+
+/// How a command ended that did what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Nothing is wrong.
+    Good,
+    /// It found damage and told of it.
+    Damage,
+}
+
+/// Why a command ended early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    #[error("cannot open disk {disk}")]
+    Source {
+        disk: DiskName,
+        #[source]
+        source: DiskError,
+    },
+    #[error("cannot make disk {disk}")]
+    Target {
+        disk: DiskName,
+        #[source]
+        source: DiskError,
+    },
+    #[error("{} exists", .0.display())]
+    Exists(PathBuf),
+    #[error("{} is there: another restore into this folder is running, or one was killed", .0.display())]
+    Unfinished(PathBuf),
+    #[error("{path}: {what}", path = path.display())]
+    Content { path: PathBuf, what: String },
+    #[error("cannot {what} {path}", path = path.display())]
+    File {
+        what: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot write the output")]
+    Output(#[source] io::Error),
+    #[error("cannot listen for Ctrl-C")]
+    Signal(#[source] ctrlc::Error),
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+impl Error {
+    pub(crate) fn usage(what: impl ToString) -> Self {
+        Self::Usage(what.to_string())
+    }
+
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => crate::EXIT_USAGE,
+            _ if self.is_damage() => EXIT_DAMAGE,
+            _ => EXIT_FAILED,
+        }
+    }
+
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Restore(error) => error.is_damage(),
+            _ => self.vault().is_some_and(VaultError::is_damage),
+        }
+    }
+
+    /// The vault's own error, when that is what lies below.
+    fn vault(&self) -> Option<&VaultError> {
+        match self {
+            Self::Vault(error)
+            | Self::Backup(BackupError::Store(error) | BackupError::Commit(error))
+            | Self::Restore(RestoreError::Open(error)) => Some(error),
+            Self::Restore(RestoreError::Vault { source, .. }) => Some(source),
+            _ => None,
+        }
+    }
+
+    fn disk(&self) -> Option<&DiskError> {
+        match self {
+            Self::Source { source, .. }
+            | Self::Target { source, .. }
+            | Self::Backup(BackupError::Read { source, .. })
+            | Self::Restore(RestoreError::Target { source, .. }) => Some(source),
+            _ => None,
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        matches!(
+            self,
+            Self::Cancelled(_)
+                | Self::Backup(BackupError::Cancelled(_))
+                | Self::Restore(RestoreError::Cancelled(_))
+        ) || self.vault().is_some_and(VaultError::is_cancelled)
+    }
+
+    /// The message, and what lies below it, from the outside in. A cancelled command is "cancelled" and no more.
+    pub(crate) fn chain(&self) -> (String, Vec<String>) {
+        if self.is_cancelled() {
+            return (Cancelled.to_string(), Vec::new());
+        }
+        (self.to_string(), causes(self))
+    }
+
+    /// What to do about it, when that is known and the message does not say it.
+    pub(crate) fn hint(&self) -> Option<&'static str> {
+        if self.is_cancelled() {
+            return None;
+        }
+        if std::iter::successors(self.source(), |&e| e.source()).any(is_full) {
+            return Some("free some space and run the command again");
+        }
+        match self {
+            Self::Exists(_) => return Some("restore to another folder, or replace the file with --force"),
+            Self::Unfinished(_) => return Some("when no other restore is running, delete it"),
+            Self::Key(KeyError::KeyFileMissing { .. }) => {
+                return Some(
+                    "give the key file that the vault was made with; without it nothing in the vault opens",
+                );
+            }
+            _ => {}
+        }
+        match (self.vault(), self.disk()) {
+            (Some(VaultError::WrongKey { .. }), _) => {
+                Some("give the key file or the passphrase that the vault was made with")
+            }
+            (Some(VaultError::NoSuchVm(_) | VaultError::NoSuchPoint { .. }), _) => {
+                Some("vmkeep points lists what the vault holds")
+            }
+            (Some(error), _) if error.is_damage() => {
+                Some("vmkeep verify lists everything that is damaged; other points and disks may be whole")
+            }
+            (_, Some(DiskError::BackingNotAllowed { .. })) => Some("allow it with --allow-backing PATH"),
+            _ => None,
+        }
+    }
+}
+
+/// The texts of everything below `error`, from the outside in.
+pub(crate) fn causes(error: &dyn StdError) -> Vec<String> {
+    std::iter::successors(error.source(), |&e| e.source()).map(ToString::to_string).collect()
+}
+
+fn is_full(error: &(dyn StdError + 'static)) -> bool {
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    error.downcast_ref::<io::Error>().is_some_and(|e| full.contains(&e.kind()))
+}

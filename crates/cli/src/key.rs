@@ -1,0 +1,134 @@
+//! The key of a vault: which one is meant, and how it is read.
+
+use std::env;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vmkeep::envelope::{
+    Argon2Params, KeyError, KeyFileVault, KeyVault, OsEntropy, Passphrase, PassphraseVault,
+};
+
+use crate::args::KeyArgs;
+use crate::error::Error;
+use crate::output;
+
+/// The environment variable that holds a passphrase.
+const VARIABLE: &str = "VMKEEP_PASSPHRASE";
+/// Longest passphrase file that is read, in bytes.
+const PASSPHRASE_FILE_MAX: usize = 64 << 10;
+
+/// Where the key of a vault comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum KeySource<'a> {
+    /// 32 bytes in a file.
+    File(&'a Path),
+    /// The first line of a file.
+    PassphraseFile(&'a Path),
+    /// [`VARIABLE`].
+    Environment,
+}
+
+impl<'a> KeySource<'a> {
+    /// The one source that is given.
+    pub(crate) fn choose(args: &'a KeyArgs) -> Result<Self, Error> {
+        let environment = env::var_os(VARIABLE).is_some();
+        match (&args.key_file, &args.passphrase_file, environment) {
+            (Some(path), None, false) => Ok(Self::File(path)),
+            (None, Some(path), false) => Ok(Self::PassphraseFile(path)),
+            (None, None, true) => Ok(Self::Environment),
+            (None, None, false) => Err(Error::usage(format!(
+                "the vault's key is needed: give --key-file FILE or --passphrase-file FILE, or set {VARIABLE}"
+            ))),
+            _ => Err(Error::usage(format!(
+                "more than one key is given; leave only one of --key-file, --passphrase-file and {VARIABLE}"
+            ))),
+        }
+    }
+
+    /// The key, to open a vault with.
+    pub(crate) fn open(self) -> Result<Arc<dyn KeyVault>, Error> {
+        match self {
+            Self::File(path) => Ok(Arc::new(KeyFileVault::open(path)?)),
+            // A vault that exists brings its own parameters.
+            _ => self.passphrase_vault(Argon2Params::default()),
+        }
+    }
+
+    /// The key, to make a vault with. A key file that is not there is made; returns whether that was so.
+    pub(crate) fn open_or_make(self, params: Argon2Params) -> Result<(Arc<dyn KeyVault>, bool), Error> {
+        match self {
+            Self::File(path) => match KeyFileVault::open(path) {
+                Err(KeyError::KeyFileMissing { .. }) => {
+                    Ok((Arc::new(KeyFileVault::create(path, &OsEntropy)?), true))
+                }
+                opened => Ok((Arc::new(opened?), false)),
+            },
+            _ => Ok((self.passphrase_vault(params)?, false)),
+        }
+    }
+
+    fn passphrase_vault(self, params: Argon2Params) -> Result<Arc<dyn KeyVault>, Error> {
+        let text = match self {
+            Self::PassphraseFile(path) | Self::File(path) => first_line(path)?,
+            Self::Environment => {
+                env::var(VARIABLE).map_err(|_| Error::usage(format!("{VARIABLE} is not text in UTF-8")))?
+            }
+        };
+        Ok(Arc::new(PassphraseVault::new(Passphrase::new(text)?, params, &OsEntropy)?))
+    }
+}
+
+/// The first line of a passphrase file, without its end.
+fn first_line(path: &Path) -> Result<String, Error> {
+    let failed = |source| Error::File { what: "read passphrase file", path: path.to_owned(), source };
+    let content = |what: &str| Error::Content { path: path.to_owned(), what: what.to_owned() };
+    let file = File::open(path).map_err(failed)?;
+    warn_if_shared(path, &file.metadata().map_err(failed)?);
+    // One buffer with room for all of it: no copies of the passphrase are left behind by growing.
+    let mut bytes = Vec::with_capacity(PASSPHRASE_FILE_MAX + 1);
+    file.take(PASSPHRASE_FILE_MAX as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() > PASSPHRASE_FILE_MAX {
+        return Err(content("longer than a passphrase file may be (64 KiB)"));
+    }
+    let end = bytes.iter().position(|&byte| byte == b'\n').unwrap_or(bytes.len());
+    bytes.truncate(end);
+    if bytes.last() == Some(&b'\r') {
+        bytes.pop();
+    }
+    String::from_utf8(bytes).map_err(|_| content("not text in UTF-8"))
+}
+
+/// Says so when others may read a passphrase file. It may be a secret that some system mounts that way.
+fn warn_if_shared(path: &Path, found: &fs::Metadata) {
+    let mode = std::os::unix::fs::PermissionsExt::mode(&found.permissions());
+    if found.is_file() && mode & 0o077 != 0 {
+        output::note(&format!(
+            "others than its owner have rights on {}; chmod 600 takes them away",
+            path.display()
+        ));
+    }
+}
+
+/// Refuses a key file that would lie in the vault it opens.
+pub(crate) fn check_apart(vault: &Path, key_file: &Path) -> Result<(), Error> {
+    if resolved(key_file).starts_with(resolved(vault)) {
+        return Err(Error::usage(format!(
+            "key file {} lies in the vault; whoever gets the vault would get the key with it",
+            key_file.display()
+        )));
+    }
+    Ok(())
+}
+
+/// The path without symbolic links, as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    for known in path.ancestors() {
+        if let (Ok(real), Ok(rest)) = (fs::canonicalize(known), path.strip_prefix(known)) {
+            return real.join(rest);
+        }
+    }
+    path
+}

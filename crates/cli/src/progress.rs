@@ -1,0 +1,200 @@
+//! How far a walk is: bars for people, events for programs.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use vmkeep::model::{ByteLen, DiskName, PointNumber, VmName};
+use vmkeep::{backup, restore};
+
+use crate::output::Output;
+
+/// Progress is told of after a hundredth of the disk, but within these bounds.
+const STEP_MIN: u64 = 1 << 20;
+const STEP_MAX: u64 = 1 << 30;
+
+/// Hears a walk and tells of it: with one bar per disk when stderr is a terminal, or with JSON lines.
+#[derive(Debug)]
+pub(crate) struct Progress<'a> {
+    output: &'a Output,
+    bars: Option<MultiProgress>,
+    disks: Mutex<BTreeMap<DiskName, Disk>>,
+}
+
+#[derive(Debug)]
+struct Disk {
+    bar: Option<ProgressBar>,
+    position: u64,
+    total: u64,
+    /// The position from which on the next event is due.
+    due: u64,
+}
+
+/// How a disk differs from what it was at the point before.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub(crate) enum Change {
+    Appeared,
+    SameSize,
+    Grew {
+        from: u64,
+    },
+    Shrank {
+        from: u64,
+    },
+    /// It is a temporary disk, which is not compared.
+    Described,
+}
+
+impl From<Option<backup::DiskChange>> for Change {
+    fn from(change: Option<backup::DiskChange>) -> Self {
+        match change {
+            None => Self::Described,
+            Some(backup::DiskChange::Appeared) => Self::Appeared,
+            Some(backup::DiskChange::SameSize) => Self::SameSize,
+            Some(backup::DiskChange::Grew { from }) => Self::Grew { from: from.0 },
+            Some(backup::DiskChange::Shrank { from }) => Self::Shrank { from: from.0 },
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Line<'a> {
+    Began {
+        vm: &'a str,
+        number: u64,
+        base: Option<u64>,
+    },
+    Vanished {
+        disk: &'a str,
+    },
+    DiskBegan {
+        disk: &'a str,
+        size: u64,
+        #[serde(flatten, skip_serializing_if = "Option::is_none")]
+        change: Option<Change>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        bytes_stored: Option<u64>,
+    },
+    Progress {
+        disk: &'a str,
+        /// Of the disk in a backup, of what is stored of it otherwise.
+        position: u64,
+        total: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        bytes_read: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        bytes_changed: Option<u64>,
+    },
+    DiskDone {
+        disk: &'a str,
+    },
+}
+
+impl<'a> Progress<'a> {
+    pub(crate) fn new(output: &'a Output) -> Self {
+        let shown = !output.is_json() && std::io::stderr().is_terminal();
+        let bars = shown.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
+        Self { output, bars, disks: Mutex::default() }
+    }
+
+    fn disks(&self) -> MutexGuard<'_, BTreeMap<DiskName, Disk>> {
+        self.disks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn vm_began(&self, vm: &VmName, target: PointNumber, base: Option<PointNumber>) {
+        self.output.json(&Line::Began { vm: vm.as_str(), number: target.0, base: base.map(|base| base.0) });
+    }
+
+    fn disk_began(&self, disk: &DiskName, size: ByteLen, total: ByteLen, change: Option<Change>) {
+        let bar = self.bars.as_ref().map(|bars| {
+            let bar = bars.add(ProgressBar::new(total.0).with_style(style()));
+            bar.set_message(disk.to_string());
+            bar
+        });
+        self.disks().insert(disk.clone(), Disk { bar, position: 0, total: total.0, due: 0 });
+        let bytes_stored = change.is_none().then_some(total.0);
+        self.output.json(&Line::DiskBegan { disk: disk.as_str(), size: size.0, change, bytes_stored });
+    }
+
+    /// Notes the position that `to` makes of the one before, and tells of it when that is due.
+    fn advance(&self, disk: &DiskName, to: impl FnOnce(u64) -> u64, counts: Option<(u64, u64)>) {
+        let mut disks = self.disks();
+        let Some(state) = disks.get_mut(disk) else { return };
+        state.position = to(state.position).min(state.total);
+        if let Some(bar) = &state.bar {
+            bar.set_position(state.position);
+        }
+        if state.position < state.due {
+            return;
+        }
+        state.due = state.position + (state.total / 100).clamp(STEP_MIN, STEP_MAX);
+        // Under the lock, so that the lines of a disk are in order.
+        self.output.json(&Line::Progress {
+            disk: disk.as_str(),
+            position: state.position,
+            total: state.total,
+            bytes_read: counts.map(|(read, _)| read),
+            bytes_changed: counts.map(|(_, changed)| changed),
+        });
+    }
+
+    fn disk_done(&self, disk: &DiskName) {
+        if let Some(Disk { bar: Some(bar), .. }) = self.disks().remove(disk) {
+            bar.finish_and_clear();
+        }
+        self.output.json(&Line::DiskDone { disk: disk.as_str() });
+    }
+}
+
+impl Drop for Progress<'_> {
+    /// Leaves the terminal to what is printed next, also after an error.
+    fn drop(&mut self) {
+        if let Some(bars) = &self.bars {
+            // A terminal that went away shows nothing anyhow.
+            let _ = bars.clear();
+        }
+    }
+}
+
+impl backup::Observer for Progress<'_> {
+    fn event(&self, event: backup::Event<'_>) {
+        use backup::Event;
+        match event {
+            Event::Began { vm, target, base } => self.vm_began(vm, target, base),
+            Event::Vanished { disk } => self.output.json(&Line::Vanished { disk }),
+            Event::DiskBegan { disk, size, change } => {
+                self.disk_began(disk, size, size, Some(Some(change).into()));
+            }
+            Event::Progress { disk, position, bytes_read, bytes_changed } => {
+                self.advance(disk, |_| position.0, Some((bytes_read, bytes_changed)));
+            }
+            Event::DiskDone { disk } => self.disk_done(disk),
+            // What became zero is in the summary; run by run it would drown the rest.
+            _ => {}
+        }
+    }
+}
+
+impl restore::Observer for Progress<'_> {
+    fn event(&self, event: restore::Event<'_>) {
+        use restore::Event;
+        match event {
+            Event::DiskBegan { disk, size, stored } => self.disk_began(disk, size, stored, None),
+            Event::Progress { disk, bytes } => self.advance(disk, |before| before + bytes.0, None),
+            Event::DiskDone { disk } => self.disk_done(disk),
+            _ => {}
+        }
+    }
+}
+
+fn style() -> ProgressStyle {
+    let template = "{msg:16!} [{wide_bar:.cyan/blue}] {binary_bytes:>11} of {binary_total_bytes:>11} {binary_bytes_per_sec:>13}";
+    // The template is a constant; were it wrong, the default would do.
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
+}
