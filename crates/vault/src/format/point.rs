@@ -101,10 +101,13 @@ impl PointBody {
             (VM, CRITICAL, encode(&self.vm)?),
             (DISKS, CRITICAL, encode(&self.disks)?),
             (CONSISTENCY, 0, encode(&self.consistency)?),
-            (CAPTURED_KEYS, 0, Vec::new()),
             (JOB, 0, encode(&self.job)?),
             (CHANGE_LISTS, 0, encode(&self.change_lists)?),
         ];
+        // A later version fills it, and then it is among the unknown.
+        if !self.unknown.iter().any(|(tag, ..)| *tag == CAPTURED_KEYS) {
+            sections.push((CAPTURED_KEYS, 0, Vec::new()));
+        }
         sections.extend(self.config.iter().map(|config| (CONFIG, 0, config.clone())));
         sections.extend(self.unknown.iter().cloned());
         sections.sort_by_key(|(tag, ..)| *tag);
