@@ -217,7 +217,7 @@ impl DiskCheck<'_> {
         for (block, entry) in window {
             match self.disk.check_entry(*block, entry) {
                 Ok(()) => good.push((*block, entry.clone())),
-                Err(e) if e.is_damage() => self.lost(BlockRun { start: *block, len: 1 }, &Arc::new(e)),
+                Err(e) if e.is_of_one_object() => self.lost(BlockRun { start: *block, len: 1 }, &Arc::new(e)),
                 Err(e) => return Err(e),
             }
         }
@@ -226,7 +226,7 @@ impl DiskCheck<'_> {
             self.disk.fetch(&good, &mut |block, bytes| {
                 match bytes {
                     Ok(_) => {}
-                    Err(e) if e.is_damage() => self.lost(BlockRun { start: block, len: 1 }, &e),
+                    Err(e) if e.is_of_one_object() => self.lost(BlockRun { start: block, len: 1 }, &e),
                     Err(e) => failed = Some(e),
                 }
                 self.cancel.check()?;

@@ -221,6 +221,11 @@ impl VaultError {
         }
     }
 
+    /// Whether one object cannot be used, damaged or too new: what does not need it goes on.
+    pub fn is_of_one_object(&self) -> bool {
+        self.is_damage() || matches!(self, Self::Newer { .. })
+    }
+
     /// The object of the vault that it is about, when it is about one.
     pub fn object(&self) -> Option<&str> {
         match self {

@@ -101,23 +101,33 @@ pub(crate) fn append(vault: &Inner, stream: [u8; 16], entry: &JournalEntry) -> R
 
 /// Reads and checks every entry of `stream`, oldest first; the first fault ends the list.
 pub(crate) fn read(vault: &Inner, stream: [u8; 16]) -> Result<Vec<JournalRecord>, VaultError> {
-    let (mut records, mut before) = (Vec::new(), [0; 32]);
+    let (mut records, mut before) = (Vec::new(), Some([0; 32]));
     for n in 1.. {
-        let name = ObjectName::Journal(stream, n);
-        let Some(bytes) = vault.objects.read(&name)? else { break };
-        let body: JournalBody = records::open(&name, &bytes, &vault.record)?;
-        if (body.stream, body.n, body.before) != (stream, n, before) {
-            return Err(VaultError::malformed(
-                &name,
-                FormatError("the chain of entries is broken here".to_owned()),
-            ));
-        }
-        let entry =
-            JournalEntry::decode(body.kind, &body.body).map_err(|e| VaultError::malformed(&name, e))?;
-        records.push(JournalRecord { number: n, at: Timestamp(body.at), entry });
-        before = *blake3::hash(&bytes).as_bytes();
+        let Some((record, hash)) = entry(vault, stream, n, before)? else { break };
+        records.push(record);
+        before = Some(hash);
     }
     Ok(records)
+}
+
+/// Reads and checks entry `n` and gives it with its hash. `before` is the hash of the entry before it, `None` when
+/// that one cannot be read and the chain is not to be checked here.
+pub(crate) fn entry(
+    vault: &Inner,
+    stream: [u8; 16],
+    n: u64,
+    before: Option<[u8; 32]>,
+) -> Result<Option<(JournalRecord, [u8; 32])>, VaultError> {
+    let name = ObjectName::Journal(stream, n);
+    let Some(bytes) = vault.objects.read(&name)? else { return Ok(None) };
+    let body: JournalBody = records::open(&name, &bytes, &vault.record)?;
+    if (body.stream, body.n) != (stream, n) || before.is_some_and(|before| before != body.before) {
+        let what = FormatError("the chain of entries is broken here".to_owned());
+        return Err(VaultError::malformed(&name, what));
+    }
+    let entry = JournalEntry::decode(body.kind, &body.body).map_err(|e| VaultError::malformed(&name, e))?;
+    let record = JournalRecord { number: n, at: Timestamp(body.at), entry };
+    Ok(Some((record, *blake3::hash(&bytes).as_bytes())))
 }
 
 impl Vault {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vmkeep_envelope::{
-    BranchKey, DomainKeys, Entropy, IdentityKey, KeyVault, OpenedKeys, SealContext, open_key_object,
-    seal_key_object,
+    BranchId, BranchKey, DomainKeys, Entropy, IdentityKey, KeyVault, OpenError, OpenedKeys, SealContext,
+    open_key_object, seal_key_object,
 };
 use vmkeep_model::{ContentHash, DomainId};
 
@@ -57,6 +57,20 @@ impl Domain {
     /// The map branch of `epoch`.
     pub(crate) fn map_key_of(&self, epoch: u32) -> Result<&BranchKey, VaultError> {
         self.of(epoch)?.map().map_err(|source| VaultError::Key { what: self.what(), source })
+    }
+
+    /// The map branch that the object `name` claims, in its clear head, to be sealed with. A claim that no key fits
+    /// is a fault of the object: who reads it goes on to the next.
+    pub(crate) fn map_key_claimed(
+        &self,
+        name: &ObjectName,
+        claimed: BranchId,
+    ) -> Result<&BranchKey, VaultError> {
+        if self.epochs.contains_key(&claimed.epoch) {
+            return self.map_key_of(claimed.epoch);
+        }
+        let expected = self.map_key()?.id();
+        Err(VaultError::open(name, OpenError::WrongKey { expected, found: claimed }))
     }
 
     /// The data branch of `epoch`.

@@ -6,7 +6,7 @@ use vmkeep_envelope::Branch;
 use vmkeep_model::{LineageId, PointNumber, RecoveryPoint, VmName};
 
 use crate::error::VaultError;
-use crate::format::{ClosedBody, HeadBody, PointBody, RecordKind, RetiredBody, VoidBody};
+use crate::format::{ClosedBody, ForgetBody, HeadBody, PointBody, RecordKind, RetiredBody, VoidBody};
 use crate::keyring::Domain;
 use crate::layout::{ObjectName, highest_taken};
 use crate::records;
@@ -58,7 +58,7 @@ impl Lineage {
         let head = records::head(name, bytes)?;
         let misplaced = |what: &str| VaultError::malformed(name, crate::format::FormatError(what.to_owned()));
         if head.branch.branch == Branch::Map {
-            let key = self.domain.map_key_of(head.branch.epoch)?;
+            let key = self.domain.map_key_claimed(name, head.branch)?;
             let body = records::open_bytes(name, RecordKind::Point, bytes, key)?;
             let point = PointBody::decode(&body).map_err(|e| VaultError::malformed(name, e))?;
             point.to_point(false).map_err(|e| VaultError::malformed(name, e))?;
@@ -120,7 +120,7 @@ impl Lineage {
         let Some(bytes) = vault.objects.read(&name)? else { return Ok(None) };
         match records::open(&name, &bytes, &vault.record) {
             Ok(hint) => Ok(Some(hint)),
-            Err(e) if e.is_damage() => Ok(None),
+            Err(e) if e.is_of_one_object() => Ok(None),
             Err(e) => Err(e),
         }
     }
@@ -175,14 +175,29 @@ impl Lineage {
         Ok(None)
     }
 
-    /// Numbers of the points that were forgotten and not yet swept.
-    pub(crate) fn forgotten(&self, vault: &Inner) -> Result<Vec<u64>, VaultError> {
+    /// Numbers of the points that were forgotten and not yet swept. A record that does not open forgets nothing.
+    fn forgotten(&self, vault: &Inner) -> Result<Vec<u64>, VaultError> {
         let mut numbers = Vec::new();
         for (path, _) in vault.objects.list(&format!("forgets/{}", self.id))? {
-            if let Some(ObjectName::Forget(_, number)) = ObjectName::parse(&path) {
-                numbers.push(number.0);
+            let Some(ObjectName::Forget(_, number)) = ObjectName::parse(&path) else { continue };
+            match self.is_forgotten(vault, number.0) {
+                Ok(true) => numbers.push(number.0),
+                Ok(false) => {}
+                Err(e) if e.is_of_one_object() => {}
+                Err(e) => return Err(e),
             }
         }
         Ok(numbers)
+    }
+
+    /// Whether the point was forgotten. An error when something is there that does not say so: a file that anyone may
+    /// have left must not make an older point pass for the latest.
+    pub(crate) fn is_forgotten(&self, vault: &Inner, number: u64) -> Result<bool, VaultError> {
+        let name = ObjectName::Forget(self.id, PointNumber(number));
+        if !vault.objects.exists(&name)? {
+            return Ok(false);
+        }
+        let bytes = vault.objects.read(&name).or_missing(&name)?;
+        records::open::<ForgetBody>(&name, &bytes, &vault.record).map(|_| true)
     }
 }

@@ -252,14 +252,13 @@ impl Vault {
             }
             PointSelector::Latest => {
                 let head = lineage.head(&self.inner)?;
-                let forgotten = lineage.forgotten(&self.inner)?;
                 let mut candidate = head.newest;
                 loop {
                     let Some(body) = candidate else {
                         return Err(none("the VM has no point that is not forgotten"));
                     };
-                    if !forgotten.contains(&body.head.number) {
-                        break body;
+                    if !lineage.is_forgotten(&self.inner, body.head.number)? {
+                        return OpenPoint::known(&self.inner, &lineage, body, false);
                     }
                     candidate = lineage.point_below(&self.inner, body.head.number, head.retired.as_ref())?;
                 }
@@ -357,7 +356,13 @@ impl Inner {
         for generation in 0..GENERATIONS_MAX {
             let Some(body) = self.name_record(&self.name_of(vm, generation))? else { break };
             let lineage = self.unlock_lineage(&body, vm)?;
-            let closed = lineage.head(self)?.closed;
+            let closed = match lineage.head(self) {
+                Ok(head) => head.closed,
+                // A damaged point does not keep the others from being opened. Whether the lineage was closed shows
+                // in the next generation, which is begun only then.
+                Err(e) if e.is_of_one_object() => true,
+                Err(e) => return Err(e),
+            };
             found = Some(lineage);
             if !closed {
                 break;
@@ -424,9 +429,21 @@ impl OpenPoint {
         lineage: &Lineage,
         body: Box<PointBody>,
     ) -> Result<Self, VaultError> {
-        let number = PointNumber(body.head.number);
-        let forgotten = vault.objects.exists(&ObjectName::Forget(lineage.id, number))?;
-        let name = ObjectName::Point(lineage.id, number);
+        let forgotten = match lineage.is_forgotten(vault, body.head.number) {
+            // Verification tells of it; the point is what it is.
+            Err(e) if e.is_of_one_object() => false,
+            answer => answer?,
+        };
+        Self::known(vault, lineage, body, forgotten)
+    }
+
+    fn known(
+        vault: &Arc<Inner>,
+        lineage: &Lineage,
+        body: Box<PointBody>,
+        forgotten: bool,
+    ) -> Result<Self, VaultError> {
+        let name = ObjectName::Point(lineage.id, PointNumber(body.head.number));
         let point = body.to_point(forgotten).map_err(|e| VaultError::malformed(&name, e))?;
         Ok(Self { vault: Arc::clone(vault), lineage: lineage.clone(), body, point })
     }

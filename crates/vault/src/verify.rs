@@ -12,7 +12,7 @@ use vmkeep_model::{BlockIndex, BlockRun, CancelToken, DomainId, LineageId, Point
 
 use crate::error::VaultError;
 use crate::format::{ForgetBody, FormatError, HeadBody, RetiredBody, SessionBody};
-use crate::journal;
+use crate::journal::{self, JournalEntry};
 use crate::layout::ObjectName;
 use crate::lineage::{AtNumber, Lineage};
 use crate::map::{ChangeListReader, Entry, Visit};
@@ -27,7 +27,7 @@ use crate::vault::{Inner, OpenPoint, Vault};
 pub enum AuditDepth {
     /// Headers, footers and records.
     Structure,
-    /// Also every slot of the metadata packs, both copies.
+    /// Also every slot of the metadata packs, both copies, and of packs that no point names yet.
     Metadata,
 }
 
@@ -97,7 +97,11 @@ impl DiskReader {
             Visit::Block { block, entry } => visit(Found::Block(block, entry)),
             Visit::Unreadable { node, error } => {
                 let error = map_error(&what, error);
-                if error.is_damage() { visit(Found::Unreadable(node.covers(), error)) } else { Err(error) }
+                if error.is_of_one_object() {
+                    visit(Found::Unreadable(node.covers(), error))
+                } else {
+                    Err(error)
+                }
             }
         })
     }
@@ -148,15 +152,17 @@ impl Vault {
             found,
             left: self.inner.objects.list("")?.into_iter().collect(),
             accounting: Accounting::default(),
+            lineages: BTreeMap::new(),
             points: Vec::new(),
             foreign_keys: 0,
         };
         auditor.vault_itself()?;
-        for name in auditor.names()? {
-            auditor.lineage(&name)?;
+        for lineage in auditor.names()? {
+            auditor.lineage(&lineage)?;
+            auditor.lineages.insert(lineage.id, lineage);
         }
         auditor.sessions()?;
-        auditor.leftovers();
+        auditor.leftovers()?;
         let Auditor { accounting, points, foreign_keys, .. } = auditor;
         Ok(Audit { accounting, points, foreign_keys })
     }
@@ -170,11 +176,13 @@ struct Auditor<'a> {
     /// Objects not accounted for yet, with their sizes.
     left: BTreeMap<String, u64>,
     accounting: Accounting,
+    /// Lineages whose keys were opened.
+    lineages: BTreeMap<LineageId, Lineage>,
     points: Vec<OpenPoint>,
     foreign_keys: u64,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Class {
     Live,
     Garbage,
@@ -186,12 +194,13 @@ impl Auditor<'_> {
         // It was opened: its record and one of its key objects are good.
         self.account(&ObjectName::Vault.to_string(), Class::Live);
         self.keys(DomainId::VAULT)?;
-        self.journal(self.vault.id.0)
+        self.journal(self.vault.id.0).map(drop)
     }
 
-    /// Checks the key objects of a domain that is in use.
-    fn keys(&mut self, domain: DomainId) -> Result<(), VaultError> {
-        for path in self.under(&format!("keys/{domain}/")) {
+    /// Checks the key objects of a domain that is in use and gives their names.
+    fn keys(&mut self, domain: DomainId) -> Result<Vec<String>, VaultError> {
+        let paths = self.under(&format!("keys/{domain}/"));
+        for path in paths.clone() {
             let Some(name @ ObjectName::Key { .. }) = ObjectName::parse(&path) else { continue };
             self.account(&path, Class::Live);
             let Some(bytes) = self.vault.objects.read(&name)? else { continue };
@@ -201,7 +210,7 @@ impl Auditor<'_> {
                 Err(e) => self.tell(&name, VaultError::open(&name, e)),
             }
         }
-        Ok(())
+        Ok(paths)
     }
 
     /// The VMs of the vault, by their name records.
@@ -220,11 +229,11 @@ impl Auditor<'_> {
                 self.tell(&name, VaultError::malformed(&name, what));
                 continue;
             }
-            self.keys(DomainId(body.domain))?;
+            let keys = self.keys(DomainId(body.domain))?;
             match self.vault.unlock_lineage(&body, &vm) {
                 Ok(lineage) => lineages.push(lineage),
-                Err(e) if e.is_damage() || matches!(e, VaultError::WrongKey { .. }) => {
-                    self.tell(&ObjectName::Name(format!("{vm}")), e);
+                Err(e) if e.is_of_one_object() || matches!(e, VaultError::WrongKey { .. }) => {
+                    self.locked(LineageId(body.lineage), DomainId(body.domain), &keys);
                 }
                 Err(e) => return Err(e),
             }
@@ -232,27 +241,73 @@ impl Auditor<'_> {
         Ok(lineages)
     }
 
+    /// A lineage whose keys do not open: nothing of it can be checked, and what is wrong are its key objects.
+    fn locked(&mut self, lineage: LineageId, domain: DomainId, keys: &[String]) {
+        for object in keys {
+            let error = VaultError::WrongKey { what: object.clone() };
+            (self.found)(Damage { object: object.clone(), error });
+        }
+        if keys.is_empty() {
+            let object = format!("keys/{domain}");
+            (self.found)(Damage { object: object.clone(), error: VaultError::Missing { object } });
+        }
+        for first in ["points", "heads", "retired", "forgets", "packs", "journal"] {
+            for path in self.under(&format!("{first}/{lineage}")) {
+                if ObjectName::parse(&path).is_some() {
+                    self.account(&path, Class::Live);
+                }
+            }
+        }
+    }
+
     fn lineage(&mut self, lineage: &Lineage) -> Result<(), VaultError> {
         let retired = self.retired(lineage)?;
-        let (sessions, top) = self.numbers(lineage, retired.as_ref())?;
+        let sessions = self.numbers(lineage, retired.as_ref())?;
         let head = ObjectName::Head(lineage.id);
-        if let Some(hint) = self.record::<HeadBody>(&head)?.filter(|hint| hint.newest > top) {
-            self.tell(
-                &head,
-                VaultError::Missing { object: format!("points/{}/{}", lineage.id, hint.newest) },
-            );
+        if let Some(hint) = self.record::<HeadBody>(&head)? {
+            self.must_exist(ObjectName::Point(lineage.id, PointNumber(hint.newest)))?;
         }
         for path in self.under(&format!("forgets/{}/", lineage.id)) {
             let Some(name @ ObjectName::Forget(_, number)) = ObjectName::parse(&path) else { continue };
             if let Some(body) = self.record::<ForgetBody>(&name)?
-                && ((body.lineage, body.number) != (lineage.id.0, number.0) || number.0 > top)
+                && ((body.lineage, body.number) != (lineage.id.0, number.0)
+                    || !self.vault.objects.exists(&ObjectName::Point(lineage.id, number))?)
             {
                 let what = FormatError("it forgets a point that is not there".to_owned());
                 self.tell(&name, VaultError::malformed(&name, what));
             }
         }
-        self.journal(lineage.id.0)?;
+        self.acts(lineage, retired.as_ref())?;
         self.packs(lineage, &sessions)
+    }
+
+    /// Compares what the journal of a lineage says was done with what is there.
+    fn acts(&mut self, lineage: &Lineage, retired: Option<&RetiredBody>) -> Result<(), VaultError> {
+        let entries = self.journal(lineage.id.0)?;
+        // What a later version wrote may have taken an act back.
+        let all_known = !entries.iter().any(|entry| matches!(entry, JournalEntry::Unknown { .. }));
+        for entry in &entries {
+            let (JournalEntry::Voided { number, .. } | JournalEntry::Forgotten { number }) = *entry else {
+                continue;
+            };
+            if retired.is_some_and(|retired| retired.holds(number)) {
+                continue;
+            }
+            self.must_exist(ObjectName::Point(lineage.id, PointNumber(number)))?;
+            if all_known && matches!(entry, JournalEntry::Forgotten { .. }) {
+                self.must_exist(ObjectName::Forget(lineage.id, PointNumber(number)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells of an object that another one names and that is not there. Asks the store: since the listing more may
+    /// have come.
+    fn must_exist(&mut self, name: ObjectName) -> Result<(), VaultError> {
+        if !self.vault.objects.exists(&name)? {
+            self.tell(&name, VaultError::Missing { object: name.to_string() });
+        }
+        Ok(())
     }
 
     fn retired(&mut self, lineage: &Lineage) -> Result<Option<RetiredBody>, VaultError> {
@@ -264,12 +319,12 @@ impl Auditor<'_> {
         Ok(self.damage_of(&ObjectName::Retired(lineage.id, 1), newest)?.flatten())
     }
 
-    /// Opens every numbered record; returns the sessions that committed and the highest number.
+    /// Opens every numbered record and returns the sessions that committed.
     fn numbers(
         &mut self,
         lineage: &Lineage,
         retired: Option<&RetiredBody>,
-    ) -> Result<(BTreeSet<SessionId>, u64), VaultError> {
+    ) -> Result<BTreeSet<SessionId>, VaultError> {
         let (mut sessions, mut numbers) = (BTreeSet::new(), BTreeSet::new());
         for path in self.under(&format!("points/{}/", lineage.id)) {
             if let Some(ObjectName::Point(_, number)) = ObjectName::parse(&path) {
@@ -277,29 +332,30 @@ impl Auditor<'_> {
                 numbers.insert(number.0);
             }
         }
+        // The highest that opens: anyone can leave a file with a large number.
+        let mut top = 0;
         for &number in &numbers {
             self.cancel.check()?;
             if retired.is_some_and(|retired| retired.holds(number)) {
                 continue;
             }
             let name = ObjectName::Point(lineage.id, PointNumber(number));
-            if let Some(Some(AtNumber::Point(body))) =
-                self.damage_of(&name, lineage.at(self.vault, number))?
-            {
+            let Some(Some(at)) = self.damage_of(&name, lineage.at(self.vault, number))? else { continue };
+            top = number;
+            if let AtNumber::Point(body) = at {
                 sessions.insert(SessionId(body.head.session));
                 let open = OpenPoint::of(self.vault, lineage, body);
                 let open = self.damage_of(&name, open)?;
                 self.points.extend(open);
             }
         }
-        let top = numbers.last().copied().unwrap_or(0);
         for number in
             (1..=top).filter(|n| !numbers.contains(n) && !retired.is_some_and(|retired| retired.holds(*n)))
         {
             let name = ObjectName::Point(lineage.id, PointNumber(number));
             self.tell(&name, VaultError::Missing { object: name.to_string() });
         }
-        Ok((sessions, top))
+        Ok(sessions)
     }
 
     /// Checks every pack of sessions that committed; those of the others are left for [`sessions`](Self::sessions).
@@ -321,9 +377,7 @@ impl Auditor<'_> {
             };
             if index.content == PackContent::Metadata {
                 *copies.entry(place).or_default() += 1;
-                if self.depth == AuditDepth::Metadata {
-                    self.metadata_slots(lineage, &place, &index, &name)?;
-                }
+                self.slots(lineage, &place, &index, &name)?;
             } else if matches!(name, ObjectName::PackCopy(..)) {
                 let what = FormatError("a second copy of a data pack".to_owned());
                 self.tell(&name, VaultError::malformed(&name, what));
@@ -332,22 +386,23 @@ impl Auditor<'_> {
         for (place, _) in copies.iter().filter(|(_, copies)| **copies == 1) {
             let first = ObjectName::pack(lineage.id, place);
             let second = ObjectName::PackCopy(lineage.id, place.session, place.name);
-            for name in [first, second] {
-                if !self.vault.objects.exists(&name)? {
-                    self.tell(&name, VaultError::Missing { object: name.to_string() });
-                }
-            }
+            self.must_exist(first)?;
+            self.must_exist(second)?;
         }
         Ok(())
     }
 
-    fn metadata_slots(
+    /// Opens every slot of a pack, when so much is asked for.
+    fn slots(
         &mut self,
         lineage: &Lineage,
         place: &PackPlace,
         index: &PackIndex,
         name: &ObjectName,
     ) -> Result<(), VaultError> {
+        if self.depth == AuditDepth::Structure {
+            return Ok(());
+        }
         for (slot, placed) in (0_u32..).zip(&index.slots) {
             let plain = self.vault.plain_slot(lineage, place, index, name, slot, placed.kind);
             let Some(plain) = self.damage_of(name, plain)? else { continue };
@@ -371,64 +426,118 @@ impl Auditor<'_> {
             self.cancel.check()?;
             match ObjectName::parse(&path) {
                 Some(ObjectName::Stage(..)) => self.account(&path, Class::Garbage),
-                Some(name @ ObjectName::Session(session)) => {
-                    let Some(bytes) = self.vault.objects.read(&name)? else { continue };
-                    let body: Result<SessionBody, _> = records::open(&name, &bytes, &self.vault.record);
-                    let Some(body) = self.damage_of(&name, body)? else {
-                        self.account(&path, Class::InProgress);
-                        continue;
-                    };
-                    let lineage = LineageId(body.lineage);
-                    let target = ObjectName::Point(lineage, PointNumber(body.target));
-                    let class =
-                        if self.vault.objects.exists(&target)? { Class::Garbage } else { Class::InProgress };
-                    self.account(&path, class);
-                    for path in self.under(&format!("packs/{lineage}/{session}/")) {
-                        if ObjectName::parse(&path).is_some() {
-                            self.account(&path, class);
-                        }
-                    }
-                }
+                Some(name @ ObjectName::Session(session)) => self.session(&path, &name, session)?,
                 _ => {}
             }
         }
         Ok(())
     }
 
-    /// Everything not accounted for: packs of sessions that are gone and keys that no VM uses are garbage, the rest has
-    /// no business here.
-    fn leftovers(&mut self) {
-        for (path, size) in std::mem::take(&mut self.left) {
-            match ObjectName::parse(&path) {
-                Some(ObjectName::Pack(..) | ObjectName::PackCopy(..) | ObjectName::Key { .. }) => {
-                    self.tally(Class::Garbage, size);
+    fn session(&mut self, path: &str, name: &ObjectName, session: SessionId) -> Result<(), VaultError> {
+        let (mut class, mut lineage) = (Class::InProgress, None);
+        // When it is gone, the session ended since the listing.
+        if let Some(bytes) = self.vault.objects.read(name)? {
+            let body: Result<SessionBody, _> = records::open(name, &bytes, &self.vault.record);
+            if let Some(body) = self.damage_of(name, body)? {
+                let target = ObjectName::Point(LineageId(body.lineage), PointNumber(body.target));
+                if self.vault.objects.exists(&target)? {
+                    class = Class::Garbage;
                 }
-                _ => {
-                    let what = FormatError("it does not belong to this vault".to_owned());
-                    let error = VaultError::malformed(&path, what);
-                    (self.found)(Damage { object: path.clone(), error });
-                    self.accounting.unexplained.push((path, size));
-                }
+                lineage = self.lineages.get(&LineageId(body.lineage)).cloned();
             }
+        }
+        self.account(path, class);
+        for path in self.left.keys().cloned().collect::<Vec<_>>() {
+            let Some(name) = ObjectName::parse(&path) else { continue };
+            let (ObjectName::Pack(_, owner, pack) | ObjectName::PackCopy(_, owner, pack)) = name else {
+                continue;
+            };
+            if owner != session {
+                continue;
+            }
+            self.account(&path, class);
+            if let Some(lineage) = lineage.as_ref().filter(|_| class == Class::InProgress) {
+                self.unnamed_pack(lineage, &PackPlace { lineage: None, session, name: pack }, &name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks a pack that no point names yet.
+    fn unnamed_pack(
+        &mut self,
+        lineage: &Lineage,
+        place: &PackPlace,
+        name: &ObjectName,
+    ) -> Result<(), VaultError> {
+        match self.vault.read_index(lineage, place, name) {
+            // Its session was ended and swept since the listing.
+            Err(VaultError::Missing { .. }) => Ok(()),
+            index => match self.damage_of(name, index)? {
+                Some(index) => self.slots(lineage, place, &index, name),
+                None => Ok(()),
+            },
         }
     }
 
-    fn journal(&mut self, stream: [u8; 16]) -> Result<(), VaultError> {
-        let paths = self.under(&format!("journal/{}/", LineageId(stream)));
+    /// Everything not accounted for: packs of sessions that are gone and keys that no VM uses are garbage, the rest has
+    /// no business here.
+    fn leftovers(&mut self) -> Result<(), VaultError> {
+        for (path, size) in std::mem::take(&mut self.left) {
+            self.cancel.check()?;
+            let name = ObjectName::parse(&path);
+            let garbage = match &name {
+                Some(ObjectName::Key { .. }) => true,
+                Some(
+                    name @ (ObjectName::Pack(lineage, session, pack)
+                    | ObjectName::PackCopy(lineage, session, pack)),
+                ) => match self.lineages.get(lineage) {
+                    Some(lineage) => {
+                        let place = PackPlace { lineage: None, session: *session, name: *pack };
+                        match self.vault.read_index(lineage, &place, name) {
+                            Err(e) if e.is_of_one_object() => matches!(e, VaultError::Missing { .. }),
+                            index => index.map(|_| true)?,
+                        }
+                    }
+                    None => false,
+                },
+                _ => false,
+            };
+            if garbage {
+                self.tally(Class::Garbage, size);
+            } else {
+                let what = FormatError("it does not belong to this vault".to_owned());
+                let error = VaultError::malformed(&path, what);
+                (self.found)(Damage { object: path.clone(), error });
+                self.accounting.unexplained.push((path, size));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks every entry of a stream, and their chain; gives those that can be read.
+    fn journal(&mut self, stream: [u8; 16]) -> Result<Vec<JournalEntry>, VaultError> {
+        let (mut entries, mut next, mut before) = (Vec::new(), 1, Some([0; 32]));
         let mut numbers = BTreeSet::new();
-        for path in paths {
+        for path in self.under(&format!("journal/{}/", LineageId(stream))) {
             if let Some(ObjectName::Journal(_, n)) = ObjectName::parse(&path) {
                 self.account(&path, Class::Live);
                 numbers.insert(n);
             }
         }
-        let first = ObjectName::Journal(stream, 1);
-        let Some(read) = self.damage_of(&first, journal::read(self.vault, stream))? else { return Ok(()) };
-        if let Some(gap) = (1..=numbers.last().copied().unwrap_or(0)).find(|n| *n > read.len() as u64) {
-            let name = ObjectName::Journal(stream, gap);
-            self.tell(&name, VaultError::Missing { object: name.to_string() });
+        for n in numbers {
+            self.cancel.check()?;
+            if n > next {
+                self.must_exist(ObjectName::Journal(stream, next))?;
+                before = None;
+            }
+            let name = ObjectName::Journal(stream, n);
+            let entry = self.damage_of(&name, journal::entry(self.vault, stream, n, before))?.flatten();
+            before = entry.as_ref().map(|(_, hash)| *hash);
+            entries.extend(entry.map(|(record, _)| record.entry));
+            next = n.saturating_add(1);
         }
-        Ok(())
+        Ok(entries)
     }
 
     /// Opens a record of the vault's own and accounts for it.
@@ -446,7 +555,7 @@ impl Auditor<'_> {
     ) -> Result<Option<T>, VaultError> {
         match result {
             Ok(value) => Ok(Some(value)),
-            Err(e) if e.is_damage() || matches!(e, VaultError::Newer { .. }) => {
+            Err(e) if e.is_of_one_object() => {
                 self.tell(name, e);
                 Ok(None)
             }

@@ -82,12 +82,12 @@ impl Inner {
         }
         let first = ObjectName::pack(lineage.id, place);
         let mut index = self.read_index(lineage, place, &first);
-        if matches!(&index, Err(e) if e.is_damage()) && self.objects.drop_kept(&first) {
+        if matches!(&index, Err(e) if e.is_of_one_object()) && self.objects.drop_kept(&first) {
             index = self.read_index(lineage, place, &first);
         }
         let index = match index {
             Ok(index) => index,
-            Err(e) if e.is_damage() => match self.read_index(lineage, place, &second_copy(&first)) {
+            Err(e) if e.is_of_one_object() => match self.read_index(lineage, place, &second_copy(&first)) {
                 Ok(index) if index.content == PackContent::Metadata => index,
                 _ => return Err(e),
             },
@@ -136,7 +136,7 @@ impl Inner {
         if head.slots.domain != lineage.domain.id {
             return Err(misplaced(name));
         }
-        let key = lineage.domain.map_key_of(head.map.epoch)?;
+        let key = lineage.domain.map_key_claimed(name, head.map)?;
         let body = open_footer(&mut footer, &header, trailer, key, place.name).map_err(damaged)?;
         let footer = FooterBody::decode(&body).map_err(|e| VaultError::malformed(name, e))?;
         let owner = place.lineage.unwrap_or(lineage.id);
@@ -189,12 +189,12 @@ impl Inner {
         let index = self.pack_index(lineage, place)?;
         let first = ObjectName::pack(lineage.id, place);
         let mut plain = self.plain_slot(lineage, place, &index, &first, slot, kind);
-        if matches!(&plain, Err(e) if e.is_damage()) && self.objects.drop_kept(&first) {
+        if matches!(&plain, Err(e) if e.is_of_one_object()) && self.objects.drop_kept(&first) {
             let stored = PackIndex { whole: None, ..(*index).clone() };
             plain = self.plain_slot(lineage, place, &stored, &first, slot, kind);
         }
         match plain {
-            Err(e) if e.is_damage() => {
+            Err(e) if e.is_of_one_object() => {
                 let copy = PackIndex { whole: None, ..(*index).clone() };
                 self.plain_slot(lineage, place, &copy, &second_copy(&first), slot, kind).map_err(|_| e)
             }
