@@ -53,7 +53,7 @@ pub struct JournalRecord {
 }
 
 impl JournalEntry {
-    fn encode(&self) -> Result<(u16, Vec<u8>), FormatError> {
+    pub(crate) fn encode(&self) -> Result<(u16, Vec<u8>), FormatError> {
         Ok(match self {
             Self::VaultCreated => (1, Vec::new()),
             Self::Forgotten { number } => (2, encode(number)?),
@@ -62,7 +62,7 @@ impl JournalEntry {
         })
     }
 
-    fn decode(kind: u16, body: &[u8]) -> Result<Self, FormatError> {
+    pub(crate) fn decode(kind: u16, body: &[u8]) -> Result<Self, FormatError> {
         Ok(match kind {
             1 if body.is_empty() => Self::VaultCreated,
             2 => Self::Forgotten { number: decode_exact(body)? },

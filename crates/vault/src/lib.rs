@@ -30,6 +30,10 @@
 mod error;
 mod format;
 mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
+#[cfg(test)]
+mod golden;
 mod journal;
 mod keyring;
 mod layout;

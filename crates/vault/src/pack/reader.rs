@@ -63,7 +63,7 @@ impl NodeSlot {
         self.plain.len() + self.nodes.len() * 16 + 64
     }
 
-    fn node(&self, index: u32) -> Option<Bytes> {
+    pub(crate) fn node(&self, index: u32) -> Option<Bytes> {
         let range = self.nodes.get(usize::try_from(index).ok()?)?;
         Some(self.plain.slice(range.clone()))
     }

@@ -1,0 +1,193 @@
+//! The stored form of every record body and pack footer: byte for byte what it was in version 1.
+//!
+//! The files are in `tests/golden/`. With `VMKEEP_BLESS=1` a file that is missing is written; one that is there is never
+//! changed: a difference is a change of the format, which takes a new version and a new file. (Sealed records, packs
+//! and key objects are held by the golden files of `vmkeep-envelope`, map nodes by the test `map_golden`.)
+
+use std::fmt::Debug;
+use std::path::Path;
+
+use vmkeep_envelope::{Codec, SlotKind};
+use vmkeep_model::{BlockIndex, BlockSize, ContentHash, LineageId, PointNumber, SessionId};
+
+use crate::format::{
+    Body, ClosedBody, DiskBody, FooterBody, FooterSlot, ForgetBody, HeadBody, JobBody, JournalBody, NameBody,
+    PlaceBody, PointBody, PointHead, RetiredBody, RootBody, SessionBody, StoredBody, VaultBody, VoidBody,
+    decode_body, encode,
+};
+use crate::journal::JournalEntry;
+
+const LINEAGE: [u8; 16] = [0x11; 16];
+const SESSION: [u8; 16] = [0x22; 16];
+const DOMAIN: [u8; 16] = [0x33; 16];
+const AT: i64 = 1_700_000_000_123;
+
+/// The stored file, after a look that `made` is the same.
+fn golden(name: &str, made: &[u8]) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.bin"));
+    if std::env::var_os("VMKEEP_BLESS").is_some() && !path.exists() {
+        std::fs::write(&path, made).unwrap();
+    }
+    let stored = std::fs::read(&path).unwrap_or_else(|e| panic!("{name}: {e}; VMKEEP_BLESS=1 writes it"));
+    let differs = stored.iter().zip(made).position(|(a, b)| a != b);
+    assert_eq!((differs, stored.len()), (None, made.len()), "{name}: first byte that differs, and length");
+    stored
+}
+
+fn record<T: Body + PartialEq + Debug>(name: &str, body: &T) {
+    let stored = golden(&format!("record-{:02}-{name}", T::KIND.number()), &encode(body).unwrap());
+    assert_eq!(decode_body::<T>(&stored).unwrap(), *body);
+}
+
+#[test]
+fn records_of_one_value_are_stored_as_ever() {
+    record("vault", &VaultBody { vault: [0x44; 16], created: AT });
+    let vm = "web-01 \u{fc}".to_owned();
+    record("name", &NameBody { vm, generation: 1, lineage: LINEAGE, domain: DOMAIN });
+    record("void", &VoidBody { lineage: LINEAGE, number: 7, session: SESSION, at: AT });
+    record("closed", &ClosedBody { lineage: LINEAGE, number: 8, at: -1 });
+    record("head", &HeadBody { newest: 300, retired: 2 });
+    record("retired", &RetiredBody { k: 2, ranges: vec![(1, 4), (6, 6), (9, 200)], newest: 300 });
+    let session = SessionBody {
+        session: SESSION,
+        lineage: LINEAGE,
+        domain: DOMAIN,
+        base: 0,
+        target: 1,
+        opened: AT,
+        adopted: None,
+    };
+    record("session", &session);
+    record("session-adopting", &SessionBody { base: 4, target: 6, adopted: Some([0x55; 16]), ..session });
+    record("forget", &ForgetBody { lineage: LINEAGE, number: 5, at: AT });
+}
+
+#[test]
+fn journal_entries_of_every_kind_are_stored_as_ever() {
+    for (n, name, entry) in [
+        (1, "vault-created", JournalEntry::VaultCreated),
+        (2, "forgotten", JournalEntry::Forgotten { number: 5 }),
+        (3, "voided", JournalEntry::Voided { number: 7, session: SessionId(SESSION) }),
+    ] {
+        let (kind, body) = entry.encode().unwrap();
+        assert_eq!(JournalEntry::decode(kind, &body).unwrap(), entry);
+        let before = if n == 1 { [0; 32] } else { [0x66; 32] };
+        let journal = JournalBody { stream: LINEAGE, n, before, at: AT, kind, body };
+        record(&format!("journal-{kind}-{name}"), &journal);
+    }
+}
+
+fn place(byte: u8, lineage: Option<[u8; 16]>) -> PlaceBody {
+    PlaceBody { lineage, session: SESSION, name: [byte; 16] }
+}
+
+fn point() -> PointBody {
+    let root = RootBody {
+        place: place(0x77, None),
+        slot: 3,
+        index: 70_000,
+        birth: 4,
+        level: 1,
+        node_index: 2,
+        newest_birth: 4,
+        blocks: 4000,
+        hash: [0x88; 16],
+    };
+    let stored = StoredBody {
+        block_size_log2: 16,
+        root: Some(root),
+        changed_blocks: 12,
+        zeroed_blocks: 3,
+        provenance: 1,
+        used: Some((123_456, "by hand".to_owned())),
+    };
+    let empty = StoredBody { root: None, changed_blocks: 0, provenance: 0, used: None, ..stored.clone() };
+    let disk =
+        |name: &str, role, lun, size, stored| DiskBody { name: name.to_owned(), role, lun, size, stored };
+    PointBody {
+        head: PointHead { lineage: LINEAGE, number: 4, base: 2, session: SESSION, created: AT },
+        vm: "web-01".to_owned(),
+        disks: vec![
+            disk("os", 0, Some(0), 64 << 30, Some(stored)),
+            disk("data", 1, Some(7), 1000, Some(empty)),
+            disk("scratch", 2, None, 8 << 30, None),
+        ],
+        config: Some(b"<domain/>".to_vec()),
+        consistency: (1, vec!["frozen".to_owned(), String::new()]),
+        job: JobBody {
+            bytes_read: 1 << 40,
+            bytes_stored: 98_765,
+            duration_ms: 4321,
+            software: "vmkeep 0.1.0".to_owned(),
+        },
+        change_lists: vec![
+            (0, vec![(place(0x99, None), 5), (place(0x9a, Some([0xaa; 16])), 0)]),
+            (1, vec![]),
+        ],
+        unknown: Vec::new(),
+    }
+}
+
+#[test]
+fn points_are_stored_as_ever() {
+    let known = point();
+    let bare = PointBody {
+        disks: vec![DiskBody {
+            name: "os".to_owned(),
+            role: 0,
+            lun: None,
+            size: 0,
+            stored: known.disks[1].stored.clone(),
+        }],
+        config: None,
+        consistency: (0, Vec::new()),
+        change_lists: Vec::new(),
+        ..known.clone()
+    };
+    // A section of a later version is kept, also between and after those that are known.
+    let later = PointBody { unknown: vec![(5, 0, vec![1, 2, 3]), (900, 2, vec![9])], ..known.clone() };
+    for (name, point) in [("point", known), ("point-bare", bare), ("point-of-a-later-version", later)] {
+        let stored = golden(&format!("record-03-{name}"), &point.encode().unwrap());
+        assert_eq!(PointBody::decode(&stored).unwrap(), point);
+        point.to_point(false).unwrap();
+    }
+}
+
+#[test]
+fn footers_are_stored_as_ever() {
+    let slot = |birth, moved, len, plain_len, codec, kind| FooterSlot {
+        birth: PointNumber(birth),
+        moved,
+        len,
+        plain_len,
+        codec,
+        kind,
+        blocks: Vec::new(),
+        patches: Vec::new(),
+    };
+    let hash = |byte| ContentHash([byte; 16]);
+    let mut blocks = slot(4, false, 70_000, 131_072, Codec::Zstd, SlotKind::Blocks);
+    blocks.blocks = vec![(BlockIndex(0), hash(1)), (BlockIndex(300), hash(2))];
+    let mut patches = slot(3, true, 8300, 8192, Codec::Stored, SlotKind::Patches);
+    patches.patches = vec![(BlockIndex(1 << 40), 2, hash(3)), (BlockIndex((1 << 40) + 1), 1, hash(4))];
+    let data = FooterBody {
+        lineage: LineageId(LINEAGE),
+        session: SessionId(SESSION),
+        point: PointNumber(4),
+        disk: Some(("os".parse().unwrap(), BlockSize::default())),
+        slots: vec![blocks, patches],
+    };
+    let metadata = FooterBody {
+        disk: None,
+        slots: vec![
+            slot(4, false, 900, 3000, Codec::Zstd, SlotKind::Nodes),
+            slot(4, false, 80, 8, Codec::Stored, SlotKind::ChangeList),
+            slot(4, false, 500, 600, Codec::Zstd, SlotKind::PointCopy),
+        ],
+        ..data.clone()
+    };
+    for (name, footer) in [("footer-data", data), ("footer-metadata", metadata)] {
+        let stored = golden(name, &footer.encode());
+        assert_eq!(FooterBody::decode(&stored).unwrap(), footer);
+    }
+}
