@@ -1,0 +1,80 @@
+//! Replays the corpora of `fuzz/` through the functions that its targets call, and holds targets, functions and corpora
+//! to one list. What a fuzzer ever found is kept in a corpus, so that it stays fixed.
+#![allow(clippy::unwrap_used)] // in helpers too
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use vmkeep_vault::fuzzing::TARGETS;
+
+fn fuzz() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz")
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+fn stems(folder: &str) -> BTreeSet<String> {
+    files(&fuzz().join(folder)).iter().map(|f| f.file_stem().unwrap().to_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn every_function_has_a_target_and_a_corpus_and_they_have_it() {
+    let functions: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(stems("corpus"), functions);
+    assert_eq!(stems("fuzz_targets"), functions);
+    let manifest = std::fs::read_to_string(fuzz().join("Cargo.toml")).unwrap();
+    for name in functions {
+        let target = fuzz().join("fuzz_targets").join(format!("{name}.rs"));
+        let body = std::fs::read_to_string(target).unwrap();
+        assert!(
+            body.contains(&format!("vmkeep::vault::fuzzing::{name}(data)")),
+            "{name} runs something else"
+        );
+        assert!(manifest.contains(&format!("name = \"{name}\"\n")), "{name} is not built");
+    }
+}
+
+#[test]
+fn every_corpus_passes_its_function() {
+    for (name, function) in TARGETS {
+        let corpus = files(&fuzz().join("corpus").join(name));
+        assert!(!corpus.is_empty(), "{name} has no seeds");
+        for file in corpus {
+            // Said only when a test fails: then the last line names the file.
+            println!("{}", file.display());
+            function(&std::fs::read(file).unwrap());
+        }
+    }
+}
+
+/// A corpus whose seeds are all refused at their first byte would pass too: of each decoder at least one is read whole.
+#[test]
+fn golden_bodies_are_among_the_seeds() {
+    let golden = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        std::fs::read(path).unwrap()
+    };
+    for (target, name) in [
+        ("vault_body", "record-01-vault.bin"),
+        ("name_body", "record-02-name.bin"),
+        ("point_body", "record-03-point.bin"),
+        ("void_body", "record-04-void.bin"),
+        ("closed_body", "record-05-closed.bin"),
+        ("head_body", "record-06-head.bin"),
+        ("retired_body", "record-07-retired.bin"),
+        ("session_body", "record-08-session.bin"),
+        ("forget_body", "record-09-forget.bin"),
+        ("journal_body", "record-10-journal-3-voided.bin"),
+        ("footer", "footer-data.bin"),
+        ("change_list", "change-list.bin"),
+    ] {
+        let golden = golden(name);
+        let seeds = files(&fuzz().join("corpus").join(target));
+        assert!(seeds.iter().any(|seed| std::fs::read(seed).unwrap() == golden), "{target} has no {name}");
+    }
+}
