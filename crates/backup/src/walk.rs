@@ -10,7 +10,7 @@ use vmkeep_disk::BlockRead;
 use vmkeep_model::{
     ByteLen, CancelToken, ChangeProvenance, DiskDescription, DiskName, DiskRole, RecoveryPoint, VmDescription,
 };
-use vmkeep_vault::{Draft, DraftDisk, Session, StoredBytes, Vault};
+use vmkeep_vault::{CONFIG_MAX, Draft, DraftDisk, Session, StoredBytes, Vault};
 
 use crate::disk::{self, Walked};
 use crate::observer::{DiskChange, Event, Observer};
@@ -85,6 +85,10 @@ pub fn run(
 
 fn check(plan: &Plan<'_>) -> Result<(), BackupError> {
     VmDescription::new(plan.vm.clone(), plan.disks.iter().map(|disk| disk.description.clone()).collect())?;
+    if plan.config.as_ref().is_some_and(|config| config.len() > CONFIG_MAX) {
+        let what = format!("the VM configuration is longer than {CONFIG_MAX} bytes");
+        return Err(BackupError::Settings(what));
+    }
     for disk in &plan.disks {
         let temporary = disk.description.role == DiskRole::Temporary;
         if temporary != matches!(disk.source, Source::Describe(_)) {
