@@ -4,67 +4,16 @@
 
 mod common;
 
-use std::fmt;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use common::interleaved::interleaved;
 use common::*;
 use vmkeep::backup::{BackupError, Report};
 use vmkeep::model::{BlockSize, ByteLen, ChangeProvenance, ConsistencyLevel, PointNumber, SessionId};
 use vmkeep::object_store::ObjectStore;
 use vmkeep::object_store::memory::InMemory;
 use vmkeep::vault::{Draft, DraftDisk, Session, Vault, VaultError};
-use vmkeep_testkit::{Call, Tap, TappedStore, Verdict, snapshot, store_of};
-
-/// Runs something once, within the call of a number, before that call reaches the store.
-struct Meanwhile {
-    at: u64,
-    calls: AtomicU64,
-    #[allow(clippy::type_complexity)] // a closure that is taken out when it runs
-    what: Mutex<Option<Box<dyn FnOnce() + Send>>>,
-}
-
-impl fmt::Debug for Meanwhile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Meanwhile({})", self.at)
-    }
-}
-
-impl fmt::Display for Meanwhile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
-}
-
-impl Tap for Meanwhile {
-    fn before(&self, _: &Call<'_>) -> Verdict {
-        if self.calls.fetch_add(1, Ordering::SeqCst) == self.at
-            && let Some(what) = self.what.lock().unwrap().take()
-        {
-            // A thread of its own: this one belongs to the first host's runtime.
-            std::thread::scope(|scope| scope.spawn(what).join().unwrap());
-        }
-        Verdict::Pass
-    }
-}
-
-/// Runs `first` on `store` with `second` as a whole within its call number `at`; says what both gave, and whether
-/// the call came.
-fn interleaved<A, B: Send + 'static>(
-    store: &Arc<InMemory>,
-    at: u64,
-    first: impl FnOnce(Arc<dyn ObjectStore>) -> A,
-    second: impl FnOnce(Arc<dyn ObjectStore>) -> B + Send + 'static,
-) -> (A, Option<B>) {
-    let (plain, result) = (Arc::clone(store), Arc::new(Mutex::new(None)));
-    let told = Arc::clone(&result);
-    let what = move || *told.lock().unwrap() = Some(second(plain));
-    let tap = Meanwhile { at, calls: AtomicU64::new(0), what: Mutex::new(Some(Box::new(what))) };
-    let outcome = first(Arc::new(TappedStore::with_tap(Arc::<InMemory>::clone(store), tap)));
-    let second = result.lock().unwrap().take();
-    (outcome, second)
-}
+use vmkeep_testkit::{snapshot, store_of};
 
 fn version(n: u64) -> Disks {
     let os = disk(&[
@@ -101,7 +50,7 @@ fn race(points_before: u64) -> (u64, u64) {
     let (base, next) = (snapshot(&*base), points_before + 1);
     let (mut lost, mut both) = (0, 0);
     for at in 0.. {
-        let store = Arc::new(store_of(&base));
+        let store: Arc<dyn ObjectStore> = Arc::new(store_of(&base));
         let (first, second) = interleaved(&store, at, backup_of(10, 2), backup_of(11, 3));
         let Some(second) = second else { break };
         let when = format!("at call {at}");
@@ -218,7 +167,7 @@ fn a_void_at_any_call_of_a_backup_ends_it_or_comes_too_late() {
     let base = snapshot(&*base);
     let (mut ended, mut late) = (0, 0);
     for at in 0.. {
-        let store = Arc::new(store_of(&base));
+        let store: Arc<dyn ObjectStore> = Arc::new(store_of(&base));
         let void = move |store: Arc<dyn ObjectStore>| {
             let open_sessions: Vec<SessionId> = snapshot(&*store)
                 .keys()
@@ -265,7 +214,7 @@ fn a_backup_at_any_call_of_a_verification_is_no_damage() {
     };
     let mut calls = 0;
     for at in 0.. {
-        let store = Arc::new(store_of(&base));
+        let store: Arc<dyn ObjectStore> = Arc::new(store_of(&base));
         let checked = |store| assert_vault_clean(&open(store, 2), &format!("acts at call {at}"));
         let (_, acted) = interleaved(&store, at, checked, act);
         if acted.is_none() {
@@ -282,7 +231,7 @@ fn a_verification_at_any_call_of_a_backup_sees_no_damage() {
     back_up(&create(base.clone(), 1), "db", &version(1)).unwrap();
     let base = snapshot(&*base);
     for at in 0.. {
-        let store = Arc::new(store_of(&base));
+        let store: Arc<dyn ObjectStore> = Arc::new(store_of(&base));
         let check = move |store| drop(assert_vault_clean(&open(store, 3), &format!("at call {at}")));
         let (outcome, checked) = interleaved(&store, at, backup_of(2, 2), check);
         outcome.unwrap();
