@@ -5,7 +5,9 @@ use std::thread;
 use vmkeep_blockdiff::{Chunk, ScanBuffer, Scanned, SegmentError, SegmentSize, Segments, scan};
 use vmkeep_disk::BlockRead;
 use vmkeep_model::{BlockIndex, BlockRun, ByteLen, CancelToken, ContentHash, DiskName};
-use vmkeep_vault::{CompressionLevel, Frame, FrameEncoder, FrameError, Session, VaultError, WrittenDisk};
+use vmkeep_vault::{
+    BaseDisk, CompressionLevel, Frame, FrameEncoder, FrameError, Session, VaultError, WrittenDisk,
+};
 
 use crate::observer::{DiskChange, Event, Observer};
 use crate::ordered::ordered;
@@ -31,77 +33,104 @@ enum Step<T> {
     },
 }
 
-/// Reads `disk`, stores what changed since the session's base, and returns when it is durable.
-pub(crate) fn walk(
-    session: &Session,
-    name: &DiskName,
-    disk: &dyn BlockRead,
-    settings: &Settings,
-    shares: &Shares,
-    observer: &dyn Observer,
-    cancel: &CancelToken,
-) -> Result<Walked, BackupError> {
-    let base = session.base_disk(name).map_err(BackupError::Store)?;
-    let block_size = base.as_ref().map_or(settings.block_size, |base| base.block_size);
-    let size = disk.len();
-    let change = base.as_ref().map_or(DiskChange::Appeared, |base| compare(base.size, size));
-    observer.event(Event::DiskBegan { disk: name, size, change });
+/// One disk to walk, and what the walk needs.
+pub(crate) struct DiskWalk<'a> {
+    pub(crate) session: &'a Session,
+    pub(crate) name: &'a DiskName,
+    pub(crate) disk: &'a dyn BlockRead,
+    pub(crate) settings: &'a Settings,
+    pub(crate) shares: &'a Shares,
+    pub(crate) observer: &'a dyn Observer,
+    pub(crate) cancel: &'a CancelToken,
+}
 
-    let identity = session.identity().map_err(BackupError::Store)?;
-    let mut writer = session.disk_writer(name, block_size, shares.pack_bytes).map_err(BackupError::Store)?;
-    let before = base.iter().flat_map(|base| base.hashes(BlockIndex(0)));
-    let segments = Segments::new(disk, block_size, SegmentSize::default(), before);
-    let read_error = |source| BackupError::Read { disk: name.clone(), source };
-
-    let (mut bytes_read, mut bytes_changed) = (0, 0);
-    thread::scope(|scope| -> Result<(), BackupError> {
-        let hash = |block: &[u8]| identity.block_hash(block);
-        let scanned = ordered(scope, settings.workers, shares.segments, segments, ScanBuffer::default, {
-            move |buffer, segment| -> Result<(Scanned, BlockIndex), BackupError> {
-                cancel.check()?;
-                let segment = segment.map_err(|e| segment_error(name, e))?;
-                let scanned = scan(disk, &segment, &hash, buffer).map_err(read_error)?;
-                Ok((scanned, segment.run.end()))
+impl DiskWalk<'_> {
+    /// Reads the disk, stores what changed since the session's base, and returns when it is durable.
+    ///
+    /// When what the disk was cannot be read because the vault is damaged there, all of the disk is stored again:
+    /// a VM must stay protectable whatever happened to its points, and nothing of the base is then relied on.
+    pub(crate) fn run(&self) -> Result<Walked, BackupError> {
+        let base = self.session.base_disk(self.name);
+        let has_base = !matches!(base, Ok(None));
+        let walked =
+            base.map_err(BackupError::Store).and_then(|base| self.against(base, DiskChange::Appeared));
+        match walked {
+            Err(BackupError::Store(error)) if has_base && error.is_damage() => {
+                self.observer.event(Event::BaseUnreadable { disk: Some(self.name), error: &error });
+                self.against(None, DiskChange::Anew)
             }
-        });
-        let frame_blocks = settings.level.frame_blocks(block_size);
-        let groups = Groups { scanned, frame_blocks, group: Vec::new(), ready: Vec::new().into_iter() };
-        let level = settings.level;
-        let steps = ordered(
-            scope,
-            settings.workers,
-            shares.frames,
-            groups,
-            || None,
-            move |encoder, step| {
-                encode(encoder, level, step?)
-                    .map_err(|source| BackupError::Frame { disk: name.clone(), source })
-            },
-        );
-        for step in steps {
-            cancel.check()?;
-            match step? {
-                Step::Data(frame) => {
-                    bytes_changed += u64::from(frame.plain_len);
-                    writer.frame(&frame).map_err(BackupError::Store)?;
-                }
-                Step::Zero(run) => {
-                    writer.zero(run).map_err(BackupError::Store)?;
-                    observer.event(Event::Zeroed { disk: name, run });
-                }
-                Step::Reached { block, bytes_read: more } => {
-                    bytes_read += more;
-                    let position = ByteLen(block.0.saturating_mul(block_size.bytes_u64()).min(size.0));
-                    observer.event(Event::Progress { disk: name, position, bytes_read, bytes_changed });
-                }
-            }
+            walked => walked,
         }
-        Ok(())
-    })?;
-    cancel.check()?;
-    let written = writer.finish(size).map_err(BackupError::Store)?;
-    observer.event(Event::DiskDone { disk: name });
-    Ok(Walked { written, change, bytes_read })
+    }
+
+    /// `without_base` says what the disk is when there is no base.
+    fn against(&self, base: Option<BaseDisk<'_>>, without_base: DiskChange) -> Result<Walked, BackupError> {
+        let Self { session, name, disk, settings, shares, observer, cancel } = *self;
+        let block_size = base.as_ref().map_or(settings.block_size, |base| base.block_size);
+        let size = disk.len();
+        let change = base.as_ref().map_or(without_base, |base| compare(base.size, size));
+        observer.event(Event::DiskBegan { disk: name, size, change });
+
+        let identity = session.identity().map_err(BackupError::Store)?;
+        let mut writer = match base {
+            Some(_) => session.disk_writer(name, block_size, shares.pack_bytes),
+            None => session.disk_writer_anew(name, block_size, shares.pack_bytes),
+        }
+        .map_err(BackupError::Store)?;
+        let before = base.iter().flat_map(|base| base.hashes(BlockIndex(0)));
+        let segments = Segments::new(disk, block_size, SegmentSize::default(), before);
+        let read_error = |source| BackupError::Read { disk: name.clone(), source };
+
+        let (mut bytes_read, mut bytes_changed) = (0, 0);
+        thread::scope(|scope| -> Result<(), BackupError> {
+            let hash = |block: &[u8]| identity.block_hash(block);
+            let scanned = ordered(scope, settings.workers, shares.segments, segments, ScanBuffer::default, {
+                move |buffer, segment| -> Result<(Scanned, BlockIndex), BackupError> {
+                    cancel.check()?;
+                    let segment = segment.map_err(|e| segment_error(name, e))?;
+                    let scanned = scan(disk, &segment, &hash, buffer).map_err(read_error)?;
+                    Ok((scanned, segment.run.end()))
+                }
+            });
+            let frame_blocks = settings.level.frame_blocks(block_size);
+            let groups = Groups { scanned, frame_blocks, group: Vec::new(), ready: Vec::new().into_iter() };
+            let level = settings.level;
+            let steps = ordered(
+                scope,
+                settings.workers,
+                shares.frames,
+                groups,
+                || None,
+                move |encoder, step| {
+                    encode(encoder, level, step?)
+                        .map_err(|source| BackupError::Frame { disk: name.clone(), source })
+                },
+            );
+            for step in steps {
+                cancel.check()?;
+                match step? {
+                    Step::Data(frame) => {
+                        bytes_changed += u64::from(frame.plain_len);
+                        writer.frame(&frame).map_err(BackupError::Store)?;
+                    }
+                    Step::Zero(run) => {
+                        writer.zero(run).map_err(BackupError::Store)?;
+                        observer.event(Event::Zeroed { disk: name, run });
+                    }
+                    Step::Reached { block, bytes_read: more } => {
+                        bytes_read += more;
+                        let position = ByteLen(block.0.saturating_mul(block_size.bytes_u64()).min(size.0));
+                        observer.event(Event::Progress { disk: name, position, bytes_read, bytes_changed });
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        cancel.check()?;
+        let written = writer.finish(size).map_err(BackupError::Store)?;
+        observer.event(Event::DiskDone { disk: name });
+        Ok(Walked { written, change, bytes_read })
+    }
 }
 
 fn compare(from: ByteLen, to: ByteLen) -> DiskChange {

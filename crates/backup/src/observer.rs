@@ -1,12 +1,15 @@
 //! What a backup tells while it runs.
 
 use vmkeep_model::{BlockRun, ByteLen, DiskName, PointNumber, VmName};
+use vmkeep_vault::VaultError;
 
 /// How a disk differs from what it was at the point before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskChange {
     /// It was not in the point before: all of it is stored.
     Appeared,
+    /// What it was cannot be read, because the vault is damaged there: all of it is stored again.
+    Anew,
     /// It has the size it had.
     SameSize,
     /// It became larger.
@@ -34,6 +37,13 @@ pub enum Event<'a> {
         /// The point it is made against.
         base: Option<PointNumber>,
     },
+    /// The point before, or the map of one of its disks, is damaged: what depends on it is stored again as a whole.
+    BaseUnreadable {
+        /// Which disk; `None` for the whole point.
+        disk: Option<&'a DiskName>,
+        /// What is wrong; it names the object.
+        error: &'a VaultError,
+    },
     /// A disk of the point before is not in the plan; the new point will not have it.
     Vanished {
         /// Its name.
@@ -48,7 +58,7 @@ pub enum Event<'a> {
         /// How it differs from the point before.
         change: DiskChange,
     },
-    /// Blocks up to the end of this run are dealt with.
+    /// The disk was looked at up to this position; what changed there is stored or on its way.
     Progress {
         /// Which disk.
         disk: &'a DiskName,
@@ -56,7 +66,7 @@ pub enum Event<'a> {
         position: ByteLen,
         /// Bytes read of it so far.
         bytes_read: u64,
-        /// Bytes in changed blocks so far.
+        /// Bytes in changed blocks that were handed to the vault so far; it lags a frame or two behind.
         bytes_changed: u64,
     },
     /// Blocks that held data are zero now.

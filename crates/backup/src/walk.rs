@@ -12,7 +12,7 @@ use vmkeep_model::{
 };
 use vmkeep_vault::{CONFIG_MAX, Draft, DraftDisk, Session, StoredBytes, Vault};
 
-use crate::disk::{self, Walked};
+use crate::disk::{DiskWalk, Walked};
 use crate::observer::{DiskChange, Event, Observer};
 use crate::plan::Shares;
 use crate::{BackupError, Plan, Settings, Source};
@@ -72,6 +72,9 @@ pub fn run(
     let began = vault.clock().now();
     let session = vault.begin(&plan.vm).map_err(BackupError::Store)?;
     observer.event(Event::Began { vm: &plan.vm, target: session.target(), base: session.base() });
+    if let Some((_, error)) = session.unreadable_base() {
+        observer.event(Event::BaseUnreadable { disk: None, error });
+    }
     let vanished = vanished(plan, &session);
     for disk in &vanished {
         observer.event(Event::Vanished { disk });
@@ -130,7 +133,8 @@ fn walk_disks(
     let (next, results) = (AtomicUsize::new(0), Mutex::new((BTreeMap::new(), None)));
     let work = || {
         while let Some((index, name, source)) = read.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let walked = disk::walk(session, name, *source, settings, shares, observer, cancel);
+            let walk = DiskWalk { session, name, disk: *source, settings, shares, observer, cancel };
+            let walked = walk.run();
             let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
             match walked {
                 Ok(walked) => drop(results.0.insert(*index, walked)),
@@ -161,6 +165,10 @@ fn finish(
     duration_ms: u64,
 ) -> Result<Report, BackupError> {
     let (mut disks, mut drafts) = (Vec::new(), Vec::new());
+    let mut evidence = plan.evidence.clone();
+    if let Some((number, _)) = session.unreadable_base() {
+        evidence.push(format!("point {number} before it could not be read; all disks were stored again"));
+    }
     for (index, disk) in plan.disks.iter().enumerate() {
         let (description, size) = (disk.description.clone(), disk.source.size());
         let mut report = DiskReport {
@@ -180,7 +188,13 @@ fn finish(
                 report.bytes_changed = written.changed().0;
                 report.bytes_zeroed = written.zeroed().0;
                 report.stored = written.stored;
-                let first = change == DiskChange::Appeared;
+                let first = matches!(change, DiskChange::Appeared | DiskChange::Anew);
+                if change == DiskChange::Anew {
+                    let name = &description.name;
+                    evidence.push(format!(
+                        "disk {name}: what it was could not be read; all of it was stored again"
+                    ));
+                }
                 let provenance = if first { ChangeProvenance::Full } else { ChangeProvenance::Scan };
                 DraftDisk::Stored { description, written, provenance }
             }
@@ -192,7 +206,7 @@ fn finish(
     let draft = Draft {
         disks: drafts,
         consistency: plan.consistency,
-        evidence: plan.evidence.clone(),
+        evidence,
         config: plan.config.clone(),
         bytes_read,
         duration_ms,

@@ -147,7 +147,7 @@ pub enum VaultError {
         /// The disk.
         disk: DiskName,
     },
-    /// The newest point of a VM cannot go while newer ones may be built on it.
+    /// Another session took the number this one wanted to commit.
     #[error(
         "another session committed {vm}@{number} first; this backup stored nothing that counts, run it again"
     )]

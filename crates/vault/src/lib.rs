@@ -60,6 +60,6 @@ pub use place::{PackPlace, Reference, StorageId};
 pub use read::{BlockSink, DiskEntries, DiskReader};
 pub use session::{BaseDisk, CONFIG_MAX, Committed, Draft, DraftDisk, Session};
 pub use store::FolderStore;
-pub use vault::{OpenPoint, Ports, Vault};
+pub use vault::{History, OpenPoint, Ports, Vault};
 pub use verify::{Accounting, Audit, AuditDepth, Damage, Found, Tally};
 pub use vmkeep_envelope::PackName;

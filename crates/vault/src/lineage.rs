@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use vmkeep_envelope::Branch;
-use vmkeep_model::{LineageId, PointNumber, RecoveryPoint, VmName};
+use vmkeep_model::{LineageId, PointNumber, VmName};
 
 use crate::error::VaultError;
 use crate::format::{ClosedBody, ForgetBody, HeadBody, PointBody, RecordKind, RetiredBody, VoidBody};
@@ -11,7 +11,7 @@ use crate::keyring::Domain;
 use crate::layout::{ObjectName, highest_taken};
 use crate::records;
 use crate::store::ResultExt;
-use crate::vault::Inner;
+use crate::vault::{History, Inner};
 
 /// One VM's line of points, with its keys unlocked.
 #[derive(Clone, Debug)]
@@ -30,12 +30,14 @@ pub(crate) enum AtNumber {
 }
 
 /// Where a lineage stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Head {
     /// Highest number that is taken or retired; 0 when there is none.
     pub(crate) top: u64,
     /// The newest committed point.
     pub(crate) newest: Option<Box<PointBody>>,
+    /// What stands highest and is damaged or missing: whether it is the newest point cannot be told.
+    pub(crate) unreadable: Option<(PointNumber, VaultError)>,
     pub(crate) closed: bool,
     pub(crate) retired: Option<RetiredBody>,
 }
@@ -84,29 +86,31 @@ impl Lineage {
     }
 
     /// Finds the newest point. Requests do not depend on how many points there are.
+    ///
+    /// A damaged record ends the search: what lies below it is not the newest.
     pub(crate) fn head(&self, vault: &Inner) -> Result<Head, VaultError> {
         let hint = self.hint(vault)?;
         let retired = self.retired(vault, hint.as_ref().map_or(0, |hint| hint.retired))?;
         let known =
             hint.map_or(0, |hint| hint.newest).max(retired.as_ref().map_or(0, |retired| retired.newest));
         let top = self.top(vault, known)?;
-        let (mut closed, mut number) = (false, top);
-        while number > 0 {
+        let (mut newest, mut unreadable, mut closed, mut number) = (None, None, false, top);
+        while number > 0 && newest.is_none() && unreadable.is_none() {
             if retired.as_ref().is_some_and(|retired| retired.holds(number)) {
                 number -= 1;
                 continue;
             }
             let name = ObjectName::Point(self.id, PointNumber(number));
-            match self.at(vault, number).or_missing(&name)? {
-                AtNumber::Point(point) => return Ok(Head { top, newest: Some(point), closed, retired }),
-                AtNumber::Void(_) => number -= 1,
-                AtNumber::Closed(_) => {
-                    closed = true;
-                    number -= 1;
-                }
+            match self.at(vault, number).or_missing(&name) {
+                Ok(AtNumber::Point(point)) => newest = Some(point),
+                Ok(AtNumber::Void(_)) => {}
+                Ok(AtNumber::Closed(_)) => closed = true,
+                Err(e) if e.is_damage() => unreadable = Some((PointNumber(number), e)),
+                Err(e) => return Err(e),
             }
+            number -= 1;
         }
-        Ok(Head { top, newest: None, closed, retired })
+        Ok(Head { top, newest, unreadable, closed, retired })
     }
 
     /// Highest taken number, searched upwards from `known`: every number between it and the highest is taken.
@@ -139,22 +143,24 @@ impl Lineage {
         Ok(newest)
     }
 
-    /// The points that count, ascending, and which of them are forgotten.
-    pub(crate) fn points(&self, vault: &Inner) -> Result<Vec<(Box<PointBody>, RecoveryPoint)>, VaultError> {
+    /// Every number that counts, ascending: the point, or why it cannot be read.
+    pub(crate) fn history(&self, vault: &Inner) -> Result<History, VaultError> {
         let head = self.head(vault)?;
         let forgotten = self.forgotten(vault)?;
         let mut points = Vec::new();
-        for number in 1..=head.newest.as_ref().map_or(0, |newest| newest.head.number) {
-            if head.retired.as_ref().is_some_and(|retired| retired.holds(number)) {
-                continue;
-            }
+        for number in
+            (1..=head.top).filter(|&n| !head.retired.as_ref().is_some_and(|retired| retired.holds(n)))
+        {
             let name = ObjectName::Point(self.id, PointNumber(number));
-            if let AtNumber::Point(body) = self.at(vault, number).or_missing(&name)? {
-                let point = body
-                    .to_point(forgotten.contains(&number))
-                    .map_err(|e| VaultError::malformed(&name, e))?;
-                points.push((body, point));
-            }
+            let point = match self.at(vault, number).or_missing(&name) {
+                Ok(AtNumber::Point(body)) => {
+                    body.to_point(forgotten.contains(&number)).map_err(|e| VaultError::malformed(&name, e))
+                }
+                Ok(AtNumber::Void(_) | AtNumber::Closed(_)) => continue,
+                Err(e) if e.is_of_one_object() => Err(e),
+                Err(e) => return Err(e),
+            };
+            points.push((PointNumber(number), point));
         }
         Ok(points)
     }

@@ -35,6 +35,7 @@ pub const CONFIG_MAX: usize = 1 << 20;
 pub struct Session {
     writing: Writing,
     base: Option<Box<PointBody>>,
+    unreadable: Option<(PointNumber, VaultError)>,
     opened: Timestamp,
     retired: u64,
     /// Bytes stored when it began: its own record, and the VM's keys and name when it is the first.
@@ -158,7 +159,7 @@ impl Session {
         let writing = Writing { vault: Arc::clone(vault), lineage, id, target, nodes, sealer };
         let retired = head.retired.map_or(0, |retired| retired.k);
         let stored = stored + object.bytes().len() as u64;
-        Ok(Self { writing, base: head.newest, opened, retired, stored })
+        Ok(Self { writing, base: head.newest, unreadable: head.unreadable, opened, retired, stored })
     }
 
     /// The session's id.
@@ -174,6 +175,11 @@ impl Session {
     /// The number of the point it is made against; `None` for a first backup.
     pub fn base(&self) -> Option<PointNumber> {
         self.base.as_ref().map(|base| PointNumber(base.head.number))
+    }
+
+    /// The point before, when it is damaged or missing: then there is no base and everything is stored anew.
+    pub fn unreadable_base(&self) -> Option<(PointNumber, &VaultError)> {
+        self.unreadable.as_ref().map(|(number, error)| (*number, error))
     }
 
     /// Names of the disks whose content the base point holds.
@@ -207,6 +213,16 @@ impl Session {
         let block_size = base.as_ref().map_or(block_size, |(_, block_size, _)| *block_size);
         let base = base.map(|(root, _, size)| (root, size));
         DiskWriter::new(&self.writing, disk.clone(), block_size, base, pack_bytes)
+    }
+
+    /// A writer for all of `disk`, whatever it was in the base point: for when that cannot be read.
+    pub fn disk_writer_anew(
+        &self,
+        disk: &DiskName,
+        block_size: BlockSize,
+        pack_bytes: usize,
+    ) -> Result<DiskWriter<'_>, VaultError> {
+        DiskWriter::new(&self.writing, disk.clone(), block_size, None, pack_bytes)
     }
 
     fn base_root(&self, disk: &DiskName) -> Result<Option<(Root, BlockSize, ByteLen)>, VaultError> {

@@ -49,6 +49,9 @@ impl Default for Ports {
 const NODE_CACHE_BYTES: usize = 24 << 20;
 const INDEX_CACHE_BYTES: usize = 8 << 20;
 
+/// Points by number, each read or with the reason why it cannot be.
+pub type History = Vec<(PointNumber, Result<RecoveryPoint, VaultError>)>;
+
 /// A vault, open: recovery points of VMs on an object store, readable with one KEK.
 ///
 /// Cheap to clone. All calls block; they may come from any thread, also one of a tokio program (there, use
@@ -225,10 +228,15 @@ impl Vault {
         Ok(names)
     }
 
-    /// The recovery points of `vm`, oldest first, forgotten ones among them.
+    /// The recovery points of `vm`, oldest first, forgotten ones among them; fails when one cannot be read.
     pub fn points(&self, vm: &VmName) -> Result<Vec<RecoveryPoint>, VaultError> {
+        self.history(vm)?.into_iter().map(|(_, point)| point).collect()
+    }
+
+    /// The recovery points of `vm` by number, oldest first, and for each that cannot be read, why.
+    pub fn history(&self, vm: &VmName) -> Result<History, VaultError> {
         let lineage = self.inner.lineage(vm)?.ok_or_else(|| VaultError::NoSuchVm(vm.clone()))?;
-        Ok(lineage.points(&self.inner)?.into_iter().map(|(_, point)| point).collect())
+        lineage.history(&self.inner)
     }
 
     /// One recovery point, ready to be read.
@@ -252,6 +260,9 @@ impl Vault {
             }
             PointSelector::Latest => {
                 let head = lineage.head(&self.inner)?;
+                if let Some((_, error)) = head.unreadable {
+                    return Err(error);
+                }
                 let mut candidate = head.newest;
                 loop {
                     let Some(body) = candidate else {
@@ -356,15 +367,15 @@ impl Inner {
         for generation in 0..GENERATIONS_MAX {
             let Some(body) = self.name_record(&self.name_of(vm, generation))? else { break };
             let lineage = self.unlock_lineage(&body, vm)?;
-            let closed = match lineage.head(self) {
-                Ok(head) => head.closed,
+            let goes_on = match lineage.head(self) {
                 // A damaged point does not keep the others from being opened. Whether the lineage was closed shows
                 // in the next generation, which is begun only then.
+                Ok(head) => head.closed || head.unreadable.is_some(),
                 Err(e) if e.is_of_one_object() => true,
                 Err(e) => return Err(e),
             };
             found = Some(lineage);
-            if !closed {
+            if !goes_on {
                 break;
             }
         }
@@ -379,7 +390,10 @@ impl Inner {
                 return self.new_lineage(vm, generation, &name);
             };
             let lineage = self.unlock_lineage(&body, vm)?;
-            if !lineage.head(self)?.closed {
+            let head = lineage.head(self)?;
+            let succeeded =
+                head.unreadable.is_some() && self.objects.exists(&self.name_of(vm, generation + 1))?;
+            if !head.closed && !succeeded {
                 return Ok((lineage, 0));
             }
         }
