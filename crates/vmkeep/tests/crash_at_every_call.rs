@@ -10,7 +10,7 @@ mod common;
 use std::sync::Arc;
 
 use common::*;
-use vmkeep::backup::{BackupError, Report};
+use vmkeep::backup::{BackupError, Report, Settings};
 use vmkeep::model::{PointNumber, SessionId};
 use vmkeep::object_store::ObjectStore;
 use vmkeep::object_store::memory::InMemory;
@@ -143,6 +143,26 @@ fn so_it_is_in_a_folder() {
         let outcome = third_backup(Arc::new(FaultyStore::new(inner, [fault])), &web[2]);
         check_third(folder_store(folder.path(), 4), outcome, &web, &db, &format!("{fault:?} in a folder"));
     }
+}
+
+#[test]
+fn so_it_is_when_several_threads_walk_two_disks() {
+    let (web, db) = versions();
+    let base = Arc::new(InMemory::new());
+    two_points(base.clone(), &web, &db);
+    let base = snapshot(&*base);
+    let settings = Settings { workers: 3, ..inline() };
+    let run = |store: Arc<dyn ObjectStore>| {
+        let vault = Vault::open(store, kek(), ports(2)).map_err(BackupError::Store)?;
+        back_up_with(&vault, "web", &web[2], &settings)
+    };
+    // Which call gets which number is not the same in every run; what must hold is.
+    at_every_call(
+        || Arc::new(store_of(&base)),
+        15,
+        run,
+        |store, outcome, when| check_third(store, outcome, &web, &db, when),
+    );
 }
 
 #[test]
