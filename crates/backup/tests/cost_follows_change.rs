@@ -5,7 +5,7 @@
 //! Without change tracking an increment scans all of it and so reads the whole map. Requests are counted with one
 //! vault handle kept open, whose node cache serves the map: every node was written or read by it before. A handle
 //! opened anew reads the map from the store: one request for every metadata pack that still holds a node of it, so
-//! never more than the map has nodes. That is the last test's subject.
+//! never more than the map has nodes. With a cache folder on the machine that wrote them it asks for none of them.
 #![allow(clippy::unwrap_used)] // in helpers too
 
 mod common;
@@ -150,4 +150,22 @@ fn a_handle_opened_anew_reads_the_map_once_and_no_data() {
         assert!(more.bytes_read <= 1024 * KIB, "{name}: {more:?}");
         assert_eq!((more.put, more.head, more.list, more.delete), (0, 0, 0, 0), "{name}");
     }
+}
+
+#[test]
+fn a_handle_opened_anew_beside_its_cache_costs_the_same_at_every_age() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut vm = Protected::new(1 << 40);
+    let keep = |vault: Vault| vault.with_cache(folder.path(), 64 << 20).unwrap();
+    // The first point was made before there was a cache, which then keeps what the next increment reads of it.
+    vm.vault = keep(vm.vault.clone());
+    vm.grow_to(10);
+    let mut at = |number: usize| {
+        vm.grow_to(number);
+        vm.vault = keep(opened_anew(&vm.store, number as u64));
+        let cost = vm.unchanged();
+        println!("beside a cache, point {number}: {:?}", cost.counts);
+        requests(&cost)
+    };
+    assert_eq!(at(10), at(200));
 }

@@ -149,11 +149,9 @@ fn one_damaged_copy_of_a_map_costs_nothing() {
             .keys()
             .filter_map(|path| path.as_ref().strip_suffix(".copy").map(str::to_owned))
             .collect();
-        let store =
-            damage(
-                &store,
-                |path| if copies { path.ends_with(".copy") } else { copied.contains(&path.to_owned()) },
-            );
+        let store = damage(&store, |path| {
+            if copies { path.strip_suffix(".copy").is_some() } else { copied.contains(&path.to_owned()) }
+        });
         let vault = open(&store, false);
         disk.write_at(ByteOffset(0), b"third").unwrap();
         let (report, unreadable) = back_up(&vault, &disk);
