@@ -126,6 +126,7 @@ fn check_point(
             cancel,
             blocks: AtomicU64::new(0),
             damaged: Mutex::default(),
+            failed: Mutex::default(),
         };
         check.run(since, settings)?;
         let blocks = check.blocks.into_inner();
@@ -147,44 +148,55 @@ struct DiskCheck<'a> {
     cancel: &'a CancelToken,
     blocks: AtomicU64,
     damaged: Mutex<Vec<DamagedBlock>>,
+    failed: Mutex<Option<RestoreError>>,
 }
 
 type Window = Vec<(BlockIndex, Entry)>;
 
 impl DiskCheck<'_> {
-    /// Walks the map on this thread and checks windows of blocks on others.
+    /// Walks the map on this thread and checks windows of blocks on others. The first failure is returned.
     fn run(&self, since: PointNumber, settings: &Settings) -> Result<(), RestoreError> {
-        let error = |source| self.error(source);
-        if settings.workers <= 1 {
-            return self.walk(since, settings, &mut |window| self.check(&window)).map_err(error);
+        let walked = if settings.workers <= 1 {
+            self.walk(since, settings, &mut |window| self.check_or_stop(&window))
+        } else {
+            self.run_on_threads(since, settings)
+        };
+        match self.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(error) => Err(error),
+            None => walked.map_err(|source| self.error(Arc::new(source))),
         }
+    }
+
+    fn run_on_threads(&self, since: PointNumber, settings: &Settings) -> Result<(), VaultError> {
         let (sender, receiver) = sync_channel::<Window>(1);
-        let (receiver, failed) = (Mutex::new(receiver), Mutex::new(None));
+        // Shared by the workers alone: when they are gone, sending fails and does not wait.
+        let receiver = Arc::new(Mutex::new(receiver));
         thread::scope(|scope| {
             for _ in 0..settings.workers {
-                scope.spawn(|| {
+                let receiver = Arc::clone(&receiver);
+                scope.spawn(move || {
                     loop {
                         let window = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
                         let Ok(window) = window else { return };
-                        if let Err(e) = self.check(&window) {
-                            failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
+                        if self.check_or_stop(&window).is_err() {
+                            return;
                         }
                     }
                 });
             }
+            drop(receiver);
             // The workers end when the sender is dropped with this closure.
             let sender = sender;
-            self.walk(since, settings, &mut |window| match failed
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take()
-            {
-                Some(e) => Err(e),
-                None => sender.send(window).map_err(|_| Cancelled.into()),
-            })
+            self.walk(since, settings, &mut |window| sender.send(window).map_err(|_| Cancelled.into()))
         })
-        .map_err(error)?;
-        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), |e| Err(self.error(e)))
+    }
+
+    /// Checks a window; a failure is kept and stops the walk.
+    fn check_or_stop(&self, window: &[(BlockIndex, Entry)]) -> Result<(), VaultError> {
+        self.check(window).map_err(|error| {
+            self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            Cancelled.into()
+        })
     }
 
     fn walk(
@@ -211,29 +223,31 @@ impl DiskCheck<'_> {
         if window.is_empty() { Ok(()) } else { give(window) }
     }
 
-    fn check(&self, window: &[(BlockIndex, Entry)]) -> Result<(), VaultError> {
+    fn check(&self, window: &[(BlockIndex, Entry)]) -> Result<(), RestoreError> {
         self.cancel.check()?;
         let mut good = Vec::with_capacity(window.len());
         for (block, entry) in window {
             match self.disk.check_entry(*block, entry) {
                 Ok(()) => good.push((*block, entry.clone())),
                 Err(e) if e.is_of_one_object() => self.lost(BlockRun { start: *block, len: 1 }, &Arc::new(e)),
-                Err(e) => return Err(e),
+                Err(e) => return Err(self.error(Arc::new(e))),
             }
         }
         if self.depth == Depth::Data {
             let mut failed = None;
-            self.disk.fetch(&good, &mut |block, bytes| {
-                match bytes {
-                    Ok(_) => {}
-                    Err(e) if e.is_of_one_object() => self.lost(BlockRun { start: block, len: 1 }, &e),
-                    Err(e) => failed = Some(e),
-                }
-                self.cancel.check()?;
-                Ok(())
-            })?;
-            if let Some(e) = failed.and_then(Arc::into_inner) {
-                return Err(e);
+            self.disk
+                .fetch(&good, &mut |block, bytes| {
+                    match bytes {
+                        Ok(_) => {}
+                        Err(e) if e.is_of_one_object() => self.lost(BlockRun { start: block, len: 1 }, &e),
+                        Err(e) => failed = Some(e),
+                    }
+                    self.cancel.check()?;
+                    Ok(())
+                })
+                .map_err(|source| self.error(Arc::new(source)))?;
+            if let Some(source) = failed {
+                return Err(self.error(source));
             }
         }
         let blocks = window.len() as u64;
@@ -250,10 +264,10 @@ impl DiskCheck<'_> {
         self.damaged.lock().unwrap_or_else(PoisonError::into_inner).push(block);
     }
 
-    fn error(&self, source: VaultError) -> RestoreError {
+    fn error(&self, source: Arc<VaultError>) -> RestoreError {
         if source.is_cancelled() {
             return Cancelled.into();
         }
-        RestoreError::Vault { disk: self.disk.name().clone(), source: Arc::new(source) }
+        RestoreError::Vault { disk: self.disk.name().clone(), source }
     }
 }
