@@ -18,16 +18,18 @@ Exit codes:
   3    the vault holds damaged data
   130  ended by a second Ctrl-C
 
-A vault's key comes from --key-file, from --passphrase-file, or from the environment variable VMKEEP_PASSPHRASE;
-exactly one of them. Without the key nothing in a vault can be read, by anybody.
+The key of a vault comes from exactly one of --key-file, --passphrase-file and the environment variable
+VMKEEP_PASSPHRASE. Without it nothing in the vault can be read, by anybody.
 
 A recovery point is written vm@number, or vm@latest for the newest that is not forgotten.
 
 Sizes are in bytes, or with K, M, G or T (powers of 1024).";
 
+const GLOBAL: &str = "Global options";
+
 /// Back up the disks of virtual machines into an encrypted vault of one's own, and restore them.
 #[derive(Debug, Parser)]
-#[command(name = "vmkeep", bin_name = "vmkeep", version, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "vmkeep", bin_name = "vmkeep", version, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -38,7 +40,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// Print events as JSON lines; the last line is a summary, or the error
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) key: KeyArgs,
@@ -47,28 +49,53 @@ pub(crate) struct Global {
 #[derive(Debug, Args)]
 pub(crate) struct KeyArgs {
     /// Key of the vault: a file of 32 bytes that only its owner may read
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
     pub(crate) key_file: Option<PathBuf>,
-    /// Key of the vault: the first line of this file is the passphrase
-    #[arg(long, global = true, value_name = "FILE")]
+    /// Key of the vault: a passphrase, the first line of this file (or set `VMKEEP_PASSPHRASE`)
+    #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
     pub(crate) passphrase_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make a vault
+    ///
+    /// The folder is made when it is not there and must be empty. With --key-file, the key file is made (32 random bytes
+    /// that only its owner may read) when it is not there. Keep the key apart from the vault, and keep a copy of it.
+    #[command(verbatim_doc_comment)]
     Init(InitArgs),
     /// Back up a VM: all its disks become one recovery point
+    ///
+    /// Only blocks that changed since the VM's newest point are stored. The disks are read as they are: stop the VM or
+    /// take a snapshot first, for a disk that is written while it is read is torn. An interrupted backup leaves all
+    /// earlier points as they were; run it again. Where the point before is damaged, the disk is stored again as a whole:
+    /// the new point is good, and exit code 3 tells of the damage.
+    #[command(verbatim_doc_comment)]
     Backup(BackupArgs),
     /// List recovery points
     Points(PointsArgs),
     /// Show which ranges of the disks differ between two points of a VM
+    ///
+    /// Ranges are of whole blocks. No disk data is read.
+    #[command(verbatim_doc_comment)]
     Diff(DiffArgs),
     /// Look for damage in a point or in the whole vault
+    ///
+    /// Reads and checks every byte unless told otherwise. Without a point, every file of the vault is accounted for as
+    /// well. Ends with exit code 3 when something is damaged.
+    #[command(verbatim_doc_comment)]
     Verify(VerifyArgs),
     /// Restore the disks of a point into a folder
+    ///
+    /// A disk becomes DIR/NAME.raw or DIR/NAME.qcow2; a stored VM configuration becomes DIR/config when all disks are
+    /// restored. Files are written under a name that ends in .partial and get their own names when all of them are
+    /// complete. Temporary disks are not stored and so not restored.
+    #[command(verbatim_doc_comment)]
     Restore(RestoreArgs),
     /// Forget a point: it no longer counts as latest, and its space may be taken back
+    ///
+    /// Nothing is removed yet: until it is, the point can still be restored by its number.
+    #[command(verbatim_doc_comment)]
     Forget(ForgetArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
@@ -81,10 +108,6 @@ pub(crate) struct VaultArg {
     pub(crate) vault: PathBuf,
 }
 
-/// Make a vault
-///
-/// The folder is made when it is not there and must be empty. With --key-file, the key file is made (32 random bytes
-/// that only its owner may read) when it is not there. Keep the key apart from the vault, and keep a copy of it.
 #[derive(Debug, Args)]
 pub(crate) struct InitArgs {
     #[command(flatten)]
@@ -100,11 +123,6 @@ pub(crate) struct InitArgs {
     pub(crate) argon2_lanes: Option<u32>,
 }
 
-/// Back up a VM: all its disks become one recovery point
-///
-/// Only blocks that changed since the VM's newest point are stored. The disks are read as they are: stop the VM or
-/// take a snapshot first, for a disk that is written while it is read is torn. An interrupted backup leaves all
-/// earlier points as they were; run it again.
 #[derive(Debug, Args)]
 pub(crate) struct BackupArgs {
     #[command(flatten)]
@@ -114,21 +132,30 @@ pub(crate) struct BackupArgs {
     pub(crate) vm: VmName,
     /// A disk of the VM; give every disk, each with a --disk of its own
     ///
-    /// NAME=PATH[,role=os|data|temp][,lun=N][,format=raw|qcow2|vhd]
+    ///   NAME=PATH[,role=os|data|temp][,lun=N][,format=raw|qcow2|vhd]
+    ///   NAME,role=temp,size=SIZE
     ///
-    /// PATH is an image or a block device; a comma in it is written twice. The role is data when not given. A disk
-    /// with role=temp is described in the point and not stored: only its size is looked at, and NAME,role=temp,size=SIZE
-    /// does without a path. The format is detected when not given; give it for raw disks, because their guest could
-    /// make them look like something else.
-    #[arg(long = "disk", value_name = "NAME=PATH[,...]", required = true, value_parser = disk_arg::parse)]
+    /// PATH is an image or a block device; a comma in it is written twice.
+    /// role    what the disk is for [default: data]; a temp disk is described in the point and not stored:
+    ///         only its size is looked at, or given with size
+    /// lun     its logical unit number
+    /// format  detected when not given; give it for raw disks, because their guest could make them look
+    ///         like something else
+    #[arg(
+        long = "disk",
+        value_name = "NAME=PATH[,...]",
+        required = true,
+        value_parser = disk_arg::parse,
+        verbatim_doc_comment
+    )]
     pub(crate) disks: Vec<DiskArg>,
     /// File with the VM's configuration (at most 1 MiB), stored with the point
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Effort that goes into compression
+    /// Effort of compression
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t = Level::Default)]
     pub(crate) level: Level,
-    /// Block size of disks that are backed up for the first time: a power of two from 16K to 4M
+    /// Block size for disks new to the VM: a power of two from 16K to 4M
     #[arg(long, value_name = "BYTES", default_value = "64K", value_parser = block_size)]
     pub(crate) block_size: BlockSize,
     /// Memory for data on its way, in MiB
@@ -137,7 +164,7 @@ pub(crate) struct BackupArgs {
     /// Threads that scan and compress [default: one per processor, at most 8]
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=256))]
     pub(crate) workers: Option<u16>,
-    /// A file that an image may refer to as its backing or data file; may be given several times
+    /// A file that an image may use as backing or data file; may be given several times
     #[arg(long, value_name = "PATH")]
     pub(crate) allow_backing: Vec<PathBuf>,
 }
@@ -159,7 +186,6 @@ impl From<Level> for CompressionLevel {
     }
 }
 
-/// List recovery points
 #[derive(Debug, Args)]
 pub(crate) struct PointsArgs {
     #[command(flatten)]
@@ -169,9 +195,6 @@ pub(crate) struct PointsArgs {
     pub(crate) vm: Option<VmName>,
 }
 
-/// Show which ranges of the disks differ between two points of a VM
-///
-/// Ranges are of whole blocks. No disk data is read.
 #[derive(Debug, Args)]
 pub(crate) struct DiffArgs {
     #[command(flatten)]
@@ -184,10 +207,6 @@ pub(crate) struct DiffArgs {
     pub(crate) after: PointRef,
 }
 
-/// Look for damage in a point or in the whole vault
-///
-/// Reads and checks every byte unless told otherwise. Without a point, every file of the vault is accounted for as
-/// well. Ends with exit code 3 when something is damaged.
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
     #[command(flatten)]
@@ -200,11 +219,6 @@ pub(crate) struct VerifyArgs {
     pub(crate) structure: bool,
 }
 
-/// Restore the disks of a point into a folder
-///
-/// A disk becomes DIR/NAME.raw or DIR/NAME.qcow2; a stored VM configuration becomes DIR/config when all disks are
-/// restored. Files are written under a name that ends in .partial and get their own names when all of them are
-/// complete. Temporary disks are not stored and so not restored.
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArgs {
     #[command(flatten)]
@@ -241,9 +255,6 @@ impl TargetFormat {
     }
 }
 
-/// Forget a point: it no longer counts as latest, and its space may be taken back
-///
-/// Nothing is removed yet: until it is, the point can still be restored by its number.
 #[derive(Debug, Args)]
 pub(crate) struct ForgetArgs {
     #[command(flatten)]
@@ -253,7 +264,6 @@ pub(crate) struct ForgetArgs {
     pub(crate) point: PointRef,
 }
 
-/// Print a completion script for a shell
 #[derive(Debug, Args)]
 pub(crate) struct CompletionsArgs {
     /// The shell
@@ -263,8 +273,7 @@ pub(crate) struct CompletionsArgs {
 
 fn point(text: &str) -> Result<PointRef, String> {
     text.parse().map_err(|e: vmkeep::model::PointRefError| {
-        let causes = crate::error::causes(&e);
-        std::iter::once(e.to_string()).chain(causes).collect::<Vec<_>>().join(": ")
+        crate::error::sentence(&e.to_string(), &crate::error::causes(&e))
     })
 }
 

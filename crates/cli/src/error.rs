@@ -168,6 +168,16 @@ pub(crate) fn causes(error: &dyn StdError) -> Vec<String> {
     std::iter::successors(error.source(), |&e| e.source()).map(ToString::to_string).collect()
 }
 
+/// An error and what lies below it, from the outside in.
+pub(crate) fn chain(error: &dyn StdError) -> Vec<String> {
+    std::iter::once(error.to_string()).chain(causes(error)).collect()
+}
+
+/// A message and what lies below it, in one line.
+pub(crate) fn sentence(message: &str, causes: &[String]) -> String {
+    std::iter::once(message).chain(causes.iter().map(String::as_str)).collect::<Vec<_>>().join(": ")
+}
+
 fn is_full(error: &(dyn StdError + 'static)) -> bool {
     let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
     error.downcast_ref::<io::Error>().is_some_and(|e| full.contains(&e.kind()))

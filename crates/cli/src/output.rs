@@ -62,10 +62,7 @@ impl Output {
     pub(crate) fn error(&self, error: &Error) {
         let (message, causes) = error.chain();
         let hint = error.hint();
-        let mut lines = vec![format!("error: {message}\n")];
-        lines.extend(causes.iter().map(|cause| format!("  because: {cause}\n")));
-        lines.extend(hint.map(|hint| format!("  hint: {hint}\n")));
-        to_stderr(&lines.concat());
+        to_stderr(&lines("error", &message, &causes, hint));
         self.error_line(&message, &causes, hint);
     }
 
@@ -110,6 +107,19 @@ impl Output {
 /// A remark for people that is no part of the result.
 pub(crate) fn note(text: &str) {
     to_stderr(&format!("note: {text}\n"));
+}
+
+/// Something that a person should know although the command goes on.
+pub(crate) fn warn(message: &str, causes: &[String]) {
+    to_stderr(&lines("warning", message, causes, None));
+}
+
+/// A message with what lies below it and what to do about it.
+fn lines(kind: &str, message: &str, causes: &[String], hint: Option<&str>) -> String {
+    let mut lines = vec![format!("{kind}: {message}\n")];
+    lines.extend(causes.iter().map(|cause| format!("  because: {cause}\n")));
+    lines.extend(hint.map(|hint| format!("  hint: {hint}\n")));
+    lines.concat()
 }
 
 fn to_stderr(text: &str) {

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use vmkeep::model::{ByteLen, DiskName, PointNumber, VmName};
+use vmkeep::vault::VaultError;
 use vmkeep::{backup, restore};
 
-use crate::output::Output;
+use crate::error::chain;
+use crate::output::{self, Output};
 
 /// Progress is told of after a hundredth of the disk, but within these bounds.
 const STEP_MIN: u64 = 1 << 20;
@@ -21,6 +24,7 @@ pub(crate) struct Progress<'a> {
     output: &'a Output,
     bars: Option<MultiProgress>,
     disks: Mutex<BTreeMap<DiskName, Disk>>,
+    met_damage: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -37,6 +41,8 @@ struct Disk {
 #[serde(tag = "change", rename_all = "snake_case")]
 pub(crate) enum Change {
     Appeared,
+    /// What it was could not be read: all of it was stored again.
+    Anew,
     SameSize,
     Grew {
         from: u64,
@@ -53,6 +59,7 @@ impl From<Option<backup::DiskChange>> for Change {
         match change {
             None => Self::Described,
             Some(backup::DiskChange::Appeared) => Self::Appeared,
+            Some(backup::DiskChange::Anew) => Self::Anew,
             Some(backup::DiskChange::SameSize) => Self::SameSize,
             Some(backup::DiskChange::Grew { from }) => Self::Grew { from: from.0 },
             Some(backup::DiskChange::Shrank { from }) => Self::Shrank { from: from.0 },
@@ -70,6 +77,11 @@ enum Line<'a> {
     },
     Vanished {
         disk: &'a str,
+    },
+    /// The point before, or what a disk was in it, is damaged and is not relied on.
+    BaseUnreadable {
+        disk: Option<&'a str>,
+        causes: Vec<String>,
     },
     DiskBegan {
         disk: &'a str,
@@ -98,7 +110,7 @@ impl<'a> Progress<'a> {
     pub(crate) fn new(output: &'a Output) -> Self {
         let shown = !output.is_json() && std::io::stderr().is_terminal();
         let bars = shown.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
-        Self { output, bars, disks: Mutex::default() }
+        Self { output, bars, disks: Mutex::default(), met_damage: AtomicBool::new(false) }
     }
 
     fn disks(&self) -> MutexGuard<'_, BTreeMap<DiskName, Disk>> {
@@ -107,6 +119,20 @@ impl<'a> Progress<'a> {
 
     fn vm_began(&self, vm: &VmName, target: PointNumber, base: Option<PointNumber>) {
         self.output.json(&Line::Began { vm: vm.as_str(), number: target.0, base: base.map(|base| base.0) });
+    }
+
+    fn base_unreadable(&self, disk: Option<&DiskName>, error: &VaultError) {
+        self.met_damage.store(true, Ordering::Relaxed);
+        let what = disk.map_or_else(|| "the point before".to_owned(), |disk| format!("what disk {disk} was"));
+        let causes = chain(error);
+        let warn = || output::warn(&format!("{what} cannot be read; it is stored again as a whole"), &causes);
+        self.bars.as_ref().map_or_else(warn, |bars| bars.suspend(warn));
+        self.output.json(&Line::BaseUnreadable { disk: disk.map(DiskName::as_str), causes });
+    }
+
+    /// Whether a backup came by damage of the vault that it could do without.
+    pub(crate) fn met_damage(&self) -> bool {
+        self.met_damage.load(Ordering::Relaxed)
     }
 
     fn disk_began(&self, disk: &DiskName, size: ByteLen, total: ByteLen, change: Option<Change>) {
@@ -166,6 +192,7 @@ impl backup::Observer for Progress<'_> {
         match event {
             Event::Began { vm, target, base } => self.vm_began(vm, target, base),
             Event::Vanished { disk } => self.output.json(&Line::Vanished { disk }),
+            Event::BaseUnreadable { disk, error } => self.base_unreadable(disk, error),
             Event::DiskBegan { disk, size, change } => {
                 self.disk_began(disk, size, size, Some(Some(change).into()));
             }

@@ -79,9 +79,10 @@ pub(crate) fn run(context: &Context<'_>, args: BackupArgs) -> Result<Outcome, Er
     };
     let progress = Progress::new(context.output);
     let report = backup::run(&vault, &plan, &settings, &progress, context.cancel)?;
+    let outcome = if progress.met_damage() { Outcome::Damage } else { Outcome::Good };
     drop(progress);
     print(context, &report);
-    Ok(Outcome::Good)
+    Ok(outcome)
 }
 
 fn settings(args: &BackupArgs) -> Result<Settings, Error> {
@@ -168,6 +169,7 @@ fn describe(disk: &DiskReport) -> String {
         Change::SameSize => "as before".to_owned(),
         Change::Grew { from } => format!("grew from {}", bytes::show(from)),
         Change::Shrank { from } => format!("shrank from {}", bytes::show(from)),
+        Change::Anew => "stored again as a whole".to_owned(),
         Change::Described => return format!("{}: {size}, temporary, not stored", disk.description.name),
     };
     format!(

@@ -6,7 +6,8 @@ use vmkeep::model::{DiskRecord, RecoveryPoint};
 use crate::args::PointsArgs;
 use crate::bytes;
 use crate::context::Context;
-use crate::error::{Error, Outcome};
+use crate::error::{Error, Outcome, chain};
+use crate::output;
 use crate::table::{Column, Table};
 
 #[derive(Serialize)]
@@ -47,12 +48,21 @@ struct Stored {
     provenance: String,
 }
 
+/// A point that cannot be read.
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "unreadable")]
+struct UnreadableLine {
+    point: String,
+    causes: Vec<String>,
+}
+
 #[derive(Serialize)]
 #[serde(tag = "type", rename = "summary")]
 struct Summary {
     vms: usize,
     points: usize,
     forgotten: usize,
+    unreadable: usize,
 }
 
 pub(crate) fn run(context: &Context<'_>, args: &PointsArgs) -> Result<Outcome, Error> {
@@ -61,10 +71,20 @@ pub(crate) fn run(context: &Context<'_>, args: &PointsArgs) -> Result<Outcome, E
         Some(vm) => vec![vm.clone()],
         None => vault.vms()?,
     };
-    let mut points = Vec::new();
+    let (mut points, mut unreadable) = (Vec::new(), 0);
     for vm in &vms {
         context.cancel.check()?;
-        points.extend(vault.points(vm)?);
+        for (number, point) in vault.history(vm)? {
+            match point {
+                Ok(point) => points.push(point),
+                Err(error) => {
+                    let (point, causes) = (format!("{vm}@{number}"), chain(&error));
+                    output::warn(&format!("{point} cannot be read"), &causes);
+                    context.output.json(&UnreadableLine { point, causes });
+                    unreadable += 1;
+                }
+            }
+        }
     }
     for point in &points {
         context.output.json(&PointLine::from(point));
@@ -75,8 +95,8 @@ pub(crate) fn run(context: &Context<'_>, args: &PointsArgs) -> Result<Outcome, E
         table(&points).lines().for_each(|line| context.output.text(line));
     }
     let forgotten = points.iter().filter(|point| point.forgotten).count();
-    context.output.json(&Summary { vms: vms.len(), points: points.len(), forgotten });
-    Ok(Outcome::Good)
+    context.output.json(&Summary { vms: vms.len(), points: points.len(), forgotten, unreadable });
+    Ok(if unreadable == 0 { Outcome::Good } else { Outcome::Damage })
 }
 
 /// A line per disk; what belongs to the point stands on the first of them.

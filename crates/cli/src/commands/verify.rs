@@ -8,7 +8,7 @@ use vmkeep::vault::{Accounting, Tally};
 use crate::args::VerifyArgs;
 use crate::bytes;
 use crate::context::Context;
-use crate::error::{Error, Outcome, causes};
+use crate::error::{Error, Outcome, causes, sentence};
 use crate::progress::Progress;
 use crate::table::{Column, Table};
 
@@ -126,10 +126,6 @@ fn print(context: &Context<'_>, report: &VerifyReport) {
         damaged_bytes,
         accounting,
     });
-}
-
-fn sentence(reason: &str, causes: &[String]) -> String {
-    std::iter::once(reason).chain(causes.iter().map(String::as_str)).collect::<Vec<_>>().join(": ")
 }
 
 /// Neighbouring blocks that are lost for one reason, as one range.
