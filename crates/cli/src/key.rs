@@ -3,7 +3,7 @@
 use std::env;
 use std::fs::{self, File};
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use vmkeep::envelope::{
@@ -12,7 +12,7 @@ use vmkeep::envelope::{
 
 use crate::args::KeyArgs;
 use crate::error::Error;
-use crate::output;
+use crate::{output, paths};
 
 /// The environment variable that holds a passphrase.
 const VARIABLE: &str = "VMKEEP_PASSPHRASE";
@@ -113,22 +113,11 @@ fn warn_if_shared(path: &Path, found: &fs::Metadata) {
 
 /// Refuses a key file that would lie in the vault it opens.
 pub(crate) fn check_apart(vault: &Path, key_file: &Path) -> Result<(), Error> {
-    if resolved(key_file).starts_with(resolved(vault)) {
+    if paths::lies_in(key_file, vault) {
         return Err(Error::usage(format!(
             "key file {} lies in the vault; whoever gets the vault would get the key with it",
             key_file.display()
         )));
     }
     Ok(())
-}
-
-/// The path without symbolic links, as far as it exists.
-fn resolved(path: &Path) -> PathBuf {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    for known in path.ancestors() {
-        if let (Ok(real), Ok(rest)) = (fs::canonicalize(known), path.strip_prefix(known)) {
-            return real.join(rest);
-        }
-    }
-    path
 }

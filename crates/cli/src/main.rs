@@ -21,6 +21,7 @@ mod disk_arg;
 mod error;
 mod key;
 mod output;
+mod paths;
 mod progress;
 mod staging;
 mod table;

@@ -85,3 +85,24 @@ fn damage_that_ends_a_command_early_is_damage_too() {
     let error = scratch.json("points").expect(3, "the vault's record").error();
     assert!(error["message"].as_str().unwrap().contains("damaged"), "{error}");
 }
+
+#[test]
+fn a_point_that_cannot_be_read_is_listed_as_such_and_the_vm_is_backed_up_anew() {
+    let scratch = one_point();
+    let lineage = scratch.names("v/points").pop().unwrap();
+    let record = scratch.names(&format!("v/points/{lineage}")).pop().unwrap();
+    flip(&scratch.path(&format!("v/points/{lineage}/{record}")), 200);
+    let ran = scratch.json("points").expect(3, "points");
+    assert_eq!(ran.of_type("unreadable")[0]["point"], "web@1");
+    assert_eq!((&ran.summary()["points"], &ran.summary()["unreadable"]), (&0.into(), &1.into()));
+    scratch.json("restore web@1 --to out").expect(3, "restore").error();
+
+    // The new point is whole and stands alone; that there is damage is said again.
+    let ran = scratch.json("backup --vm web --disk os=disk").expect(3, "backup");
+    assert!(!ran.of_type("base_unreadable").is_empty(), "{}", ran.stdout);
+    assert!(ran.stderr.contains("warning: the point before cannot be read"), "{}", ran.stderr);
+    assert_eq!(ran.summary()["point"], "web@2");
+    scratch.summary("restore web@2 --to out");
+    assert!(scratch.same("out/os.raw", "disk"));
+    scratch.json("backup --vm web --disk os=disk").expect(0, "the one after");
+}

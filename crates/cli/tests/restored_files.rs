@@ -92,3 +92,12 @@ fn a_disk_of_odd_size_does_not_become_qcow2() {
     scratch.summary("restore odd@1 --to out");
     assert!(scratch.same("out/d.raw", "disk"));
 }
+
+#[test]
+fn nothing_is_restored_into_the_vault() {
+    let scratch = one_point();
+    for to in ["v", "v/out", "x/../v/packs"] {
+        scratch.json(&format!("restore web@1 --to {to}")).expect(2, to).error();
+    }
+    assert_eq!(scratch.summary("verify --structure")["clean"], true);
+}

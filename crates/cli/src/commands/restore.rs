@@ -15,6 +15,7 @@ use crate::args::{RestoreArgs, TargetFormat};
 use crate::bytes;
 use crate::context::Context;
 use crate::error::{Error, Outcome};
+use crate::paths;
 use crate::progress::Progress;
 use crate::staging::{Existing, Staged};
 
@@ -50,6 +51,12 @@ struct Job {
 }
 
 pub(crate) fn run(context: &Context<'_>, args: &RestoreArgs) -> Result<Outcome, Error> {
+    if paths::lies_in(&args.to, &args.vault.vault) {
+        return Err(Error::usage(format!(
+            "{} lies in the vault; restore to another folder",
+            args.to.display()
+        )));
+    }
     let vault = context.open_vault(&args.vault.vault)?;
     let began = vault.clock().now();
     let point = vault.point(&args.point)?;
