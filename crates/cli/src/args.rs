@@ -25,6 +25,19 @@ A recovery point is written vm@number, or vm@latest for the newest that is not f
 
 Sizes are in bytes, or with K, M, G or T (powers of 1024).";
 
+const DISK_HELP: &str = "\
+A disk of the VM; give every disk, each with a --disk of its own
+
+  NAME=PATH[,role=os|data|temp][,lun=N][,format=raw|qcow2|vhd]
+  NAME,role=temp,size=SIZE
+
+PATH is an image or a block device; a comma in it is written twice.
+role    what the disk is for [default: data]; a temp disk is described in the point and not stored:
+        only its size is looked at, or given with size
+lun     its logical unit number
+format  detected when not given; give it for raw disks, because their guest could make them look
+        like something else";
+
 const GLOBAL: &str = "Global options";
 
 /// Back up the disks of virtual machines into an encrypted vault of one's own, and restore them.
@@ -131,22 +144,12 @@ pub(crate) struct BackupArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) vm: VmName,
     /// A disk of the VM; give every disk, each with a --disk of its own
-    ///
-    ///   NAME=PATH[,role=os|data|temp][,lun=N][,format=raw|qcow2|vhd]
-    ///   NAME,role=temp,size=SIZE
-    ///
-    /// PATH is an image or a block device; a comma in it is written twice.
-    /// role    what the disk is for [default: data]; a temp disk is described in the point and not stored:
-    ///         only its size is looked at, or given with size
-    /// lun     its logical unit number
-    /// format  detected when not given; give it for raw disks, because their guest could make them look
-    ///         like something else
     #[arg(
         long = "disk",
         value_name = "NAME=PATH[,...]",
         required = true,
         value_parser = disk_arg::parse,
-        verbatim_doc_comment
+        long_help = DISK_HELP
     )]
     pub(crate) disks: Vec<DiskArg>,
     /// File with the VM's configuration (at most 1 MiB), stored with the point
