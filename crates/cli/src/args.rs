@@ -164,6 +164,9 @@ pub(crate) struct BackupArgs {
     /// Memory for data on its way, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 128, value_parser = value_parser!(u32).range(32..))]
     pub(crate) memory: u32,
+    /// Folder on this machine that keeps maps of the disks, so that a backup does not fetch them; may be deleted
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
     /// Threads that scan and compress [default: one per processor, at most 8]
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=256))]
     pub(crate) workers: Option<u16>,

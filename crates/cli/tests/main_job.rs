@@ -216,3 +216,16 @@ fn every_level_block_size_and_number_of_workers_restores() {
     }
     assert_eq!(scratch.summary("verify")["clean"], true);
 }
+
+#[test]
+fn a_cache_is_filled_and_may_go_away() {
+    let scratch = Scratch::with_vault();
+    scratch.disk("disk", 8 << 20, &[(0, 300_000, 1), (5 << 20, 1 << 20, 2)]);
+    scratch.summary("backup --vm web --disk os=disk --cache cache");
+    assert!(!scratch.names("cache").is_empty());
+    scratch.disk("disk", 8 << 20, &[(0, 300_000, 1), (5 << 20, 1 << 20, 3)]);
+    std::fs::remove_dir_all(scratch.path("cache")).unwrap();
+    scratch.summary("backup --vm web --disk os=disk --cache cache");
+    scratch.summary("restore web@2 --to out");
+    assert!(scratch.same("out/os.raw", "disk"));
+}

@@ -101,3 +101,14 @@ fn nothing_is_restored_into_the_vault() {
     }
     assert_eq!(scratch.summary("verify --structure")["clean"], true);
 }
+
+#[test]
+fn a_restored_disk_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = one_point();
+    for (format, file) in [("raw", "os.raw"), ("qcow2", "os.qcow2")] {
+        scratch.summary(&format!("restore web@1 --to {format} --disk os --format {format}"));
+        let mode = std::fs::metadata(scratch.path(&format!("{format}/{file}"))).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{file}: {mode:o}");
+    }
+}

@@ -80,10 +80,10 @@ impl RawTarget {
     }
 }
 
-/// Opens a file for a new image, empty and readable.
+/// Opens a file for a new image, empty and readable. Made for its owner alone: it will hold all that a VM knows.
 pub(crate) fn create_file(path: &Path, overwrite: Overwrite) -> Result<File, DiskError> {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).custom_flags(flag_bits(OFlags::NONBLOCK | OFlags::NOCTTY));
+    options.read(true).write(true).mode(0o600).custom_flags(flag_bits(OFlags::NONBLOCK | OFlags::NOCTTY));
     match overwrite {
         Overwrite::Refuse => options.create_new(true),
         Overwrite::Replace => options.create(true).truncate(false), // not before it is known to be a file

@@ -17,6 +17,9 @@ use crate::disk_arg::{DiskArg, DiskFrom};
 use crate::error::{Error, Outcome};
 use crate::progress::{Change, Progress};
 
+/// Most that the cache of a machine keeps for one vault, in bytes.
+const CACHE_BYTES: u64 = 1 << 30;
+
 #[derive(Serialize)]
 #[serde(tag = "type", rename = "summary")]
 struct Summary<'a> {
@@ -61,7 +64,10 @@ pub(crate) fn run(context: &Context<'_>, args: BackupArgs) -> Result<Outcome, Er
     let settings = settings(&args)?;
     let config = args.config.as_deref().map(read_config).transpose()?;
     let opened: Vec<Opened> = args.disks.iter().map(|disk| open(disk, &args)).collect::<Result<_, _>>()?;
-    let vault = context.open_vault(&args.vault.vault)?;
+    let mut vault = context.open_vault(&args.vault.vault)?;
+    if let Some(folder) = &args.cache {
+        vault = vault.with_cache(folder, CACHE_BYTES)?;
+    }
 
     let disks = args.disks.iter().zip(&opened).map(|(disk, opened)| SourceDisk {
         description: disk.description.clone(),
