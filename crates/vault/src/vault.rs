@@ -6,19 +6,19 @@ use std::sync::Arc;
 use object_store::ObjectStore;
 use vmkeep_envelope::{BranchKey, Entropy, KeyVault, OsEntropy, SlotCiphers};
 use vmkeep_model::{
-    BlockSize, Clock, DiskName, DomainId, LineageId, PointNumber, PointRef, PointSelector, RecoveryPoint,
-    SessionId, SystemClock, VaultId, VmName,
+    Clock, DomainId, LineageId, PointNumber, PointRef, PointSelector, RecoveryPoint, SessionId, SystemClock,
+    VaultId, VmName,
 };
 
 use crate::error::{StoreOperation, VaultError};
-use crate::format::{ForgetBody, NameBody, PointBody, VaultBody};
+use crate::format::{ForgetBody, NameBody, VaultBody};
 use crate::journal::{self, JournalEntry};
 use crate::keyring;
 use crate::layout::ObjectName;
 use crate::lineage::{AtNumber, Lineage};
 use crate::pack::{Cache, NodeSlot, PackIndex};
 use crate::place::PackPlace;
-use crate::read::DiskReader;
+use crate::point::OpenPoint;
 use crate::records::{self, Sealer, random_id};
 use crate::session::Session;
 use crate::store::{Created, FolderStore, Objects, ResultExt};
@@ -310,7 +310,7 @@ fn folder_store(path: &FsPath, ports: &Ports) -> Result<Arc<dyn ObjectStore>, Va
 
 impl Inner {
     /// The same vault over `objects`, with empty caches.
-    fn with_objects(&self, objects: Objects) -> Self {
+    pub(crate) fn with_objects(&self, objects: Objects) -> Self {
         Self {
             objects,
             record: Arc::clone(&self.record),
@@ -425,86 +425,5 @@ impl Inner {
                 Ok((self.unlock_lineage(&body, vm)?, stored))
             }
         }
-    }
-}
-
-/// A recovery point, opened for reading.
-#[derive(Clone, Debug)]
-pub struct OpenPoint {
-    pub(crate) vault: Arc<Inner>,
-    pub(crate) lineage: Lineage,
-    pub(crate) body: Box<PointBody>,
-    point: RecoveryPoint,
-}
-
-impl OpenPoint {
-    pub(crate) fn of(
-        vault: &Arc<Inner>,
-        lineage: &Lineage,
-        body: Box<PointBody>,
-    ) -> Result<Self, VaultError> {
-        let forgotten = match lineage.is_forgotten(vault, body.head.number) {
-            // Verification tells of it; the point is what it is.
-            Err(e) if e.is_of_one_object() => false,
-            answer => answer?,
-        };
-        Self::known(vault, lineage, body, forgotten)
-    }
-
-    fn known(
-        vault: &Arc<Inner>,
-        lineage: &Lineage,
-        body: Box<PointBody>,
-        forgotten: bool,
-    ) -> Result<Self, VaultError> {
-        let name = ObjectName::Point(lineage.id, PointNumber(body.head.number));
-        let point = body.to_point(forgotten).map_err(|e| VaultError::malformed(&name, e))?;
-        Ok(Self { vault: Arc::clone(vault), lineage: lineage.clone(), body, point })
-    }
-
-    /// The same point with nothing remembered: what is read comes from the store.
-    #[must_use]
-    pub fn uncached(&self) -> Self {
-        let vault = Arc::new(self.vault.with_objects(self.vault.objects.uncached()));
-        Self { vault, ..self.clone() }
-    }
-
-    /// The disks whose content is stored, in order.
-    pub fn stored_disks(&self) -> impl Iterator<Item = &DiskName> {
-        self.point.disks.iter().filter(|disk| disk.stored.is_some()).map(|disk| &disk.description.name)
-    }
-
-    /// What the point says of itself.
-    pub fn point(&self) -> &RecoveryPoint {
-        &self.point
-    }
-
-    /// The point as a person writes it.
-    pub fn reference(&self) -> PointRef {
-        PointRef { vm: self.point.vm.clone(), selector: PointSelector::Number(self.point.id.number) }
-    }
-
-    /// The VM configuration stored with the point.
-    pub fn config(&self) -> Option<&[u8]> {
-        self.body.config.as_deref()
-    }
-
-    /// The content of one stored disk.
-    pub fn disk(&self, name: &DiskName) -> Result<DiskReader, VaultError> {
-        let none = || VaultError::NoSuchDisk { point: self.reference(), disk: name.clone() };
-        let disk = self.body.disks.iter().find(|disk| disk.name == name.as_str()).ok_or_else(none)?;
-        let stored = disk.stored.as_ref().ok_or_else(none)?;
-        let object = ObjectName::Point(self.lineage.id, self.point.id.number);
-        let malformed = |e| VaultError::malformed(&object, e);
-        let block_size: BlockSize = stored.block_size().map_err(malformed)?;
-        let root = stored.root(disk.size).map_err(malformed)?;
-        Ok(DiskReader::new(
-            Arc::clone(&self.vault),
-            self.lineage.clone(),
-            name.clone(),
-            block_size,
-            disk.size,
-            root,
-        ))
     }
 }

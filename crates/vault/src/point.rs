@@ -1,0 +1,93 @@
+//! One recovery point, opened.
+
+use std::sync::Arc;
+
+use vmkeep_model::{BlockSize, DiskName, PointNumber, PointRef, PointSelector, RecoveryPoint};
+
+use crate::error::VaultError;
+use crate::format::PointBody;
+use crate::layout::ObjectName;
+use crate::lineage::Lineage;
+use crate::read::DiskReader;
+use crate::vault::Inner;
+
+/// A recovery point, opened for reading.
+#[derive(Clone, Debug)]
+pub struct OpenPoint {
+    pub(crate) vault: Arc<Inner>,
+    pub(crate) lineage: Lineage,
+    pub(crate) body: Box<PointBody>,
+    pub(crate) point: RecoveryPoint,
+}
+
+impl OpenPoint {
+    pub(crate) fn of(
+        vault: &Arc<Inner>,
+        lineage: &Lineage,
+        body: Box<PointBody>,
+    ) -> Result<Self, VaultError> {
+        let forgotten = match lineage.is_forgotten(vault, body.head.number) {
+            // Verification tells of it; the point is what it is.
+            Err(e) if e.is_of_one_object() => false,
+            answer => answer?,
+        };
+        Self::known(vault, lineage, body, forgotten)
+    }
+
+    pub(crate) fn known(
+        vault: &Arc<Inner>,
+        lineage: &Lineage,
+        body: Box<PointBody>,
+        forgotten: bool,
+    ) -> Result<Self, VaultError> {
+        let name = ObjectName::Point(lineage.id, PointNumber(body.head.number));
+        let point = body.to_point(forgotten).map_err(|e| VaultError::malformed(&name, e))?;
+        Ok(Self { vault: Arc::clone(vault), lineage: lineage.clone(), body, point })
+    }
+
+    /// The same point with nothing remembered: what is read comes from the store.
+    #[must_use]
+    pub fn uncached(&self) -> Self {
+        let vault = Arc::new(self.vault.with_objects(self.vault.objects.uncached()));
+        Self { vault, ..self.clone() }
+    }
+
+    /// The disks whose content is stored, in order.
+    pub fn stored_disks(&self) -> impl Iterator<Item = &DiskName> {
+        self.point.disks.iter().filter(|disk| disk.stored.is_some()).map(|disk| &disk.description.name)
+    }
+
+    /// What the point says of itself.
+    pub fn point(&self) -> &RecoveryPoint {
+        &self.point
+    }
+
+    /// The point as a person writes it.
+    pub fn reference(&self) -> PointRef {
+        PointRef { vm: self.point.vm.clone(), selector: PointSelector::Number(self.point.id.number) }
+    }
+
+    /// The VM configuration stored with the point.
+    pub fn config(&self) -> Option<&[u8]> {
+        self.body.config.as_deref()
+    }
+
+    /// The content of one stored disk.
+    pub fn disk(&self, name: &DiskName) -> Result<DiskReader, VaultError> {
+        let none = || VaultError::NoSuchDisk { point: self.reference(), disk: name.clone() };
+        let disk = self.body.disks.iter().find(|disk| disk.name == name.as_str()).ok_or_else(none)?;
+        let stored = disk.stored.as_ref().ok_or_else(none)?;
+        let object = ObjectName::Point(self.lineage.id, self.point.id.number);
+        let malformed = |e| VaultError::malformed(&object, e);
+        let block_size: BlockSize = stored.block_size().map_err(malformed)?;
+        let root = stored.root(disk.size).map_err(malformed)?;
+        Ok(DiskReader::new(
+            Arc::clone(&self.vault),
+            self.lineage.clone(),
+            name.clone(),
+            block_size,
+            disk.size,
+            root,
+        ))
+    }
+}
