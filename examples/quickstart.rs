@@ -125,7 +125,7 @@ fn restore(point: &OpenPoint, folder: &Path) -> Result<u64> {
 /// Prints what changed on a disk from one point to another, and returns the blocks. Costs what changed.
 fn changed_blocks(old: &OpenPoint, new: &OpenPoint, name: &DiskName) -> Result<BTreeSet<u64>> {
     let (old, new) = (old.disk(name)?, new.disk(name)?);
-    let differences = old.differences(&new)?;
+    let differences = old.differences(&new, &CancelToken::new())?;
     println!("  {name}: {} MiB, was {} MiB", mib(new.size().0), mib(old.size().0));
     for (kind, word) in [
         (BlockChange::Replaced, "other data"),

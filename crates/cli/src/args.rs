@@ -164,7 +164,7 @@ pub(crate) struct BackupArgs {
     /// Memory for data on its way, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 128, value_parser = value_parser!(u32).range(32..))]
     pub(crate) memory: u32,
-    /// Folder on this machine that keeps maps of the disks, so that a backup does not fetch them; may be deleted
+    /// Folder of this machine that keeps the maps of disks between backups
     #[arg(long, value_name = "DIR")]
     pub(crate) cache: Option<PathBuf>,
     /// Threads that scan and compress [default: one per processor, at most 8]

@@ -105,7 +105,8 @@ fn what_is_done_with_one_vm_touches_no_object_of_another() {
         }
         let vault = opened(Arc::new(all.store.clone()), 9);
         let (old, new) = (disk_of(&vault, &format!("{vm}@1")), disk_of(&vault, &format!("{vm}@latest")));
-        let changed: u64 = old.differences(&new).unwrap().iter().map(|(run, _)| run.len).sum();
+        let changed: u64 =
+            old.differences(&new, &CancelToken::new()).unwrap().iter().map(|(run, _)| run.len).sum();
         assert_eq!(changed, 2);
         all.check_calls(which, &format!("diff of {vm}"));
     }

@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use vmkeep_envelope::{SlotId, SlotKind, open_slot};
-use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ByteLen, ContentHash, DiskName};
+use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ByteLen, CancelToken, ContentHash, DiskName};
 
 use crate::error::VaultError;
 use crate::format::FormatError;
 use crate::frame::FrameDecoder;
 use crate::layout::ObjectName;
 use crate::lineage::Lineage;
-use crate::map::{self, Entries, Entry, MapError, MapReader, Root};
+use crate::map::{self, BoxError, Entries, Entry, MapError, MapReader, NodeSource, Root};
 use crate::pack::{PackIndex, PackNodes, frame_error, slot_key, slot_of};
-use crate::place::{PackPlace, Reference};
+use crate::place::{PackPlace, Reference, StorageId};
 use crate::session::BaseDisk;
 use crate::vault::Inner;
 
@@ -81,9 +82,19 @@ impl DiskReader {
         Ok(DiskEntries { entries: self.map()?.entries(from), what: self.what() })
     }
 
-    /// The blocks in which `self` and `other` differ, as runs in ascending order. Costs what differs.
-    pub fn differences(&self, other: &Self) -> Result<Vec<(BlockRun, map::Change)>, VaultError> {
-        let runs = map::diff(&self.map()?, &other.map()?).map_err(|e| map_error(&self.what(), e))?.runs();
+    /// The blocks in which `self` and `other` differ, as runs in ascending order. Costs what differs, and stops at the
+    /// next map node when `cancel` is set.
+    pub fn differences(
+        &self,
+        other: &Self,
+        cancel: &CancelToken,
+    ) -> Result<Vec<(BlockRun, map::Change)>, VaultError> {
+        let (ours, theirs) =
+            (Cancellable { nodes: &self.nodes, cancel }, Cancellable { nodes: &other.nodes, cancel });
+        let before = MapReader::new(&ours, self.nodes.lineage.domain.identity()?, self.block_size, self.root);
+        let after =
+            MapReader::new(&theirs, other.nodes.lineage.domain.identity()?, other.block_size, other.root);
+        let runs = map::diff(&before, &after).map_err(|e| map_error(&self.what(), e))?.runs();
         runs.map(|run| {
             let (run, change) = run.map_err(|e| map_error(&other.what(), e))?;
             Ok((run, change))
@@ -290,6 +301,19 @@ fn fail_all<'w>(
         sink(*block, Err(Arc::clone(&error)))?;
     }
     Ok(())
+}
+
+/// The nodes of a map until somebody asks to stop.
+struct Cancellable<'a> {
+    nodes: &'a PackNodes,
+    cancel: &'a CancelToken,
+}
+
+impl NodeSource for Cancellable<'_> {
+    fn node(&self, at: &StorageId) -> Result<Bytes, BoxError> {
+        self.cancel.check().map_err(VaultError::Cancelled)?;
+        self.nodes.node(at)
+    }
 }
 
 /// The blocks of a disk that are not all zero, in order.

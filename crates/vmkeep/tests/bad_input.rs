@@ -396,7 +396,7 @@ fn a_backup_cancelled_at_any_event_leaves_garbage_only() {
 }
 
 #[test]
-fn restore_and_verification_stop_when_cancelled() {
+fn restore_verification_and_diff_stop_when_cancelled() {
     let vault = open_objects(&base()).unwrap();
     let point = vault.point(&point_ref("web@2")).unwrap();
     let disk = point.disk(&"os".parse().unwrap()).unwrap();
@@ -412,4 +412,8 @@ fn restore_and_verification_stop_when_cancelled() {
         let stopped = verify_vault(&vault, Depth::Structure, &settings, &restore::Silent, &cancel);
         assert!(matches!(stopped, Err(RestoreError::Cancelled(_))), "{stopped:?}");
     }
+    let (cancel, older) = (CancelToken::new(), vault.point(&point_ref("web@1")).unwrap());
+    cancel.cancel();
+    let stopped = older.disk(&"os".parse().unwrap()).unwrap().differences(&disk, &cancel);
+    assert!(matches!(stopped, Err(VaultError::Cancelled(_))), "{stopped:?}");
 }

@@ -97,7 +97,7 @@ fn check_difference(vault: &Vault, disk: &str, size: usize, points: &[Disks], fr
         point.disk(&disk.parse().unwrap()).unwrap()
     };
     let told: Vec<(u64, BlockChange)> = reader(from)
-        .differences(&reader(to))
+        .differences(&reader(to), &vmkeep::model::CancelToken::new())
         .unwrap()
         .into_iter()
         .flat_map(|(run, change)| (run.start.0..run.end().0).map(move |block| (block, change)))

@@ -150,7 +150,7 @@ fn tell_extents(
 ) -> Result<(), Error> {
     let (before, after) = (before.disk(name)?, after.disk(name)?);
     let size = ByteLen(before.size().0.max(after.size().0));
-    for (run, change) in before.differences(&after)? {
+    for (run, change) in before.differences(&after, context.cancel)? {
         let extent = after.block_size().extent_of(run, size);
         let (offset, length) = (extent.start().0, extent.len().0);
         let (kind, word) = match change {
