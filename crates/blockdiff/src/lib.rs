@@ -6,7 +6,7 @@
 //! the buffer that goes on.
 //!
 //! "Unchanged" is decided by a keyed hash of the whole block ([`BlockHasher`]) and by nothing weaker. A hole of the
-//! source is zeros without being read; a block of zeros is [`Change::Zero`] only when it held data before.
+//! source is zeros without being read; a block of zeros is in [`Scanned::zeroed`] only when it held data before.
 //!
 //! The crate knows no vault: what a disk was before comes in as an iterator of block hashes.
 //!
