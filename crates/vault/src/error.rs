@@ -165,6 +165,52 @@ pub enum VaultError {
         /// The session.
         session: SessionId,
     },
+    /// A sweep has taken the point: it cannot be had back.
+    #[error("{point} was taken by a sweep and cannot be had back")]
+    PointTaken {
+        /// The point.
+        point: PointRef,
+    },
+    /// The point is held: it stays until the hold is released.
+    #[error("{point} is held; release the hold first")]
+    PointHeld {
+        /// The point.
+        point: PointRef,
+    },
+    /// The reader's pin was broken and the point was swept.
+    #[error("the pin on {point} was broken and a sweep took the point; what was read until then is good")]
+    PinBroken {
+        /// The point.
+        point: PointRef,
+    },
+    /// The point was swept while it was being read.
+    #[error("{point} was forgotten and swept while it was read; pin a point that may be forgotten")]
+    PointSwept {
+        /// The point.
+        point: PointRef,
+    },
+    /// There is no such session, or it has ended.
+    #[error("there is no open session {session}")]
+    NoSuchSession {
+        /// The session.
+        session: SessionId,
+    },
+    /// The session to go on from has ended otherwise: it committed, or somebody else ended it.
+    #[error("session {session} cannot be gone on from: {why}")]
+    NotAdoptable {
+        /// The session.
+        session: SessionId,
+        /// What became of it.
+        why: &'static str,
+    },
+    /// The store does not do what a vault needs of it.
+    #[error("{store} cannot hold a vault: {what}")]
+    UnfitStore {
+        /// Where.
+        store: String,
+        /// What it did wrong.
+        what: String,
+    },
     /// The lineage was closed: the VM is no longer protected under it.
     #[error("the protection of {vm} was closed; this backup stored nothing that counts")]
     LineageClosed {

@@ -9,8 +9,9 @@ use vmkeep_envelope::{Codec, fuzzing as envelope};
 use vmkeep_model::ByteLen;
 
 use crate::format::{
-    Body, ClosedBody, FooterBody, ForgetBody, HeadBody, JournalBody, NameBody, PointBody, RetiredBody,
-    SessionBody, VaultBody, VoidBody, decode_body, encode,
+    Body, ClosedBody, FooterBody, ForgetBody, HeadBody, InheritedBody, JournalBody, MarkBody, MovedBody,
+    NameBody, PinBody, PlanBody, PointBody, RepackBody, RetiredBody, SessionBody, VaultBody, VoidBody,
+    WornBody, decode_body, encode,
 };
 use crate::frame::FrameDecoder;
 use crate::journal::JournalEntry;
@@ -22,7 +23,7 @@ use crate::pack::NodeSlot;
 pub type Target = fn(&[u8]);
 
 /// Every function here by its name, which is also that of its fuzz target and of its corpus.
-pub const TARGETS: [(&str, Target); 20] = [
+pub const TARGETS: [(&str, Target); 27] = [
     ("vault_body", vault_body),
     ("name_body", name_body),
     ("point_body", point_body),
@@ -33,6 +34,13 @@ pub const TARGETS: [(&str, Target); 20] = [
     ("session_body", session_body),
     ("forget_body", forget_body),
     ("journal_body", journal_body),
+    ("mark_body", mark_body),
+    ("pin_body", pin_body),
+    ("plan_body", plan_body),
+    ("inherited_body", inherited_body),
+    ("moved_body", moved_body),
+    ("worn_body", worn_body),
+    ("repack_body", repack_body),
     ("journal_entry", journal_entry),
     ("footer", footer),
     ("node_slot", node_slot),
@@ -97,6 +105,41 @@ pub fn forget_body(data: &[u8]) {
 /// The body of a journal record.
 pub fn journal_body(data: &[u8]) {
     body::<JournalBody>(data);
+}
+
+/// The body of a mark.
+pub fn mark_body(data: &[u8]) {
+    body::<MarkBody>(data);
+}
+
+/// The body of a pin.
+pub fn pin_body(data: &[u8]) {
+    body::<PinBody>(data);
+}
+
+/// The body of a part of a sweep's plan.
+pub fn plan_body(data: &[u8]) {
+    body::<PlanBody>(data);
+}
+
+/// The body of a void record with an heir.
+pub fn inherited_body(data: &[u8]) {
+    body::<InheritedBody>(data);
+}
+
+/// The body of a record of moved slots.
+pub fn moved_body(data: &[u8]) {
+    body::<MovedBody>(data);
+}
+
+/// The body of the record of a pack that waits to be repacked.
+pub fn worn_body(data: &[u8]) {
+    body::<WornBody>(data);
+}
+
+/// The body of the record of a repacking sweep.
+pub fn repack_body(data: &[u8]) {
+    body::<RepackBody>(data);
 }
 
 /// What a journal entry says: its kind (2 bytes), then its body.

@@ -11,9 +11,10 @@ use vmkeep_envelope::{Codec, SlotKind};
 use vmkeep_model::{BlockIndex, BlockSize, ContentHash, LineageId, PointNumber, SessionId};
 
 use crate::format::{
-    Body, ClosedBody, DiskBody, FooterBody, FooterSlot, ForgetBody, HeadBody, JobBody, JournalBody, NameBody,
-    PlaceBody, PointBody, PointHead, RetiredBody, RootBody, SessionBody, StoredBody, VaultBody, VoidBody,
-    decode_body, encode,
+    Body, ClosedBody, DeadPackBody, DiskBody, FooterBody, FooterSlot, ForgetBody, HeadBody, InheritedBody,
+    JobBody, JournalBody, MarkBody, MovedBody, MovedSlotBody, NameBody, PinBody, PlaceBody, PlanBody,
+    PointBody, PointHead, RepackBody, RetiredBody, RootBody, SessionBody, StoredBody, VaultBody, VoidBody,
+    WornBody, decode_body, encode,
 };
 use crate::journal::JournalEntry;
 
@@ -60,6 +61,57 @@ fn records_of_one_value_are_stored_as_ever() {
     record("session", &session);
     record("session-adopting", &SessionBody { base: 4, target: 6, adopted: Some([0x55; 16]), ..session });
     record("forget", &ForgetBody { lineage: LINEAGE, number: 5, at: AT });
+}
+
+#[test]
+fn records_of_the_sweep_are_stored_as_ever() {
+    let mark =
+        MarkBody { lineage: LINEAGE, number: 5, g: 3, state: 13, at: AT, by: SESSION, nonce: [0x56; 16] };
+    record("mark", &mark);
+    record(
+        "pin",
+        &PinBody { lineage: LINEAGE, number: 5, id: [0x57; 16], at: AT, why: "restore".to_owned() },
+    );
+    let dead = |metadata, bytes| DeadPackBody { session: SESSION, name: [0x58; 16], metadata, bytes };
+    let plan = PlanBody {
+        lineage: LINEAGE,
+        sweep: [0x59; 16],
+        part: 0,
+        parts: 2,
+        k: 3,
+        numbers: vec![5, 7],
+        newest: 9,
+        dead: vec![dead(false, 33_000_000), dead(true, 2000)],
+        worn: vec![((SESSION, [0x5a; 16]), 12_345)],
+        settled: vec![(SESSION, [0x5b; 16])],
+    };
+    record("plan", &plan);
+    record(
+        "plan-empty",
+        &PlanBody {
+            part: 1,
+            numbers: Vec::new(),
+            dead: Vec::new(),
+            worn: Vec::new(),
+            settled: Vec::new(),
+            ..plan
+        },
+    );
+    let heir = [0x5c; 16];
+    record("inherited", &InheritedBody { lineage: LINEAGE, number: 7, session: SESSION, heir, at: AT });
+    let slot = |slot, at| MovedSlotBody { slot, pack: ([0x59; 16], [0x5d; 16]), at };
+    record(
+        "moved",
+        &MovedBody {
+            lineage: LINEAGE,
+            session: SESSION,
+            name: [0x5e; 16],
+            k: 2,
+            slots: vec![slot(0, 7), slot(9, 0)],
+        },
+    );
+    record("worn", &WornBody { lineage: LINEAGE, session: SESSION, name: [0x5a; 16], dead: 12_345 });
+    record("repack", &RepackBody { lineage: LINEAGE, sweep: [0x59; 16], at: AT });
 }
 
 #[test]
@@ -124,6 +176,7 @@ fn point() -> PointBody {
             (0, vec![(place(0x99, None), 5), (place(0x9a, Some([0xaa; 16])), 0)]),
             (1, vec![]),
         ],
+        copy: None,
         unknown: Vec::new(),
     }
 }
@@ -146,7 +199,13 @@ fn points_are_stored_as_ever() {
     };
     // A section of a later version is kept, also between and after those that are known.
     let later = PointBody { unknown: vec![(5, 0, vec![1, 2, 3]), (900, 2, vec![9])], ..known.clone() };
-    for (name, point) in [("point", known), ("point-bare", bare), ("point-of-a-later-version", later)] {
+    let copied = PointBody { copy: Some((place(0xbb, None), 1)), ..known.clone() };
+    for (name, point) in [
+        ("point", known),
+        ("point-bare", bare),
+        ("point-of-a-later-version", later),
+        ("point-with-copy", copied),
+    ] {
         let stored = golden(&format!("record-03-{name}"), &point.encode().unwrap());
         assert_eq!(PointBody::decode(&stored).unwrap(), point);
         point.to_point(false).unwrap();

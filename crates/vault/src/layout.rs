@@ -36,8 +36,20 @@ pub enum ObjectName {
     Session(SessionId),
     /// A file that a killed process left half-written in a folder vault.
     Stage(SessionId, String),
-    /// A forgotten point.
+    /// The first mark of a point: forgotten, as a rule.
     Forget(LineageId, PointNumber),
+    /// A later mark of a point, from 2.
+    Mark(LineageId, PointNumber, u32),
+    /// A reader's claim on a point.
+    Pin(LineageId, PointNumber, [u8; 16]),
+    /// A part of what a sweep is about to remove.
+    Plan(LineageId, SessionId, u32),
+    /// A pack that waits to be repacked.
+    Worn(LineageId, SessionId, PackName),
+    /// A sweep that is repacking.
+    Repack(LineageId, SessionId),
+    /// Where the slots of a pack lie since they were repacked.
+    Moved(LineageId, PackName, u64),
     /// A pack.
     Pack(LineageId, SessionId, PackName),
     /// The second copy of a metadata pack.
@@ -76,7 +88,26 @@ impl ObjectName {
                 number(stage.strip_prefix("stage-")?)?;
                 Self::Stage(session.parse().ok()?, (*stage).to_owned())
             }
-            ["forgets", lineage, n] => Self::Forget(lineage.parse().ok()?, positive(n)?),
+            ["forgets", lineage, n] => match n.split_once('-') {
+                None => Self::Forget(lineage.parse().ok()?, positive(n)?),
+                Some((n, g)) => {
+                    let g = u32::try_from(number(g)?).ok().filter(|&g| g > 1)?;
+                    Self::Mark(lineage.parse().ok()?, positive(n)?, g)
+                }
+            },
+            ["pins", lineage, n, id] => {
+                Self::Pin(lineage.parse().ok()?, positive(n)?, id.parse::<SessionId>().ok()?.0)
+            }
+            ["sweep", lineage, "plan", sweep, part] => {
+                Self::Plan(lineage.parse().ok()?, sweep.parse().ok()?, u32::try_from(number(part)?).ok()?)
+            }
+            ["sweep", lineage, "worn", session, pack] => {
+                Self::Worn(lineage.parse().ok()?, session.parse().ok()?, pack.parse().ok()?)
+            }
+            ["sweep", lineage, "repack", sweep] => Self::Repack(lineage.parse().ok()?, sweep.parse().ok()?),
+            ["moved", lineage, pack, k] => {
+                Self::Moved(lineage.parse().ok()?, pack.parse().ok()?, positive(k)?.0)
+            }
             ["packs", lineage, session, name] => {
                 let (lineage, session) = (lineage.parse().ok()?, session.parse().ok()?);
                 match name.strip_suffix(".copy") {
@@ -139,6 +170,12 @@ impl fmt::Display for ObjectName {
             Self::Session(session) => write!(f, "sessions/{session}/open"),
             Self::Stage(session, stage) => write!(f, "sessions/{session}/{stage}"),
             Self::Forget(lineage, n) => write!(f, "forgets/{lineage}/{n}"),
+            Self::Mark(lineage, n, g) => write!(f, "forgets/{lineage}/{n}-{g}"),
+            Self::Pin(lineage, n, id) => write!(f, "pins/{lineage}/{n}/{}", SessionId(*id)),
+            Self::Plan(lineage, sweep, part) => write!(f, "sweep/{lineage}/plan/{sweep}/{part}"),
+            Self::Worn(lineage, session, pack) => write!(f, "sweep/{lineage}/worn/{session}/{pack}"),
+            Self::Repack(lineage, sweep) => write!(f, "sweep/{lineage}/repack/{sweep}"),
+            Self::Moved(lineage, pack, k) => write!(f, "moved/{lineage}/{pack}/{k}"),
             Self::Pack(lineage, session, name) => write!(f, "packs/{lineage}/{session}/{name}"),
             Self::PackCopy(lineage, session, name) => write!(f, "packs/{lineage}/{session}/{name}.copy"),
             Self::Journal(stream, n) => write!(f, "journal/{}/{n}", LineageId(*stream)),
@@ -173,6 +210,12 @@ mod tests {
             ObjectName::Session(session),
             ObjectName::Stage(session, "stage-0".to_owned()),
             ObjectName::Forget(lineage, PointNumber(u64::MAX)),
+            ObjectName::Mark(lineage, PointNumber(7), 2),
+            ObjectName::Pin(lineage, PointNumber(7), [5; 16]),
+            ObjectName::Plan(lineage, session, 0),
+            ObjectName::Worn(lineage, session, PackName([4; 16])),
+            ObjectName::Repack(lineage, session),
+            ObjectName::Moved(lineage, PackName([4; 16]), 1),
             ObjectName::Pack(lineage, session, PackName([4; 16])),
             ObjectName::PackCopy(lineage, session, PackName([4; 16])),
             ObjectName::Journal([9; 16], 3),
@@ -196,6 +239,8 @@ mod tests {
             &format!("points/{lineage}/01"),
             &format!("points/{lineage}/0"),
             &format!("points/{lineage}/+1"),
+            &format!("forgets/{lineage}/3-1"),
+            &format!("forgets/{lineage}/3-02"),
         ] {
             assert_eq!(ObjectName::parse(bad), None, "{bad}");
         }

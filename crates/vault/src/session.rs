@@ -245,7 +245,10 @@ impl Session {
         stored.metadata += self.stored;
         let name = ObjectName::Point(self.writing.lineage.id, self.writing.target);
         let plain = body.encode().map_err(|e| VaultError::malformed(&name, e))?;
-        stored.metadata += self.store_copy(&plain)?;
+        let (copy, copy_bytes) = self.store_copy(plain)?;
+        stored.metadata += copy_bytes;
+        body.copy = Some(copy);
+        let plain = body.encode().map_err(|e| VaultError::malformed(&name, e))?;
         let key = self.writing.lineage.domain.map_key()?;
         let object = records::seal_bytes(&name, RecordKind::Point, &plain, key, &self.writing.context())?;
         stored.metadata += object.bytes().len() as u64;
@@ -264,10 +267,14 @@ impl Session {
     }
 
     /// The second copy of the point's sections, in a metadata pack of its own.
-    fn store_copy(&self, plain: &[u8]) -> Result<u64, VaultError> {
+    fn store_copy(&self, plain: Vec<u8>) -> Result<((PlaceBody, u32), u64), VaultError> {
         let mut packs = MetadataPacks::new(&self.writing)?;
-        packs.slot(SlotKind::PointCopy, plain.to_vec())?;
-        packs.finish()
+        let placed = packs.slot(SlotKind::PointCopy, plain)?;
+        let bytes = packs.finish()?;
+        let pack = packs
+            .place(placed.pack)
+            .ok_or_else(|| self.writing.misuse(&"the copy of the point has no pack"))?;
+        Ok(((PlaceBody::of(&pack), placed.slot), bytes))
     }
 
     fn body(&self, draft: &Draft) -> Result<PointBody, VaultError> {
@@ -331,6 +338,7 @@ impl Session {
                 software: concat!("vmkeep ", env!("CARGO_PKG_VERSION")).to_owned(),
             },
             change_lists,
+            copy: None,
             unknown: Vec::new(),
         })
     }

@@ -6,6 +6,7 @@
 mod codec;
 mod footer;
 mod point;
+mod upkeep;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,10 @@ pub use codec::FormatError;
 pub(crate) use codec::{decode_exact, encode};
 pub(crate) use footer::{FooterBody, FooterSlot};
 pub(crate) use point::{DiskBody, JobBody, PlaceBody, PointBody, PointHead, RootBody, StoredBody};
+pub(crate) use upkeep::{
+    DOOMED, DeadPackBody, FORGOTTEN, HELD, InheritedBody, MarkBody, MovedBody, MovedSlotBody, PIN_REASON_MAX,
+    PLAN_PARTS_MAX, PackBody, PinBody, PlanBody, RepackBody, TAKEN, WornBody,
+};
 
 /// A kind of sealed record; the number is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +34,13 @@ pub(crate) enum RecordKind {
     Session = 8,
     Forget = 9,
     Journal = 10,
+    Mark = 11,
+    Pin = 12,
+    Plan = 13,
+    Inherited = 14,
+    Moved = 15,
+    Worn = 16,
+    Repack = 17,
 }
 
 impl RecordKind {
@@ -76,7 +88,7 @@ impl Body for NameBody {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct VoidBody {
     pub(crate) lineage: [u8; 16],
     pub(crate) number: u64,
@@ -88,7 +100,7 @@ impl Body for VoidBody {
     const KIND: RecordKind = RecordKind::Void;
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct ClosedBody {
     pub(crate) lineage: [u8; 16],
     pub(crate) number: u64,
@@ -99,7 +111,7 @@ impl Body for ClosedBody {
     const KIND: RecordKind = RecordKind::Closed;
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct HeadBody {
     pub(crate) newest: u64,
     pub(crate) retired: u64,
@@ -109,7 +121,7 @@ impl Body for HeadBody {
     const KIND: RecordKind = RecordKind::Head;
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct RetiredBody {
     pub(crate) k: u64,
     /// First and last number of each range, ascending, apart.
@@ -139,7 +151,7 @@ impl RetiredBody {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct SessionBody {
     pub(crate) session: [u8; 16],
     pub(crate) lineage: [u8; 16],
@@ -162,7 +174,7 @@ impl Body for SessionBody {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct ForgetBody {
     pub(crate) lineage: [u8; 16],
     pub(crate) number: u64,

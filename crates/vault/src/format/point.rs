@@ -18,6 +18,7 @@ const CONSISTENCY: u16 = 4;
 const CAPTURED_KEYS: u16 = 5;
 const JOB: u16 = 6;
 const CHANGE_LISTS: u16 = 7;
+const COPY: u16 = 8;
 const CRITICAL: u8 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +91,8 @@ pub(crate) struct PointBody {
     pub(crate) consistency: (u8, Vec<String>),
     pub(crate) job: JobBody,
     pub(crate) change_lists: Vec<ChangeListBody>,
+    /// Where the second copy of the sections lies; the copy itself does not say.
+    pub(crate) copy: Option<(PlaceBody, u32)>,
     /// Sections this version does not know, none of them critical: tag, flags, bytes.
     pub(crate) unknown: Vec<(u16, u8, Vec<u8>)>,
 }
@@ -107,6 +110,9 @@ impl PointBody {
         // A later version fills it, and then it is among the unknown.
         if !self.unknown.iter().any(|(tag, ..)| *tag == CAPTURED_KEYS) {
             sections.push((CAPTURED_KEYS, 0, Vec::new()));
+        }
+        if let Some(copy) = &self.copy {
+            sections.push((COPY, 0, encode(copy)?));
         }
         sections.extend(self.config.iter().map(|config| (CONFIG, 0, config.clone())));
         sections.extend(self.unknown.iter().cloned());
@@ -130,7 +136,7 @@ impl PointBody {
             return Err(FormatError(format!("point {} on base {}", head.number, head.base)));
         }
         let (mut vm, mut disks, mut config, mut consistency, mut job) = (None, None, None, None, None);
-        let (mut change_lists, mut unknown) = (Vec::new(), Vec::new());
+        let (mut change_lists, mut copy, mut unknown) = (Vec::new(), None, Vec::new());
         let (mut rest, mut last) = (&bytes[used..], 0);
         while !rest.is_empty() {
             let (tag, flags, body, after) = section(rest)?;
@@ -145,6 +151,7 @@ impl PointBody {
                 CAPTURED_KEYS if body.is_empty() => {}
                 JOB => job = Some(decode_exact(body)?),
                 CHANGE_LISTS => change_lists = decode_exact(body)?,
+                COPY => copy = Some(decode_exact(body)?),
                 _ if flags & CRITICAL != 0 => {
                     return Err(FormatError(format!("critical section {tag} is not known to this version")));
                 }
@@ -161,6 +168,7 @@ impl PointBody {
             consistency: consistency.unwrap_or((0, Vec::new())),
             job: job.ok_or_else(|| missing("job"))?,
             change_lists,
+            copy,
             unknown,
         })
     }
