@@ -42,6 +42,7 @@ pub mod map;
 mod pack;
 mod place;
 mod point;
+mod protocol;
 mod read;
 mod records;
 mod session;
