@@ -8,7 +8,8 @@ use std::thread;
 
 use vmkeep_disk::BlockRead;
 use vmkeep_model::{
-    ByteLen, CancelToken, ChangeProvenance, DiskDescription, DiskName, DiskRole, RecoveryPoint, VmDescription,
+    ByteLen, CancelToken, ChangeProvenance, DiskDescription, DiskName, DiskRole, RecoveryPoint, SessionId,
+    VmDescription,
 };
 use vmkeep_vault::{CONFIG_MAX, Draft, DraftDisk, Session, StoredBytes, Vault};
 
@@ -28,8 +29,10 @@ pub struct Report {
     pub vanished: Vec<String>,
     /// Bytes read from the disks.
     pub bytes_read: u64,
-    /// Bytes in the blocks that were stored.
+    /// Bytes in the blocks whose content is new.
     pub bytes_changed: u64,
+    /// Of these, bytes in blocks that an interrupted backup had stored already.
+    pub bytes_adopted: u64,
     /// Bytes written to the vault.
     pub stored: StoredBytes,
     /// How long it took, in milliseconds, by the vault's clock.
@@ -47,8 +50,10 @@ pub struct DiskReport {
     pub change: Option<DiskChange>,
     /// Bytes read of it.
     pub bytes_read: u64,
-    /// Bytes in its blocks that were stored.
+    /// Bytes in its blocks whose content is new.
     pub bytes_changed: u64,
+    /// Of these, bytes in blocks that an interrupted backup had stored already.
+    pub bytes_adopted: u64,
     /// Bytes in its blocks that became zero.
     pub bytes_zeroed: u64,
     /// Bytes written to the vault for it.
@@ -66,14 +71,34 @@ pub fn run(
     observer: &dyn Observer,
     cancel: &CancelToken,
 ) -> Result<Report, BackupError> {
+    run_inheriting(vault, plan, settings, observer, cancel, &[])
+}
+
+/// The same after sessions that have ended, oldest first, and whose packs this backup may use.
+#[doc(hidden)]
+pub fn run_inheriting(
+    vault: &Vault,
+    plan: &Plan<'_>,
+    settings: &Settings,
+    observer: &dyn Observer,
+    cancel: &CancelToken,
+    sessions: &[SessionId],
+) -> Result<Report, BackupError> {
     check(plan)?;
     let shares = settings.shares(plan.disks.len())?;
     cancel.check()?;
     let began = vault.clock().now();
-    let session = vault.begin(&plan.vm).map_err(BackupError::Store)?;
+    let mut session = vault.begin(&plan.vm).map_err(BackupError::Store)?;
+    if !sessions.is_empty() {
+        session.inherit(sessions).map_err(BackupError::Store)?;
+    }
+    let session = session;
     observer.event(Event::Began { vm: &plan.vm, target: session.target(), base: session.base() });
     if let Some((_, error)) = session.unreadable_base() {
         observer.event(Event::BaseUnreadable { disk: None, error });
+    }
+    if let Some(adopted) = session.adopted() {
+        observer.event(Event::Inherited { packs: adopted.packs(), skipped: adopted.skipped() });
     }
     let vanished = vanished(plan, &session);
     for disk in &vanished {
@@ -177,6 +202,7 @@ fn finish(
             change: None,
             bytes_read: 0,
             bytes_changed: 0,
+            bytes_adopted: 0,
             bytes_zeroed: 0,
             stored: StoredBytes::default(),
         };
@@ -186,6 +212,7 @@ fn finish(
                 report.change = Some(change);
                 report.bytes_read = bytes_read;
                 report.bytes_changed = written.changed().0;
+                report.bytes_adopted = written.adopted().0;
                 report.bytes_zeroed = written.zeroed().0;
                 report.stored = written.stored;
                 let first = matches!(change, DiskChange::Appeared | DiskChange::Anew);
@@ -203,6 +230,7 @@ fn finish(
     }
     let bytes_read = disks.iter().map(|disk| disk.bytes_read).sum();
     let bytes_changed = disks.iter().map(|disk| disk.bytes_changed).sum();
+    let bytes_adopted = disks.iter().map(|disk| disk.bytes_adopted).sum();
     let draft = Draft {
         disks: drafts,
         consistency: plan.consistency,
@@ -218,6 +246,7 @@ fn finish(
         vanished,
         bytes_read,
         bytes_changed,
+        bytes_adopted,
         stored: committed.stored,
         duration_ms,
     })
