@@ -1,6 +1,7 @@
 //! The whole walk: every disk, then the commit.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,12 +12,15 @@ use vmkeep_model::{
     ByteLen, CancelToken, ChangeProvenance, DiskDescription, DiskName, DiskRole, RecoveryPoint, SessionId,
     VmDescription,
 };
-use vmkeep_vault::{CONFIG_MAX, Draft, DraftDisk, Session, StoredBytes, Vault};
+use vmkeep_vault::{Adopted, CONFIG_MAX, Draft, DraftDisk, Session, StoredBytes, Vault};
 
 use crate::disk::{DiskWalk, Walked};
 use crate::observer::{DiskChange, Event, Observer};
 use crate::plan::Shares;
 use crate::{BackupError, Plan, Settings, Source};
+
+/// Footers read at the same time: the store's answers are waited for, not the processor.
+const FOOTERS_AT_ONCE: usize = 8;
 
 /// What a backup did.
 #[derive(Clone, Debug)]
@@ -98,6 +102,7 @@ pub fn run_inheriting(
         observer.event(Event::BaseUnreadable { disk: None, error });
     }
     if let Some(adopted) = session.adopted() {
+        read_footers(adopted, settings, cancel)?;
         observer.event(Event::Inherited { packs: adopted.packs(), skipped: adopted.skipped() });
     }
     let vanished = vanished(plan, &session);
@@ -135,6 +140,25 @@ fn check(plan: &Plan<'_>) -> Result<(), BackupError> {
 fn vanished(plan: &Plan<'_>, session: &Session) -> Vec<String> {
     let planned = |name: &String| plan.disks.iter().any(|disk| disk.description.name.as_str() == name);
     session.base_disks().into_iter().filter(|name| !planned(name)).collect()
+}
+
+/// Reads the footers of inherited packs, several at a time: there is one for every few MiB of an interrupted backup.
+fn read_footers(adopted: &Adopted, settings: &Settings, cancel: &CancelToken) -> Result<(), BackupError> {
+    let read = || -> Result<(), BackupError> {
+        while adopted.read_footer().map_err(BackupError::Store)? {
+            cancel.check()?;
+        }
+        Ok(())
+    };
+    if settings.workers == 1 {
+        return read();
+    }
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..FOOTERS_AT_ONCE).map(|_| scope.spawn(read)).collect();
+        // A panic goes on where it was joined.
+        let ends = readers.into_iter().map(|reader| reader.join().unwrap_or_else(|e| resume_unwind(e)));
+        ends.fold(Ok(()), Result::and)
+    })
 }
 
 /// Walks every disk that is read, several at a time, by index in the plan. The first error stops the others.

@@ -8,7 +8,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use vmkeep_envelope::{PackContent, PackName, SlotKind};
 use vmkeep_model::{BlockIndex, BlockSize, ContentHash, DiskName, SessionId};
@@ -22,7 +22,8 @@ use crate::vault::Inner;
 
 /// The finished data packs that a session may use though it did not write them.
 ///
-/// Remembers a few dozen bytes per pack. The list of blocks of a pack, which takes 32 bytes per block, is read when
+/// Footers are read once, before the first lookup: by that itself, or by as many threads as the caller has for
+/// [`read_footer`](Self::read_footer). A few dozen bytes per pack are remembered. The list of blocks of a pack, which takes 32 bytes per block, is read when
 /// a lookup comes to the pack and dropped when lookups have passed it; so about one list per disk and inherited
 /// session is in memory at a time.
 pub struct Adopted {
@@ -30,11 +31,17 @@ pub struct Adopted {
     lineage: Lineage,
     /// Whose packs they are, oldest first.
     sessions: Vec<SessionId>,
-    disks: BTreeMap<(DiskName, BlockSize), DiskPacks>,
-    packs: u64,
+    /// Packs whose footers were not read yet, and what was read of the others.
+    unread: Mutex<Vec<(u32, PackName)>>,
+    read: Mutex<Disks>,
+    /// The same from the first lookup on.
+    disks: OnceLock<Disks>,
+    packs: AtomicU64,
     skipped: AtomicU64,
     used: Mutex<BTreeSet<PackPlace>>,
 }
+
+type Disks = BTreeMap<(DiskName, BlockSize), DiskPacks>;
 
 /// The packs of one disk, by their first blocks.
 #[derive(Debug, Default)]
@@ -81,49 +88,66 @@ struct Held {
 
 impl std::fmt::Debug for Adopted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Adopted({} packs of {} sessions)", self.packs, self.sessions.len())
+        write!(f, "Adopted({} packs of {} sessions)", self.packs(), self.sessions.len())
     }
 }
 
 impl Adopted {
-    /// Lists what `sessions`, oldest first, have stored and reads the footers of their data packs.
-    ///
-    /// A pack that is damaged, missing or too new is left out and counted: its blocks are stored again.
-    pub(crate) fn read(
+    /// Lists what `sessions`, oldest first, have stored.
+    pub(crate) fn list(
         vault: &Arc<Inner>,
         lineage: &Lineage,
         sessions: &[SessionId],
     ) -> Result<Self, VaultError> {
-        let mut new = Self {
+        let new = Self {
             vault: Arc::clone(vault),
             lineage: lineage.clone(),
             sessions: sessions.to_vec(),
-            disks: BTreeMap::new(),
-            packs: 0,
+            unread: Mutex::default(),
+            read: Mutex::default(),
+            disks: OnceLock::new(),
+            packs: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
             used: Mutex::default(),
         };
         for (number, &session) in (0_u32..).zip(sessions) {
             let stored = new.stored_by(session)?;
-            for object in &stored {
+            let data = stored.iter().filter_map(|object| match *object {
                 // What has a second copy is a metadata pack: a request saved.
-                if let ObjectName::Pack(_, _, name) = *object
-                    && !stored.contains(&ObjectName::PackCopy(lineage.id, session, name))
+                ObjectName::Pack(_, _, name)
+                    if !stored.contains(&ObjectName::PackCopy(lineage.id, session, name)) =>
                 {
-                    new.add(number, session, name)?;
+                    Some((number, name))
                 }
-            }
-        }
-        for disk in new.disks.values_mut() {
-            disk.packs.sort_unstable_by_key(|pack| (pack.first, pack.last, pack.session, pack.name));
-            disk.packs.shrink_to_fit();
+                _ => None,
+            });
+            lock(&new.unread).extend(data);
         }
         Ok(new)
     }
 
-    /// Data packs that can be used.
+    /// Reads the footer of one more pack; false when there is none left. Threads may share the work: each calls this
+    /// until it is false.
+    ///
+    /// A pack that is damaged, missing or too new is left out and counted: its blocks are stored again.
+    pub fn read_footer(&self) -> Result<bool, VaultError> {
+        let Some((session, name)) = lock(&self.unread).pop() else { return Ok(false) };
+        let place = self.place(session, name);
+        let Some(index) = self.index(&place)? else { return Ok(true) };
+        if let (PackContent::Data, Some((disk, block_size))) = (index.content, &index.disk) {
+            let blocks = blocks_of(&index, *block_size);
+            if let (Some(first), Some(last)) = (blocks.first(), blocks.last()) {
+                let pack = Pack { first: first.block, last: last.block, name, session };
+                lock(&self.read).entry((disk.clone(), *block_size)).or_default().packs.push(pack);
+                self.packs.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Data packs that can be used, as far as footers were read.
     pub fn packs(&self) -> u64 {
-        self.packs
+        self.packs.load(Ordering::Relaxed)
     }
 
     /// Packs that cannot be used, because they are damaged, missing or too new. It may grow while blocks are looked up.
@@ -143,11 +167,11 @@ impl Adopted {
         hash: ContentHash,
     ) -> Result<Option<StorageId>, VaultError> {
         // A clone of the name per lookup is nothing beside hashing a block.
-        let Some(disk) = self.disks.get(&(disk.clone(), block_size)) else { return Ok(None) };
-        let mut cursor = disk.cursor.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(disk) = self.disks()?.get(&(disk.clone(), block_size)) else { return Ok(None) };
+        let mut cursor = lock(&disk.cursor);
         cursor.go_to(block, &disk.packs);
         for open in &mut cursor.open {
-            let place = self.place(&open.pack);
+            let place = self.place(open.pack.session, open.pack.name);
             let blocks = match &open.blocks {
                 Some(blocks) => blocks,
                 None => {
@@ -171,7 +195,7 @@ impl Adopted {
 
     /// Notes that a disk that will be committed refers to `packs`.
     pub(crate) fn use_packs(&self, packs: BTreeSet<PackPlace>) {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).extend(packs);
+        lock(&self.used).extend(packs);
     }
 
     /// Every pack of the inherited sessions, of data and metadata and in both copies, that no disk refers to.
@@ -181,7 +205,7 @@ impl Adopted {
         let mut unused = Vec::new();
         for &session in &self.sessions {
             let stored = self.stored_by(session)?;
-            let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+            let used = lock(&self.used);
             unused.extend(stored.into_iter().filter(|object| match *object {
                 ObjectName::Pack(_, _, name) | ObjectName::PackCopy(_, _, name) => {
                     !used.contains(&PackPlace { lineage: None, session, name })
@@ -192,15 +216,30 @@ impl Adopted {
         Ok(unused)
     }
 
+    /// The packs by disk and block, all of them read.
+    fn disks(&self) -> Result<&Disks, VaultError> {
+        if self.disks.get().is_none() {
+            while self.read_footer()? {}
+        }
+        Ok(self.disks.get_or_init(|| {
+            let mut disks = std::mem::take(&mut *lock(&self.read));
+            for disk in disks.values_mut() {
+                disk.packs.sort_unstable_by_key(|pack| (pack.first, pack.last, pack.session, pack.name));
+                disk.packs.shrink_to_fit();
+            }
+            disks
+        }))
+    }
+
     /// The packs of a session, sorted.
     fn stored_by(&self, session: SessionId) -> Result<BTreeSet<ObjectName>, VaultError> {
         let listed = self.vault.objects.list(&format!("packs/{}/{session}", self.lineage.id))?;
         Ok(listed.iter().filter_map(|(path, _)| ObjectName::parse(path)).collect())
     }
 
-    fn place(&self, pack: &Pack) -> PackPlace {
+    fn place(&self, session: u32, name: PackName) -> PackPlace {
         // A session's number is its place in the list.
-        PackPlace { lineage: None, session: self.sessions[pack.session as usize], name: pack.name }
+        PackPlace { lineage: None, session: self.sessions[session as usize], name }
     }
 
     /// The footer of the pack, when it can be used. Past the cache, which is for what is read more than once.
@@ -213,20 +252,6 @@ impl Adopted {
             }
             Err(e) => Err(e),
         }
-    }
-
-    fn add(&mut self, number: u32, session: SessionId, name: PackName) -> Result<(), VaultError> {
-        let place = PackPlace { lineage: None, session, name };
-        let Some(index) = self.index(&place)? else { return Ok(()) };
-        let (PackContent::Data, Some((disk, block_size))) = (index.content, &index.disk) else {
-            return Ok(());
-        };
-        let blocks = blocks_of(&index, *block_size);
-        let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else { return Ok(()) };
-        let pack = Pack { first: first.block, last: last.block, name, session: number };
-        self.disks.entry((disk.clone(), *block_size)).or_default().packs.push(pack);
-        self.packs += 1;
-        Ok(())
     }
 }
 
@@ -248,6 +273,10 @@ impl Cursor {
             self.open.sort_by_key(|open| Reverse(open.pack.session));
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The whole blocks in a pack, ascending.
