@@ -4,9 +4,10 @@ use std::thread;
 
 use vmkeep_blockdiff::{Chunk, ScanBuffer, Scanned, SegmentError, SegmentSize, Segments, scan};
 use vmkeep_disk::BlockRead;
-use vmkeep_model::{BlockIndex, BlockRun, ByteLen, CancelToken, ContentHash, DiskName};
+use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ByteLen, CancelToken, ContentHash, DiskName};
 use vmkeep_vault::{
-    BaseDisk, CompressionLevel, Frame, FrameEncoder, FrameError, Session, VaultError, WrittenDisk,
+    Adopted, BaseDisk, CompressionLevel, Frame, FrameEncoder, FrameError, Session, StorageId, VaultError,
+    WrittenDisk,
 };
 
 use crate::observer::{DiskChange, Event, Observer};
@@ -25,6 +26,8 @@ pub(crate) struct Walked {
 /// What the walk hands on, in ascending order of blocks.
 enum Step<T> {
     Data(T),
+    /// Blocks that lie in the vault already.
+    Adopted(Vec<(BlockIndex, ContentHash, StorageId)>),
     Zero(BlockRun),
     /// Everything before this block is handed on; so many bytes were read for it.
     Reached {
@@ -81,7 +84,7 @@ impl DiskWalk<'_> {
         let segments = Segments::new(disk, block_size, SegmentSize::default(), before);
         let read_error = |source| BackupError::Read { disk: name.clone(), source };
 
-        let (mut bytes_read, mut bytes_changed) = (0, 0);
+        let (mut bytes_read, mut bytes_changed, mut bytes_adopted) = (0, 0, 0);
         thread::scope(|scope| -> Result<(), BackupError> {
             let hash = |block: &[u8]| identity.block_hash(block);
             let scanned = ordered(scope, settings.workers, shares.segments, segments, ScanBuffer::default, {
@@ -93,7 +96,9 @@ impl DiskWalk<'_> {
                 }
             });
             let frame_blocks = settings.level.frame_blocks(block_size);
-            let groups = Groups { scanned, frame_blocks, group: Vec::new(), ready: Vec::new().into_iter() };
+            let adopted = session.adopted().map(|adopted| Adoption { adopted, disk: name, block_size });
+            let (group, ready) = (Vec::new(), Vec::new().into_iter());
+            let groups = Groups { scanned, frame_blocks, adopted, group, ready };
             let level = settings.level;
             let steps = ordered(
                 scope,
@@ -113,6 +118,14 @@ impl DiskWalk<'_> {
                         bytes_changed += u64::from(frame.plain_len);
                         writer.frame(&frame).map_err(BackupError::Store)?;
                     }
+                    Step::Adopted(blocks) => {
+                        let bytes = blocks.len() as u64 * block_size.bytes_u64();
+                        bytes_changed += bytes;
+                        bytes_adopted += bytes;
+                        for (block, hash, at) in blocks {
+                            writer.adopt(block, at, hash).map_err(BackupError::Store)?;
+                        }
+                    }
                     Step::Zero(run) => {
                         writer.zero(run).map_err(BackupError::Store)?;
                         observer.event(Event::Zeroed { disk: name, run });
@@ -120,7 +133,13 @@ impl DiskWalk<'_> {
                     Step::Reached { block, bytes_read: more } => {
                         bytes_read += more;
                         let position = ByteLen(block.0.saturating_mul(block_size.bytes_u64()).min(size.0));
-                        observer.event(Event::Progress { disk: name, position, bytes_read, bytes_changed });
+                        observer.event(Event::Progress {
+                            disk: name,
+                            position,
+                            bytes_read,
+                            bytes_changed,
+                            bytes_adopted,
+                        });
                     }
                 }
             }
@@ -149,25 +168,50 @@ fn segment_error(disk: &DiskName, error: SegmentError<VaultError>) -> BackupErro
     }
 }
 
-/// Puts changed blocks of neighbouring segments together into frames.
-struct Groups<I: Iterator> {
+/// Where changed blocks of a disk may lie already.
+struct Adoption<'a> {
+    adopted: &'a Adopted,
+    disk: &'a DiskName,
+    block_size: BlockSize,
+}
+
+impl Adoption<'_> {
+    fn lookup(&self, chunk: &Chunk) -> Result<Option<StorageId>, BackupError> {
+        let found = self.adopted.lookup(self.disk, self.block_size, chunk.block, chunk.hash);
+        found.map_err(BackupError::Store)
+    }
+}
+
+/// Puts changed blocks of neighbouring segments together into frames, but for those that are stored already.
+struct Groups<'a, I: Iterator> {
     scanned: I,
     frame_blocks: usize,
+    adopted: Option<Adoption<'a>>,
     /// Chunks of the frame being filled.
     group: Vec<Chunk>,
     /// Steps that are cut and not yet handed on.
     ready: std::vec::IntoIter<Step<Vec<Chunk>>>,
 }
 
-impl<I: Iterator<Item = Result<(Scanned, BlockIndex), BackupError>>> Groups<I> {
-    /// The steps of one scanned segment: data and zero runs in the order of their blocks.
-    fn cut(&mut self, scanned: Scanned, end: BlockIndex) -> Vec<Step<Vec<Chunk>>> {
+impl<I: Iterator<Item = Result<(Scanned, BlockIndex), BackupError>>> Groups<'_, I> {
+    /// The steps of one scanned segment, in the order of their blocks.
+    fn cut(&mut self, scanned: Scanned, end: BlockIndex) -> Result<Vec<Step<Vec<Chunk>>>, BackupError> {
         let mut steps = Vec::new();
         let mut zeroed = scanned.zeroed.into_iter().peekable();
         for chunk in scanned.data {
             while let Some(run) = zeroed.next_if(|run| run.start < chunk.block) {
                 self.flush(&mut steps);
                 steps.push(Step::Zero(run));
+            }
+            let at = self.adopted.as_ref().map_or(Ok(None), |adopted| adopted.lookup(&chunk))?;
+            if let Some(at) = at {
+                self.flush(&mut steps);
+                let block = (chunk.block, chunk.hash, at);
+                match steps.last_mut() {
+                    Some(Step::Adopted(blocks)) => blocks.push(block),
+                    _ => steps.push(Step::Adopted(vec![block])),
+                }
+                continue;
             }
             self.group.push(chunk);
             if self.group.len() == self.frame_blocks {
@@ -179,7 +223,7 @@ impl<I: Iterator<Item = Result<(Scanned, BlockIndex), BackupError>>> Groups<I> {
             steps.push(Step::Zero(run));
         }
         steps.push(Step::Reached { block: end, bytes_read: scanned.bytes_read });
-        steps
+        Ok(steps)
     }
 
     fn flush(&mut self, steps: &mut Vec<Step<Vec<Chunk>>>) {
@@ -189,7 +233,7 @@ impl<I: Iterator<Item = Result<(Scanned, BlockIndex), BackupError>>> Groups<I> {
     }
 }
 
-impl<I: Iterator<Item = Result<(Scanned, BlockIndex), BackupError>>> Iterator for Groups<I> {
+impl<I: Iterator<Item = Result<(Scanned, BlockIndex), BackupError>>> Iterator for Groups<'_, I> {
     type Item = Result<Step<Vec<Chunk>>, BackupError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -198,7 +242,10 @@ impl<I: Iterator<Item = Result<(Scanned, BlockIndex), BackupError>>> Iterator fo
                 return Some(Ok(step));
             }
             match self.scanned.next() {
-                Some(Ok((scanned, end))) => self.ready = self.cut(scanned, end).into_iter(),
+                Some(Ok((scanned, end))) => match self.cut(scanned, end) {
+                    Ok(steps) => self.ready = steps.into_iter(),
+                    Err(e) => return Some(Err(e)),
+                },
                 Some(Err(e)) => return Some(Err(e)),
                 None if self.group.is_empty() => return None,
                 None => return Some(Ok(Step::Data(std::mem::take(&mut self.group)))),
@@ -214,6 +261,7 @@ fn encode(
     step: Step<Vec<Chunk>>,
 ) -> Result<Step<Frame>, FrameError> {
     Ok(match step {
+        Step::Adopted(blocks) => Step::Adopted(blocks),
         Step::Zero(run) => Step::Zero(run),
         Step::Reached { block, bytes_read } => Step::Reached { block, bytes_read },
         Step::Data(chunks) => {

@@ -24,4 +24,6 @@ mod walk;
 pub use error::BackupError;
 pub use observer::{DiskChange, Event, Observer, Silent};
 pub use plan::{Plan, Settings, Source, SourceDisk};
+#[doc(hidden)]
+pub use walk::run_inheriting;
 pub use walk::{DiskReport, Report, run};

@@ -44,6 +44,13 @@ pub enum Event<'a> {
         /// What is wrong; it names the object.
         error: &'a VaultError,
     },
+    /// Backups of the VM were interrupted before, and what they have stored is used.
+    Inherited {
+        /// Packs of data whose blocks need not be stored again.
+        packs: u64,
+        /// Packs that are of no use, because they are damaged or missing.
+        skipped: u64,
+    },
     /// A disk of the point before is not in the plan; the new point will not have it.
     Vanished {
         /// Its name.
@@ -68,6 +75,8 @@ pub enum Event<'a> {
         bytes_read: u64,
         /// Bytes in changed blocks that were handed to the vault so far; it lags a frame or two behind.
         bytes_changed: u64,
+        /// Of these, bytes in blocks that an interrupted backup had stored already.
+        bytes_adopted: u64,
     },
     /// Blocks that held data are zero now.
     Zeroed {

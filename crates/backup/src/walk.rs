@@ -1,6 +1,7 @@
 //! The whole walk: every disk, then the commit.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,14 +9,18 @@ use std::thread;
 
 use vmkeep_disk::BlockRead;
 use vmkeep_model::{
-    ByteLen, CancelToken, ChangeProvenance, DiskDescription, DiskName, DiskRole, RecoveryPoint, VmDescription,
+    ByteLen, CancelToken, ChangeProvenance, DiskDescription, DiskName, DiskRole, RecoveryPoint, SessionId,
+    VmDescription,
 };
-use vmkeep_vault::{CONFIG_MAX, Draft, DraftDisk, Session, StoredBytes, Vault};
+use vmkeep_vault::{Adopted, CONFIG_MAX, Draft, DraftDisk, Session, StoredBytes, Vault};
 
 use crate::disk::{DiskWalk, Walked};
 use crate::observer::{DiskChange, Event, Observer};
 use crate::plan::Shares;
 use crate::{BackupError, Plan, Settings, Source};
+
+/// Footers read at the same time: the store's answers are waited for, not the processor.
+const FOOTERS_AT_ONCE: usize = 8;
 
 /// What a backup did.
 #[derive(Clone, Debug)]
@@ -28,8 +33,10 @@ pub struct Report {
     pub vanished: Vec<String>,
     /// Bytes read from the disks.
     pub bytes_read: u64,
-    /// Bytes in the blocks that were stored.
+    /// Bytes in the blocks whose content is new.
     pub bytes_changed: u64,
+    /// Of these, bytes in blocks that an interrupted backup had stored already.
+    pub bytes_adopted: u64,
     /// Bytes written to the vault.
     pub stored: StoredBytes,
     /// How long it took, in milliseconds, by the vault's clock.
@@ -47,8 +54,10 @@ pub struct DiskReport {
     pub change: Option<DiskChange>,
     /// Bytes read of it.
     pub bytes_read: u64,
-    /// Bytes in its blocks that were stored.
+    /// Bytes in its blocks whose content is new.
     pub bytes_changed: u64,
+    /// Of these, bytes in blocks that an interrupted backup had stored already.
+    pub bytes_adopted: u64,
     /// Bytes in its blocks that became zero.
     pub bytes_zeroed: u64,
     /// Bytes written to the vault for it.
@@ -66,14 +75,35 @@ pub fn run(
     observer: &dyn Observer,
     cancel: &CancelToken,
 ) -> Result<Report, BackupError> {
+    run_inheriting(vault, plan, settings, observer, cancel, &[])
+}
+
+/// The same after sessions that have ended, oldest first, and whose packs this backup may use.
+#[doc(hidden)]
+pub fn run_inheriting(
+    vault: &Vault,
+    plan: &Plan<'_>,
+    settings: &Settings,
+    observer: &dyn Observer,
+    cancel: &CancelToken,
+    sessions: &[SessionId],
+) -> Result<Report, BackupError> {
     check(plan)?;
     let shares = settings.shares(plan.disks.len())?;
     cancel.check()?;
     let began = vault.clock().now();
-    let session = vault.begin(&plan.vm).map_err(BackupError::Store)?;
+    let mut session = vault.begin(&plan.vm).map_err(BackupError::Store)?;
+    if !sessions.is_empty() {
+        session.inherit(sessions).map_err(BackupError::Store)?;
+    }
+    let session = session;
     observer.event(Event::Began { vm: &plan.vm, target: session.target(), base: session.base() });
     if let Some((_, error)) = session.unreadable_base() {
         observer.event(Event::BaseUnreadable { disk: None, error });
+    }
+    if let Some(adopted) = session.adopted() {
+        read_footers(adopted, settings, cancel)?;
+        observer.event(Event::Inherited { packs: adopted.packs(), skipped: adopted.skipped() });
     }
     let vanished = vanished(plan, &session);
     for disk in &vanished {
@@ -110,6 +140,25 @@ fn check(plan: &Plan<'_>) -> Result<(), BackupError> {
 fn vanished(plan: &Plan<'_>, session: &Session) -> Vec<String> {
     let planned = |name: &String| plan.disks.iter().any(|disk| disk.description.name.as_str() == name);
     session.base_disks().into_iter().filter(|name| !planned(name)).collect()
+}
+
+/// Reads the footers of inherited packs, several at a time: there is one for every few MiB of an interrupted backup.
+fn read_footers(adopted: &Adopted, settings: &Settings, cancel: &CancelToken) -> Result<(), BackupError> {
+    let read = || -> Result<(), BackupError> {
+        while adopted.read_footer().map_err(BackupError::Store)? {
+            cancel.check()?;
+        }
+        Ok(())
+    };
+    if settings.workers == 1 {
+        return read();
+    }
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..FOOTERS_AT_ONCE).map(|_| scope.spawn(read)).collect();
+        // A panic goes on where it was joined.
+        let ends = readers.into_iter().map(|reader| reader.join().unwrap_or_else(|e| resume_unwind(e)));
+        ends.fold(Ok(()), Result::and)
+    })
 }
 
 /// Walks every disk that is read, several at a time, by index in the plan. The first error stops the others.
@@ -177,6 +226,7 @@ fn finish(
             change: None,
             bytes_read: 0,
             bytes_changed: 0,
+            bytes_adopted: 0,
             bytes_zeroed: 0,
             stored: StoredBytes::default(),
         };
@@ -186,6 +236,7 @@ fn finish(
                 report.change = Some(change);
                 report.bytes_read = bytes_read;
                 report.bytes_changed = written.changed().0;
+                report.bytes_adopted = written.adopted().0;
                 report.bytes_zeroed = written.zeroed().0;
                 report.stored = written.stored;
                 let first = matches!(change, DiskChange::Appeared | DiskChange::Anew);
@@ -203,6 +254,7 @@ fn finish(
     }
     let bytes_read = disks.iter().map(|disk| disk.bytes_read).sum();
     let bytes_changed = disks.iter().map(|disk| disk.bytes_changed).sum();
+    let bytes_adopted = disks.iter().map(|disk| disk.bytes_adopted).sum();
     let draft = Draft {
         disks: drafts,
         consistency: plan.consistency,
@@ -218,6 +270,7 @@ fn finish(
         vanished,
         bytes_read,
         bytes_changed,
+        bytes_adopted,
         stored: committed.stored,
         duration_ms,
     })

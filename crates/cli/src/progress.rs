@@ -196,7 +196,7 @@ impl backup::Observer for Progress<'_> {
             Event::DiskBegan { disk, size, change } => {
                 self.disk_began(disk, size, size, Some(Some(change).into()));
             }
-            Event::Progress { disk, position, bytes_read, bytes_changed } => {
+            Event::Progress { disk, position, bytes_read, bytes_changed, .. } => {
                 self.advance(disk, |_| position.0, Some((bytes_read, bytes_changed)));
             }
             Event::DiskDone { disk } => self.disk_done(disk),

@@ -27,6 +27,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod adoption;
 mod error;
 mod format;
 mod frame;
@@ -57,7 +58,7 @@ pub use journal::{JournalEntry, JournalRecord};
 pub use layout::ObjectName;
 pub use map::Change as BlockChange;
 pub use object_store;
-pub use pack::{DiskWriter, StoredBytes, WrittenDisk};
+pub use pack::{Adopted, DiskWriter, StoredBytes, WrittenDisk};
 pub use place::{PackPlace, Reference, StorageId};
 pub use point::OpenPoint;
 pub use read::{BlockSink, DiskEntries, DiskReader};

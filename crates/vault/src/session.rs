@@ -17,7 +17,7 @@ use crate::journal::{self, JournalEntry};
 use crate::layout::ObjectName;
 use crate::lineage::{AtNumber, Lineage};
 use crate::map::{MapError, MapReader, Root};
-use crate::pack::{DiskWriter, MetadataPacks, PackNodes, StoredBytes, WrittenDisk};
+use crate::pack::{Adopted, DiskWriter, MetadataPacks, Orphans, PackNodes, StoredBytes, WrittenDisk};
 use crate::read::map_error;
 use crate::records::{self, Sealer, random_id};
 use crate::store::{Created, PendingCreate, ResultExt};
@@ -33,7 +33,7 @@ pub const CONFIG_MAX: usize = 1 << 20;
 /// nothing else.
 #[derive(Debug)]
 pub struct Session {
-    writing: Writing,
+    pub(crate) writing: Writing,
     base: Option<Box<PointBody>>,
     unreadable: Option<(PointNumber, VaultError)>,
     opened: Timestamp,
@@ -50,6 +50,9 @@ pub(crate) struct Writing {
     pub(crate) id: SessionId,
     pub(crate) target: PointNumber,
     pub(crate) nodes: PackNodes,
+    /// What it may use of sessions that were interrupted before it.
+    pub(crate) adopted: Option<Adopted>,
+    pub(crate) orphans: Orphans,
     sealer: Sealer,
 }
 
@@ -156,7 +159,9 @@ impl Session {
             return Err(VaultError::Taken { object: name.to_string() });
         }
         let nodes = PackNodes { vault: Arc::clone(vault), lineage: lineage.clone() };
-        let writing = Writing { vault: Arc::clone(vault), lineage, id, target, nodes, sealer };
+        let orphans = Orphans::default();
+        let writing =
+            Writing { vault: Arc::clone(vault), lineage, id, target, nodes, adopted: None, orphans, sealer };
         let retired = head.retired.map_or(0, |retired| retired.k);
         let stored = stored + object.bytes().len() as u64;
         Ok(Self { writing, base: head.newest, unreadable: head.unreadable, opened, retired, stored })
@@ -271,6 +276,7 @@ impl Session {
         let mut packs = MetadataPacks::new(&self.writing)?;
         let placed = packs.slot(SlotKind::PointCopy, plain)?;
         let bytes = packs.finish()?;
+        packs.done();
         let pack = packs
             .place(placed.pack)
             .ok_or_else(|| self.writing.misuse(&"the copy of the point has no pack"))?;

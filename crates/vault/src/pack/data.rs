@@ -1,17 +1,18 @@
 //! Writing one disk of a session: frames into data packs, places into the map, runs into the change list.
 
+use std::collections::BTreeSet;
+
 use vmkeep_envelope::{PackBuilder, PackContent, SlotKind};
 use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ByteLen, ContentHash, DiskName, SessionId};
 
+use super::begun::Begun;
 use super::metadata::{MetadataPacks, SlotPlaced, StoredBytes, born_here};
 use crate::error::VaultError;
 use crate::format::{FooterBody, FooterSlot, StoredBody};
 use crate::frame::Frame;
-use crate::layout::ObjectName;
 use crate::map::{ChangeKind, ChangeListBuilder, ChangedRun, Entry, MapReader, MapWriter, PendingRoot, Root};
 use crate::place::{PackPlace, Reference, StorageId};
 use crate::session::Writing;
-use crate::store::PendingCreate;
 
 /// Most slots of a data pack, and most blocks and zero runs waiting for its name: bounds the footer and what is
 /// remembered of an open pack when everything compresses to nothing.
@@ -38,15 +39,32 @@ pub struct DiskWriter<'s> {
     changes: ChangeListBuilder,
     change_slots: Vec<SlotPlaced>,
     metadata: MetadataPacks<'s>,
-    put: Option<PendingCreate>,
+    begun: Begun<'s>,
+    /// Packs of earlier sessions that the map refers to, and those that `waiting` names.
+    used: BTreeSet<PackPlace>,
+    waiting_packs: Vec<PackPlace>,
     stored: u64,
     changed_blocks: u64,
+    adopted_blocks: u64,
     zeroed_blocks: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Waiting {
-    Placed { block: BlockIndex, hash: ContentHash, slot: u32, index: u32 },
+    Placed {
+        block: BlockIndex,
+        hash: ContentHash,
+        slot: u32,
+        index: u32,
+    },
+    /// Lies in a pack that is there already: the one at `pack` of `waiting_packs`.
+    Adopted {
+        block: BlockIndex,
+        hash: ContentHash,
+        pack: u32,
+        slot: u32,
+        index: u32,
+    },
     Zero(BlockRun),
 }
 
@@ -66,6 +84,8 @@ pub struct WrittenDisk {
     pub(crate) root: Root,
     pub(crate) change_list: Vec<(PackPlace, u32)>,
     pub(crate) changed_blocks: u64,
+    /// Of the changed blocks, those that lie in packs of earlier sessions.
+    pub(crate) adopted_blocks: u64,
     pub(crate) zeroed_blocks: u64,
     /// Bytes stored for the disk.
     pub stored: StoredBytes,
@@ -97,9 +117,12 @@ impl<'s> DiskWriter<'s> {
             changes: ChangeListBuilder::new(),
             change_slots: Vec::new(),
             metadata,
-            put: None,
+            begun: Begun::new(session, PackContent::Data),
+            used: BTreeSet::new(),
+            waiting_packs: Vec::new(),
             stored: 0,
             changed_blocks: 0,
+            adopted_blocks: 0,
             zeroed_blocks: 0,
         })
     }
@@ -149,7 +172,30 @@ impl<'s> DiskWriter<'s> {
         self.changed(run, ChangeKind::Zero)?;
         self.zeroed_blocks += run.len;
         self.next = run.end().0;
-        if self.footer.is_empty() { self.apply(Waiting::Zero(run), None) } else { self.wait_for_name(run) }
+        self.after_waiting(Waiting::Zero(run))
+    }
+
+    /// Refers to a changed block that lies in a pack of an earlier session already, as [`Adopted::lookup`] told.
+    ///
+    /// [`Adopted::lookup`]: super::Adopted::lookup
+    pub fn adopt(&mut self, block: BlockIndex, at: StorageId, hash: ContentHash) -> Result<(), VaultError> {
+        if block.0 < self.next {
+            return Err(self.misuse(format!("adopted block {block} is out of order")));
+        }
+        if !self.session.adopted.as_ref().is_some_and(|adopted| adopted.holds(&at.pack)) {
+            return Err(self.misuse(format!("block {block} is in a pack that was not inherited")));
+        }
+        self.changed(BlockRun { start: block, len: 1 }, ChangeKind::Data)?;
+        self.changed_blocks += 1;
+        self.adopted_blocks += 1;
+        self.next = block.0 + 1;
+        let pack = self.waiting_packs.iter().rposition(|pack| *pack == at.pack).unwrap_or_else(|| {
+            self.used.insert(at.pack);
+            self.waiting_packs.push(at.pack);
+            self.waiting_packs.len() - 1
+        });
+        let pack = u32::try_from(pack).map_err(|_| self.misuse("too many packs".to_owned()))?;
+        self.after_waiting(Waiting::Adopted { block, hash, pack, slot: at.slot, index: at.index })
     }
 
     /// Ends the disk at `size` bytes: what lay past it is dropped. Returns when all of it is durable.
@@ -166,9 +212,7 @@ impl<'s> DiskWriter<'s> {
                 .truncate_from(&mut self.metadata, BlockIndex(blocks))
                 .map_err(|e| self.session.map_error(&self.disk, e))?;
         }
-        if let Some(put) = self.put.take() {
-            put.wait_ours()?;
-        }
+        self.begun.wait()?;
         if let Some(rest) = std::mem::take(&mut self.changes).finish() {
             self.change_slots.push(self.metadata.slot(SlotKind::ChangeList, rest)?);
         }
@@ -178,6 +222,11 @@ impl<'s> DiskWriter<'s> {
         let root = root.resolve(&self.metadata).map_err(|e| self.session.map_error(&self.disk, e))?;
         let place = |slot: &SlotPlaced| self.metadata.place(slot.pack).map(|pack| (pack, slot.slot));
         let change_list = self.change_slots.iter().filter_map(place).collect();
+        self.begun.done();
+        self.metadata.done();
+        if let Some(adopted) = &self.session.adopted {
+            adopted.use_packs(std::mem::take(&mut self.used));
+        }
         Ok(WrittenDisk {
             session: self.session.id,
             disk: self.disk,
@@ -186,13 +235,20 @@ impl<'s> DiskWriter<'s> {
             root,
             change_list,
             changed_blocks: self.changed_blocks,
+            adopted_blocks: self.adopted_blocks,
             zeroed_blocks: self.zeroed_blocks,
             stored: StoredBytes { data: self.stored, metadata },
         })
     }
 
-    fn wait_for_name(&mut self, run: BlockRun) -> Result<(), VaultError> {
-        self.waiting.push(Waiting::Zero(run));
+    /// Applies what needs no name of the open pack: at once, or after what waits for one.
+    fn after_waiting(&mut self, next: Waiting) -> Result<(), VaultError> {
+        if self.footer.is_empty() {
+            self.apply(next, None)?;
+            self.waiting_packs.clear();
+            return Ok(());
+        }
+        self.waiting.push(next);
         // Holes without end between two frames must not pile up.
         if self.waiting.len() >= PACK_WAITING_MAX { self.seal() } else { Ok(()) }
     }
@@ -225,16 +281,14 @@ impl<'s> DiskWriter<'s> {
             let pack = PackPlace { lineage: None, session: self.session.id, name: sealed.name };
             self.stored += sealed.object.bytes().len() as u64;
             // One pack on its way while the next is filled; a failed one ends the disk here.
-            if let Some(before) = self.put.take() {
-                before.wait_ours()?;
-            }
-            let name = ObjectName::pack(self.session.lineage.id, &pack);
-            self.put = Some(self.session.start_create(&name, &sealed.object));
+            self.begun.wait()?;
+            self.begun.start(sealed.name, &sealed.object);
             place = Some(pack);
         }
         for waiting in std::mem::take(&mut self.waiting) {
             self.apply(waiting, place)?;
         }
+        self.waiting_packs.clear();
         Ok(())
     }
 
@@ -242,6 +296,13 @@ impl<'s> DiskWriter<'s> {
         let done = match (waiting, place) {
             (Waiting::Zero(run), _) => self.map.clear(&mut self.metadata, run),
             (Waiting::Placed { block, hash, slot, index }, Some(pack)) => {
+                let at = Reference { at: StorageId { pack, slot, index }, birth: self.session.target };
+                self.map.set(&mut self.metadata, block, Some(Entry::Full { at, hash }))
+            }
+            (Waiting::Adopted { block, hash, pack, slot, index }, _) => {
+                let Some(&pack) = self.waiting_packs.get(pack as usize) else {
+                    return Err(self.misuse(format!("adopted block {block} has no pack")));
+                };
                 let at = Reference { at: StorageId { pack, slot, index }, birth: self.session.target };
                 self.map.set(&mut self.metadata, block, Some(Entry::Full { at, hash }))
             }
@@ -280,9 +341,14 @@ impl WrittenDisk {
         &self.disk
     }
 
-    /// Bytes in the blocks that were stored.
+    /// Bytes in the blocks whose content is new, those that were stored already included.
     pub fn changed(&self) -> ByteLen {
         ByteLen(self.changed_blocks * self.block_size.bytes_u64())
+    }
+
+    /// Of [`changed`](Self::changed), bytes in blocks that lay in packs of an interrupted session already.
+    pub fn adopted(&self) -> ByteLen {
+        ByteLen(self.adopted_blocks * self.block_size.bytes_u64())
     }
 
     /// Bytes in the blocks that became zero.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use vmkeep_envelope::{Codec, PackContent, SlotKind};
-use vmkeep_model::{BlockIndex, ContentHash};
+use vmkeep_model::{BlockIndex, BlockSize, ContentHash, DiskName};
 
 /// Where a slot lies in its pack and what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub(crate) struct PackIndex {
     pub(crate) content: PackContent,
     /// Epoch of the branch that seals the slots.
     pub(crate) epoch: u32,
+    /// The disk of a data pack, with its block size.
+    pub(crate) disk: Option<(DiskName, BlockSize)>,
     pub(crate) slots: Vec<SlotPlace>,
     /// Per slot, the blocks in it in order (block slots only).
     pub(crate) blocks: Vec<Vec<(BlockIndex, ContentHash)>>,

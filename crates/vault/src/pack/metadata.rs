@@ -6,7 +6,8 @@ use bytes::Bytes;
 use vmkeep_envelope::{Codec, PackBuilder, PackContent, SlotKind};
 use vmkeep_model::PointNumber;
 
-use super::reader::{NodeSlot, second_copy};
+use super::begun::Begun;
+use super::reader::NodeSlot;
 use crate::error::VaultError;
 use crate::format::{FooterBody, FooterSlot};
 use crate::frame::{CompressionLevel, FrameEncoder};
@@ -15,7 +16,6 @@ use crate::map::varint::put_varint;
 use crate::map::{BoxError, NodeSink, PackToken, PendingStorage};
 use crate::place::PackPlace;
 use crate::session::Writing;
-use crate::store::PendingCreate;
 
 /// Plain bytes of map nodes that go into one slot: what a reader unpacks to see one node.
 const NODE_SLOT_BYTES: usize = 32 << 10;
@@ -51,7 +51,7 @@ pub(crate) struct MetadataPacks<'s> {
     filled: Vec<(u32, NodeSlot)>,
     /// Names of the sealed packs, by token.
     sealed: Vec<PackPlace>,
-    puts: Vec<PendingCreate>,
+    begun: Begun<'s>,
     stored: u64,
 }
 
@@ -73,7 +73,7 @@ impl<'s> MetadataPacks<'s> {
             nodes: Vec::new(),
             filled: Vec::new(),
             sealed: Vec::new(),
-            puts: Vec::new(),
+            begun: Begun::new(session, PackContent::Metadata),
             stored: 0,
         })
     }
@@ -90,10 +90,13 @@ impl<'s> MetadataPacks<'s> {
     pub(crate) fn finish(&mut self) -> Result<u64, VaultError> {
         self.fill_slot()?;
         self.seal_when(1)?;
-        for put in self.puts.drain(..) {
-            put.wait_ours()?;
-        }
+        self.begun.wait()?;
         Ok(self.stored)
+    }
+
+    /// What was stored is referred to; until then it is forsaken with the writer.
+    pub(crate) fn done(&mut self) {
+        self.begun.done();
     }
 
     /// Where the pack of `token` lies, once it is sealed.
@@ -148,14 +151,10 @@ impl<'s> MetadataPacks<'s> {
             .map_err(|e| self.session.seal_error(e))?;
         let place = PackPlace { lineage: None, session: self.session.id, name: sealed.name };
         let name = ObjectName::pack(self.session.lineage.id, &place);
-        for put in self.puts.drain(..) {
-            put.wait_ours()?;
-        }
+        self.begun.wait()?;
         self.stored += 2 * sealed.object.bytes().len() as u64;
         self.session.vault.objects.keep(&name, sealed.object.bytes());
-        for name in [name.clone(), second_copy(&name)] {
-            self.puts.push(self.session.start_create(&name, &sealed.object));
-        }
+        self.begun.start(sealed.name, &sealed.object);
         for (slot, nodes) in self.filled.drain(..) {
             let weight = nodes.weight();
             self.session.vault.nodes.put((self.session.lineage.id, place, slot), Arc::new(nodes), weight);

@@ -271,7 +271,8 @@ fn index_of(footer: FooterBody, head: &PackHead, size: u64) -> PackIndex {
         blocks.push(slot.blocks);
         offset = offset.saturating_add(len);
     }
-    PackIndex { content: head.content, epoch: head.slots.epoch, slots, blocks, size, whole: None }
+    let disk = footer.disk;
+    PackIndex { content: head.content, epoch: head.slots.epoch, disk, slots, blocks, size, whole: None }
 }
 
 /// Gives the map its nodes: from the cache, else from packs.
