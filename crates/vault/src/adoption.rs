@@ -24,13 +24,13 @@ impl Session {
     }
 
     /// Pack objects of its own that no disk refers to, because their writer was dropped; each is given once.
-    #[allow(dead_code)] // for the commit, which removes them
+
     pub(crate) fn orphans(&self) -> Vec<ObjectName> {
         self.writing.orphans.take()
     }
 
     /// Pack objects of the sessions it inherited that no disk refers to.
-    #[allow(dead_code)] // for the commit, which removes them
+
     pub(crate) fn unused(&self) -> Result<Vec<ObjectName>, VaultError> {
         self.adopted().map_or_else(|| Ok(Vec::new()), Adopted::unused)
     }

@@ -4,7 +4,6 @@
 //! store, records are sealed and opened, and what goes wrong is kept for the error that the caller sees.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 use vmkeep_envelope::SealedObject;
 
@@ -42,7 +41,7 @@ impl DataPlane for NoData {
 
 /// Answers the requests of one machine.
 pub(crate) struct Driver<'a> {
-    vault: &'a Arc<Inner>,
+    vault: &'a Inner,
     /// Whose points are read; a machine of a survey reads none.
     lineage: Option<&'a Lineage>,
     data: &'a mut dyn DataPlane,
@@ -55,7 +54,7 @@ pub(crate) struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    pub(crate) fn new(vault: &'a Arc<Inner>, lineage: Option<&'a Lineage>, data: &'a mut dyn DataPlane) -> Self {
+    pub(crate) fn new(vault: &'a Inner, lineage: Option<&'a Lineage>, data: &'a mut dyn DataPlane) -> Self {
         let (sealed, points, troubles) = (HashMap::new(), BTreeMap::new(), HashMap::new());
         Self { vault, lineage, data, sealed, points, troubles }
     }
@@ -63,6 +62,11 @@ impl<'a> Driver<'a> {
     /// Uses `object` for `record` under `name`.
     pub(crate) fn prepare(&mut self, name: ObjectName, record: Record, object: SealedObject) {
         self.sealed.insert(name, (record, object));
+    }
+
+    /// Bytes of the object that was made for `name`; 0 when none was.
+    pub(crate) fn stored(&self, name: &ObjectName) -> u64 {
+        self.sealed.get(name).map_or(0, |(_, object)| object.bytes().len() as u64)
     }
 
     /// The whole record of a point that the machine has read.

@@ -120,6 +120,12 @@ fn journal_entries_of_every_kind_are_stored_as_ever() {
         (1, "vault-created", JournalEntry::VaultCreated),
         (2, "forgotten", JournalEntry::Forgotten { number: 5 }),
         (3, "voided", JournalEntry::Voided { number: 7, session: SessionId(SESSION) }),
+        (4, "undeleted", JournalEntry::Undeleted { number: 5 }),
+        (5, "held", JournalEntry::Held { number: 5 }),
+        (6, "released", JournalEntry::Released { number: 5 }),
+        (7, "closed", JournalEntry::Closed { number: 9 }),
+        (8, "pin-broken", JournalEntry::PinBroken { number: 5, pin: SessionId(SESSION) }),
+        (9, "swept", JournalEntry::Swept { ranges: vec![(1, 4), (6, 6)], bytes: 123_456_789 }),
     ] {
         let (kind, body) = entry.encode().unwrap();
         assert_eq!(JournalEntry::decode(kind, &body).unwrap(), entry);

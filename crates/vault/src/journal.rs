@@ -34,6 +34,40 @@ pub enum JournalEntry {
         /// The session.
         session: SessionId,
     },
+    /// A forgotten point was had back.
+    Undeleted {
+        /// Its number.
+        number: u64,
+    },
+    /// A point was held.
+    Held {
+        /// Its number.
+        number: u64,
+    },
+    /// A hold was released.
+    Released {
+        /// The point's number.
+        number: u64,
+    },
+    /// The protection of the VM was closed.
+    Closed {
+        /// The number that says so.
+        number: u64,
+    },
+    /// A reader's pin was broken.
+    PinBroken {
+        /// The point's number.
+        number: u64,
+        /// The pin.
+        pin: SessionId,
+    },
+    /// A sweep removed points for good.
+    Swept {
+        /// First and last number of each range, points and void numbers.
+        ranges: Vec<(u64, u64)>,
+        /// Bytes that were freed.
+        bytes: u64,
+    },
     /// Written by a later version.
     Unknown {
         /// Its kind.
@@ -58,6 +92,12 @@ impl JournalEntry {
             Self::VaultCreated => (1, Vec::new()),
             Self::Forgotten { number } => (2, encode(number)?),
             Self::Voided { number, session } => (3, encode(&(number, session.0))?),
+            Self::Undeleted { number } => (4, encode(number)?),
+            Self::Held { number } => (5, encode(number)?),
+            Self::Released { number } => (6, encode(number)?),
+            Self::Closed { number } => (7, encode(number)?),
+            Self::PinBroken { number, pin } => (8, encode(&(number, pin.0))?),
+            Self::Swept { ranges, bytes } => (9, encode(&(ranges, bytes))?),
             Self::Unknown { kind } => return Err(FormatError(format!("journal kind {kind} is not written"))),
         })
     }
@@ -69,6 +109,18 @@ impl JournalEntry {
             3 => {
                 let (number, session) = decode_exact(body)?;
                 Self::Voided { number, session: SessionId(session) }
+            }
+            4 => Self::Undeleted { number: decode_exact(body)? },
+            5 => Self::Held { number: decode_exact(body)? },
+            6 => Self::Released { number: decode_exact(body)? },
+            7 => Self::Closed { number: decode_exact(body)? },
+            8 => {
+                let (number, pin) = decode_exact(body)?;
+                Self::PinBroken { number, pin: SessionId(pin) }
+            }
+            9 => {
+                let (ranges, bytes) = decode_exact(body)?;
+                Self::Swept { ranges, bytes }
             }
             1 => return Err(FormatError("an entry without a body has one".to_owned())),
             kind => Self::Unknown { kind },

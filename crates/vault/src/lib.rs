@@ -28,6 +28,8 @@
 //! ```
 
 mod adoption;
+mod begin;
+mod drive;
 mod error;
 mod format;
 mod frame;
@@ -40,6 +42,7 @@ mod keyring;
 mod layout;
 mod lineage;
 pub mod map;
+mod mark;
 mod pack;
 mod place;
 mod point;
@@ -51,12 +54,14 @@ mod store;
 mod vault;
 mod verify;
 
+pub use begin::OpenSession;
 pub use error::{StoreOperation, VaultError};
 pub use format::FormatError;
 pub use frame::{CompressionLevel, Frame, FrameEncoder, FrameError};
 pub use journal::{JournalEntry, JournalRecord};
 pub use layout::ObjectName;
 pub use map::Change as BlockChange;
+pub use mark::{Pin, PinInfo};
 pub use object_store;
 pub use pack::{Adopted, DiskWriter, StoredBytes, WrittenDisk};
 pub use place::{PackPlace, Reference, StorageId};

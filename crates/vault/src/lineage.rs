@@ -1,14 +1,19 @@
 //! A lineage: the line of recovery points of one VM, and where its newest point is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vmkeep_envelope::Branch;
 use vmkeep_model::{LineageId, PointNumber, VmName};
 
+use crate::drive::{Driver, NoData};
 use crate::error::VaultError;
-use crate::format::{ClosedBody, ForgetBody, HeadBody, PointBody, RecordKind, RetiredBody, VoidBody};
+use crate::format::{
+    ClosedBody, FORGOTTEN, HeadBody, InheritedBody, PointBody, RecordKind, RetiredBody, VoidBody,
+};
 use crate::keyring::Domain;
-use crate::layout::{ObjectName, highest_taken};
+use crate::layout::ObjectName;
+use crate::protocol::{self, FindHead, NewestMark, Retirement, Waiting};
 use crate::records;
 use crate::store::ResultExt;
 use crate::vault::{History, Inner};
@@ -26,6 +31,7 @@ pub(crate) struct Lineage {
 pub(crate) enum AtNumber {
     Point(Box<PointBody>),
     Void(VoidBody),
+    Inherited(InheritedBody),
     Closed(ClosedBody),
 }
 
@@ -50,7 +56,7 @@ impl Lineage {
         self.decode_at(vault, &name, number, &bytes).map(Some)
     }
 
-    fn decode_at(
+    pub(crate) fn decode_at(
         &self,
         vault: &Inner,
         name: &ObjectName,
@@ -74,6 +80,10 @@ impl Lineage {
             let void: VoidBody = records::open(name, bytes, &vault.record)?;
             let (lineage, number) = (void.lineage, void.number);
             (AtNumber::Void(void), lineage, number)
+        } else if head.kind == RecordKind::Inherited.number() {
+            let ended: InheritedBody = records::open(name, bytes, &vault.record)?;
+            let (lineage, number) = (ended.lineage, ended.number);
+            (AtNumber::Inherited(ended), lineage, number)
         } else {
             let closed: ClosedBody = records::open(name, bytes, &vault.record)?;
             let (lineage, number) = (closed.lineage, closed.number);
@@ -89,64 +99,40 @@ impl Lineage {
     ///
     /// A damaged record ends the search: what lies below it is not the newest.
     pub(crate) fn head(&self, vault: &Inner) -> Result<Head, VaultError> {
-        let hint = self.hint(vault)?;
-        let retired = self.retired(vault, hint.as_ref().map_or(0, |hint| hint.retired))?;
-        let known =
-            hint.map_or(0, |hint| hint.newest).max(retired.as_ref().map_or(0, |retired| retired.newest));
-        let top = self.top(vault, known)?;
-        let (mut newest, mut unreadable, mut closed, mut number) = (None, None, false, top);
-        while number > 0 && newest.is_none() && unreadable.is_none() {
-            if retired.as_ref().is_some_and(|retired| retired.holds(number)) {
-                number -= 1;
-                continue;
-            }
+        let mut data = NoData;
+        let mut driver = Driver::new(vault, Some(self), &mut data);
+        let mut find = FindHead::new(self.id);
+        let found = driver.finish(|reply| find.step(reply))?;
+        Ok(self.whole_head(found, &mut driver))
+    }
+
+    /// What a machine found, with the records that it read.
+    pub(crate) fn whole_head(&self, found: protocol::Head, driver: &mut Driver<'_>) -> Head {
+        let newest = found.newest.as_ref().and_then(|(number, _)| driver.take_point(*number));
+        let unreadable = found.unreadable.map(|number| {
             let name = ObjectName::Point(self.id, PointNumber(number));
-            match self.at(vault, number).or_missing(&name) {
-                Ok(AtNumber::Point(point)) => newest = Some(point),
-                Ok(AtNumber::Void(_)) => {}
-                Ok(AtNumber::Closed(_)) => closed = true,
-                Err(e) if e.is_damage() => unreadable = Some((PointNumber(number), e)),
-                Err(e) => return Err(e),
-            }
-            number -= 1;
-        }
-        Ok(Head { top, newest, unreadable, closed, retired })
+            let missing = || VaultError::Missing { object: name.to_string() };
+            (PointNumber(number), driver.take_trouble(&name).unwrap_or_else(missing))
+        });
+        Head { top: found.top, newest, unreadable, closed: found.closed.is_some(), retired: found.retired }
     }
 
-    /// Highest taken number, searched upwards from `known`: every number between it and the highest is taken.
-    fn top(&self, vault: &Inner, known: u64) -> Result<u64, VaultError> {
-        highest_taken(known, |number| vault.objects.exists(&ObjectName::Point(self.id, PointNumber(number))))
-    }
-
-    /// The hint, or `None` when there is none or it does not open: it only saves requests, and `verify` reports it.
-    fn hint(&self, vault: &Inner) -> Result<Option<HeadBody>, VaultError> {
+    /// The newest retirement record.
+    pub(crate) fn retired(&self, vault: &Inner) -> Result<Option<RetiredBody>, VaultError> {
         let name = ObjectName::Head(self.id);
-        let Some(bytes) = vault.objects.read(&name)? else { return Ok(None) };
-        match records::open(&name, &bytes, &vault.record) {
-            Ok(hint) => Ok(Some(hint)),
-            Err(e) if e.is_of_one_object() => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// The newest retirement record, searched upwards from `k`.
-    pub(crate) fn retired(&self, vault: &Inner, k: u64) -> Result<Option<RetiredBody>, VaultError> {
-        let read = |k: u64| -> Result<Option<RetiredBody>, VaultError> {
-            let name = ObjectName::Retired(self.id, k);
-            let Some(bytes) = vault.objects.read(&name)? else { return Ok(None) };
-            records::open(&name, &bytes, &vault.record).map(Some)
-        };
-        let (mut k, mut newest) = (k, if k == 0 { None } else { read(k)? });
-        while let Some(next) = read(k + 1)? {
-            (k, newest) = (k + 1, Some(next));
-        }
-        Ok(newest)
+        let hint =
+            vault.objects.read(&name)?.and_then(|bytes| records::open(&name, &bytes, &vault.record).ok());
+        let k = hint.map_or(0, |hint: HeadBody| hint.retired);
+        let mut data = NoData;
+        let mut probe = Retirement::after(self.id, k, None);
+        Driver::new(vault, None, &mut data).finish(|reply| probe.step(reply))
     }
 
     /// Every number that counts, ascending: the point, or why it cannot be read.
     pub(crate) fn history(&self, vault: &Inner) -> Result<History, VaultError> {
         let head = self.head(vault)?;
-        let forgotten = self.forgotten(vault)?;
+        let marks = self.marks(vault)?;
+        let forgotten = |number: u64| marks.get(&number).is_some_and(|state| state & FORGOTTEN != 0);
         let mut points = Vec::new();
         for number in
             (1..=head.top).filter(|&n| !head.retired.as_ref().is_some_and(|retired| retired.holds(n)))
@@ -154,9 +140,9 @@ impl Lineage {
             let name = ObjectName::Point(self.id, PointNumber(number));
             let point = match self.at(vault, number).or_missing(&name) {
                 Ok(AtNumber::Point(body)) => {
-                    body.to_point(forgotten.contains(&number)).map_err(|e| VaultError::malformed(&name, e))
+                    body.to_point(forgotten(number)).map_err(|e| VaultError::malformed(&name, e))
                 }
-                Ok(AtNumber::Void(_) | AtNumber::Closed(_)) => continue,
+                Ok(AtNumber::Void(_) | AtNumber::Inherited(_) | AtNumber::Closed(_)) => continue,
                 Err(e) if e.is_of_one_object() => Err(e),
                 Err(e) => return Err(e),
             };
@@ -181,29 +167,37 @@ impl Lineage {
         Ok(None)
     }
 
-    /// Numbers of the points that were forgotten and not yet swept. A record that does not open forgets nothing.
-    fn forgotten(&self, vault: &Inner) -> Result<Vec<u64>, VaultError> {
-        let mut numbers = Vec::new();
+    /// The newest marks of all points that have one: number and state. One that does not open marks nothing.
+    pub(crate) fn marks(&self, vault: &Inner) -> Result<BTreeMap<u64, u8>, VaultError> {
+        let mut waiting = Waiting::default();
         for (path, _) in vault.objects.list(&format!("forgets/{}", self.id))? {
-            let Some(ObjectName::Forget(_, number)) = ObjectName::parse(&path) else { continue };
-            match self.is_forgotten(vault, number.0) {
-                Ok(true) => numbers.push(number.0),
-                Ok(false) => {}
+            ObjectName::parse(&path).iter().for_each(|name| waiting.add(name));
+        }
+        let mut marks = BTreeMap::new();
+        for (number, g) in waiting.marks {
+            match self.mark_from(vault, number, g) {
+                Ok(state) => drop(marks.insert(number, state)),
                 Err(e) if e.is_of_one_object() => {}
                 Err(e) => return Err(e),
             }
         }
-        Ok(numbers)
+        Ok(marks)
     }
 
-    /// Whether the point was forgotten. An error when something is there that does not say so: a file that anyone may
-    /// have left must not make an older point pass for the latest.
+    /// The state that the newest mark of a point says. An error when something is there that does not say one: a file
+    /// that anyone may have left must not make an older point pass for the latest.
+    pub(crate) fn mark(&self, vault: &Inner, number: u64) -> Result<u8, VaultError> {
+        self.mark_from(vault, number, 1)
+    }
+
+    fn mark_from(&self, vault: &Inner, number: u64, g: u32) -> Result<u8, VaultError> {
+        let mut data = NoData;
+        let mut newest = NewestMark::from(self.id, number, g);
+        Driver::new(vault, None, &mut data).finish(|reply| newest.step(reply)).map(|(_, state)| state)
+    }
+
+    /// Whether the point was forgotten.
     pub(crate) fn is_forgotten(&self, vault: &Inner, number: u64) -> Result<bool, VaultError> {
-        let name = ObjectName::Forget(self.id, PointNumber(number));
-        if !vault.objects.exists(&name)? {
-            return Ok(false);
-        }
-        let bytes = vault.objects.read(&name).or_missing(&name)?;
-        records::open::<ForgetBody>(&name, &bytes, &vault.record).map(|_| true)
+        self.mark(vault, number).map(|state| state & FORGOTTEN != 0)
     }
 }

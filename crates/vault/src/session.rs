@@ -4,24 +4,24 @@ use std::sync::Arc;
 
 use vmkeep_envelope::{IdentityKey, SealContext, SealError, SealedObject, SlotKind};
 use vmkeep_model::{
-    BlockSize, ByteLen, ChangeProvenance, ConsistencyLevel, DiskDescription, DiskName, DiskRole, LineageId,
-    PointNumber, RecoveryPoint, SessionId, Timestamp, VmDescription, VmName,
+    BlockSize, ByteLen, ChangeProvenance, ConsistencyLevel, DiskDescription, DiskName, DiskRole, PointNumber,
+    RecoveryPoint, SessionId, VmDescription,
 };
 
+use crate::drive::{Driver, NoData};
 use crate::error::VaultError;
 use crate::format::{
-    DiskBody, FormatError, HeadBody, JobBody, PlaceBody, PointBody, PointHead, RecordKind, SessionBody,
-    VoidBody,
+    DiskBody, FormatError, JobBody, PlaceBody, PointBody, PointHead, RecordKind, RetiredBody, SessionBody,
 };
-use crate::journal::{self, JournalEntry};
 use crate::layout::ObjectName;
-use crate::lineage::{AtNumber, Lineage};
+use crate::lineage::Lineage;
 use crate::map::{MapError, MapReader, Root};
 use crate::pack::{Adopted, DiskWriter, MetadataPacks, Orphans, PackNodes, StoredBytes, WrittenDisk};
+use crate::protocol::{Commit, CommitOutcome, PointStub, Record};
 use crate::read::map_error;
-use crate::records::{self, Sealer, random_id};
-use crate::store::{Created, PendingCreate, ResultExt};
-use crate::vault::{Inner, Vault};
+use crate::records::{self, Sealer};
+use crate::store::PendingCreate;
+use crate::vault::Inner;
 
 /// Largest VM configuration that a point holds, in bytes.
 pub const CONFIG_MAX: usize = 1 << 20;
@@ -34,12 +34,15 @@ pub const CONFIG_MAX: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Session {
     pub(crate) writing: Writing,
-    base: Option<Box<PointBody>>,
-    unreadable: Option<(PointNumber, VaultError)>,
-    opened: Timestamp,
-    retired: u64,
+    pub(crate) base: Option<Box<PointBody>>,
+    pub(crate) unreadable: Option<(PointNumber, VaultError)>,
+    /// What its own record says.
+    pub(crate) body: SessionBody,
+    pub(crate) retired: Option<RetiredBody>,
+    /// The sessions it goes on from, the first of them first.
+    pub(crate) inherited: Vec<SessionId>,
     /// Bytes stored when it began: its own record, and the VM's keys and name when it is the first.
-    stored: u64,
+    pub(crate) stored: u64,
 }
 
 /// What the writers of a session share.
@@ -53,7 +56,7 @@ pub(crate) struct Writing {
     /// What it may use of sessions that were interrupted before it.
     pub(crate) adopted: Option<Adopted>,
     pub(crate) orphans: Orphans,
-    sealer: Sealer,
+    pub(crate) sealer: Sealer,
 }
 
 /// What a disk was in the base point.
@@ -137,36 +140,6 @@ impl Writing {
 }
 
 impl Session {
-    pub(crate) fn begin(vault: &Arc<Inner>, vm: &VmName) -> Result<Self, VaultError> {
-        let (lineage, stored) = vault.lineage_to_continue(vm)?;
-        let head = lineage.head(vault)?;
-        let id = SessionId(random_id(&*vault.ports.entropy)?);
-        let target = PointNumber(head.top + 1);
-        let opened = vault.ports.clock.now();
-        let sealer = Sealer::new(id);
-        let body = SessionBody {
-            session: id.0,
-            lineage: lineage.id.0,
-            domain: lineage.domain.id.0,
-            base: head.newest.as_ref().map_or(0, |newest| newest.head.number),
-            target: target.0,
-            opened: opened.0,
-            adopted: None,
-        };
-        let name = ObjectName::Session(id);
-        let object = records::seal(&name, &body, &vault.record, &sealer.context(&*vault.ports.entropy))?;
-        if vault.objects.create(&name, &object)? == Created::Other {
-            return Err(VaultError::Taken { object: name.to_string() });
-        }
-        let nodes = PackNodes { vault: Arc::clone(vault), lineage: lineage.clone() };
-        let orphans = Orphans::default();
-        let writing =
-            Writing { vault: Arc::clone(vault), lineage, id, target, nodes, adopted: None, orphans, sealer };
-        let retired = head.retired.map_or(0, |retired| retired.k);
-        let stored = stored + object.bytes().len() as u64;
-        Ok(Self { writing, base: head.newest, unreadable: head.unreadable, opened, retired, stored })
-    }
-
     /// The session's id.
     pub fn id(&self) -> SessionId {
         self.writing.id
@@ -257,16 +230,17 @@ impl Session {
         let key = self.writing.lineage.domain.map_key()?;
         let object = records::seal_bytes(&name, RecordKind::Point, &plain, key, &self.writing.context())?;
         stored.metadata += object.bytes().len() as u64;
-        if vault.objects.create(&name, &object)? == Created::Other {
-            return Err(self.why_lost()?);
+        let unused = self.unused()?.into_iter().chain(self.orphans()).collect();
+        let (retired, inherited) = (self.retired.clone(), self.inherited.clone());
+        let mut commit = Commit::new(self.body.clone(), retired, unused, inherited, vault.rules);
+        let mut data = NoData;
+        let mut driver = Driver::new(&vault, Some(&self.writing.lineage), &mut data);
+        let stub = PointStub { session: self.body.session, base: self.body.base };
+        driver.prepare(name.clone(), Record::Point(stub), object);
+        if let CommitOutcome::Lost(other) = driver.finish(|reply| commit.step(reply))? {
+            return Err(self.why_lost(other));
         }
-        let retired = self.writing.lineage.retired(&vault, self.retired)?;
-        if retired.is_some_and(|retired| retired.holds(self.writing.target.0)) {
-            return Err(self.lost_race());
-        }
-        // The point counts. What follows saves later requests and space; when it fails, others do without.
-        stored.metadata += self.leave_hint().unwrap_or(0);
-        vault.objects.delete(&ObjectName::Session(self.writing.id)).ok();
+        stored.metadata += driver.stored(&ObjectName::Head(self.writing.lineage.id));
         let point = body.to_point(false).map_err(|e| VaultError::malformed(&name, e))?;
         Ok(Committed { point, stored })
     }
@@ -324,7 +298,7 @@ impl Session {
                 number: self.writing.target.0,
                 base: self.base().map_or(0, |base| base.0),
                 session: self.writing.id.0,
-                created: self.opened.0,
+                created: self.body.opened,
             },
             vm: vm.to_string(),
             disks,
@@ -349,54 +323,23 @@ impl Session {
         })
     }
 
-    fn leave_hint(&self) -> Result<u64, VaultError> {
-        let name = ObjectName::Head(self.writing.lineage.id);
-        let body = HeadBody { newest: self.writing.target.0, retired: self.retired };
-        let object = records::seal(&name, &body, &self.writing.vault.record, &self.writing.context())?;
-        self.writing.vault.objects.overwrite(&name, &object)?;
-        Ok(object.bytes().len() as u64)
-    }
-
     fn lost_race(&self) -> VaultError {
         VaultError::LostRace { vm: self.writing.lineage.vm.clone(), number: self.writing.target }
     }
 
-    /// Reads what took the target instead.
-    fn why_lost(&self) -> Result<VaultError, VaultError> {
-        let Writing { lineage, target, vault, id, .. } = &self.writing;
-        let name = ObjectName::Point(lineage.id, *target);
-        let vm = lineage.vm.clone();
-        Ok(match lineage.at(vault, target.0).or_missing(&name)? {
-            AtNumber::Void(void) if void.session == id.0 => VaultError::SessionVoided { vm, session: *id },
-            AtNumber::Closed(_) => VaultError::LineageClosed { vm },
-            AtNumber::Void(_) | AtNumber::Point(_) => self.lost_race(),
-        })
-    }
-}
-
-impl Vault {
-    /// Ends an abandoned session: it can never commit from then on, whoever still runs it.
-    ///
-    /// Returns false when its target was taken already, by its own commit or by something else.
-    pub fn void_session(&self, session: SessionId) -> Result<bool, VaultError> {
-        let vault = &self.inner;
-        let name = ObjectName::Session(session);
-        let bytes = vault.objects.read(&name).or_missing(&name)?;
-        let body: SessionBody = records::open(&name, &bytes, &vault.record)?;
-        let target = ObjectName::Point(LineageId(body.lineage), PointNumber(body.target));
-        let void = VoidBody {
-            lineage: body.lineage,
-            number: body.target,
-            session: body.session,
-            at: vault.ports.clock.now().0,
-        };
-        let context = vault.sealer.context(&*vault.ports.entropy);
-        let object = records::seal(&target, &void, &vault.record, &context)?;
-        if vault.objects.create(&target, &object)? == Created::Other {
-            return Ok(false);
+    /// What took the target instead, as the caller is to be told.
+    fn why_lost(&self, other: Option<Record>) -> VaultError {
+        let (vm, session) = (self.writing.lineage.vm.clone(), self.writing.id);
+        match other {
+            Some(Record::Void(void)) if void.session == session.0 => {
+                VaultError::SessionVoided { vm, session }
+            }
+            Some(Record::Inherited(ended)) if ended.session == session.0 => {
+                VaultError::SessionVoided { vm, session }
+            }
+            Some(Record::Closed(_)) => VaultError::LineageClosed { vm },
+            _ => self.lost_race(),
         }
-        journal::append(vault, body.lineage, &JournalEntry::Voided { number: body.target, session })?;
-        Ok(true)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A vault: made, opened, and asked for its VMs and points.
 
 use std::path::Path as FsPath;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use object_store::ObjectStore;
 use vmkeep_envelope::{BranchKey, Entropy, KeyVault, OsEntropy, SlotCiphers};
@@ -11,7 +11,7 @@ use vmkeep_model::{
 };
 
 use crate::error::{StoreOperation, VaultError};
-use crate::format::{ForgetBody, NameBody, VaultBody};
+use crate::format::{NameBody, VaultBody};
 use crate::journal::{self, JournalEntry};
 use crate::keyring;
 use crate::layout::ObjectName;
@@ -19,8 +19,8 @@ use crate::lineage::{AtNumber, Lineage};
 use crate::pack::{Cache, NodeSlot, PackIndex};
 use crate::place::PackPlace;
 use crate::point::OpenPoint;
+use crate::protocol::{Request, Rules};
 use crate::records::{self, Sealer, random_id};
-use crate::session::Session;
 use crate::store::{Created, FolderStore, Objects, ResultExt};
 
 /// Label of the hash that hides VM names (FORMAT.md section 2).
@@ -72,6 +72,9 @@ pub(crate) struct Inner {
     pub(crate) nodes: Cache<(LineageId, PackPlace, u32), NodeSlot>,
     pub(crate) indexes: Cache<(LineageId, PackPlace), PackIndex>,
     pub(crate) ciphers: SlotCiphers,
+    pub(crate) rules: Rules,
+    /// What a machine of the protocol is waiting for, for tests that hold store calls against it.
+    pub(crate) asked: Arc<Mutex<Option<Request>>>,
 }
 
 impl Vault {
@@ -189,6 +192,8 @@ impl Vault {
             nodes: Cache::new(NODE_CACHE_BYTES),
             indexes: Cache::new(INDEX_CACHE_BYTES),
             ciphers: SlotCiphers::default(),
+            rules: Rules::default(),
+            asked: Arc::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -245,13 +250,15 @@ impl Vault {
         let none = |why| VaultError::NoSuchPoint { point: point.clone(), why };
         let body = match point.selector {
             PointSelector::Number(number) => {
-                let retired = lineage.retired(&self.inner, 0)?;
+                let retired = lineage.retired(&self.inner)?;
                 if retired.is_some_and(|retired| retired.holds(number.0)) {
                     return Err(none("it was removed"));
                 }
                 match lineage.at(&self.inner, number.0)? {
                     Some(AtNumber::Point(body)) => body,
-                    Some(AtNumber::Void(_)) => return Err(none("its backup was ended before it committed")),
+                    Some(AtNumber::Void(_) | AtNumber::Inherited(_)) => {
+                        return Err(none("its backup was ended before it committed"));
+                    }
                     Some(AtNumber::Closed(_)) => {
                         return Err(none("the protection of the VM was closed there"));
                     }
@@ -277,28 +284,14 @@ impl Vault {
         };
         OpenPoint::of(&self.inner, &lineage, body)
     }
+}
 
-    /// Begins a backup of `vm`, making its lineage and keys when it is the first.
-    pub fn begin(&self, vm: &VmName) -> Result<Session, VaultError> {
-        Session::begin(&self.inner, vm)
-    }
+/// Forgets what a machine asked for once it is answered.
+pub(crate) struct InFlight(Arc<Mutex<Option<Request>>>);
 
-    /// Forgets a point: it no longer counts for `latest`, and the sweep may take it.
-    ///
-    /// Instant. Its data stays, and the point can be restored by its number, until a sweep takes it. Forgetting twice
-    /// is no error.
-    pub fn forget(&self, point: &PointRef) -> Result<RecoveryPoint, VaultError> {
-        let mut open = self.point(point)?;
-        let (lineage, number) = (open.lineage.id, open.point.id.number);
-        let name = ObjectName::Forget(lineage, number);
-        let body = ForgetBody { lineage: lineage.0, number: number.0, at: self.inner.ports.clock.now().0 };
-        let context = self.inner.sealer.context(&*self.inner.ports.entropy);
-        let object = records::seal(&name, &body, &self.inner.record, &context)?;
-        if self.inner.objects.create(&name, &object)? == Created::Ours {
-            journal::append(&self.inner, lineage.0, &JournalEntry::Forgotten { number: number.0 })?;
-        }
-        open.point.forgotten = true;
-        Ok(open.point)
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -321,7 +314,15 @@ impl Inner {
             nodes: Cache::new(NODE_CACHE_BYTES),
             indexes: Cache::new(INDEX_CACHE_BYTES),
             ciphers: SlotCiphers::default(),
+            rules: self.rules,
+            asked: Arc::clone(&self.asked),
         }
+    }
+
+    /// Notes what a machine asks for until the answer is there.
+    pub(crate) fn in_flight(&self, request: &Request) -> InFlight {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(request.clone());
+        InFlight(Arc::clone(&self.asked))
     }
 
     pub(crate) fn name_of(&self, vm: &VmName, generation: u32) -> ObjectName {

@@ -6,4 +6,4 @@ mod objects;
 mod pack_cache;
 
 pub use folder::FolderStore;
-pub(crate) use objects::{Created, Objects, PendingCreate, ResultExt};
+pub(crate) use objects::{Created, Objects, PendingCreate, Put, ResultExt};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use vmkeep_envelope::SealedObject;
 
@@ -61,6 +61,20 @@ impl PendingCreate {
         }
     }
 }
+
+/// How one attempt to create an object went.
+#[derive(Debug)]
+pub(crate) enum Put {
+    /// It is there, durably.
+    Done,
+    /// Something was there.
+    Taken,
+    /// It failed, or the answer was lost: it may be there.
+    Failed(VaultError),
+}
+
+/// How many packs are deleted at a time.
+const DELETES: usize = 16;
 
 impl Objects {
     pub(crate) fn new(store: Arc<dyn ObjectStore>) -> Result<Self, VaultError> {
@@ -130,6 +144,57 @@ impl Objects {
             Err(failure.unwrap_or_else(gone))
         };
         PendingCreate { name: name.clone(), answer: self.bridge.start(call) }
+    }
+
+    /// Tries once to create `name`.
+    pub(crate) fn put_once(&self, name: &ObjectName, object: &SealedObject) -> Put {
+        let (store, path, bytes) = (Arc::clone(&self.store), name.path(), object.bytes().clone());
+        let call = async move {
+            store.put_opts(&path, PutPayload::from_bytes(bytes), PutMode::Create.into()).await.map(drop)
+        };
+        match self.bridge.start(call).wait().unwrap_or_else(|| Err(gone())) {
+            Ok(()) => Put::Done,
+            Err(Error::AlreadyExists { .. }) => Put::Taken,
+            Err(e) => Put::Failed(VaultError::store(StoreOperation::Write, name, e)),
+        }
+    }
+
+    /// Removes objects in the order given, but for packs, of which some go at a time. Missing ones count as removed.
+    pub(crate) fn delete_all(&self, names: &[ObjectName]) -> Result<(), VaultError> {
+        let is_pack = |name: &ObjectName| matches!(name, ObjectName::Pack(..) | ObjectName::PackCopy(..));
+        for group in names.chunk_by(|a, b| is_pack(a) && is_pack(b)) {
+            let [name] = group else {
+                self.delete_packs(group)?;
+                continue;
+            };
+            self.delete(name)?;
+        }
+        Ok(())
+    }
+
+    fn delete_packs(&self, names: &[ObjectName]) -> Result<(), VaultError> {
+        let (store, paths) =
+            (Arc::clone(&self.store), names.iter().map(ObjectName::path).collect::<Vec<_>>());
+        let call = async move {
+            let deletes = paths.into_iter().map(|path| {
+                let store = Arc::clone(&store);
+                async move { store.delete(&path).await.map_err(|e| (path, e)) }
+            });
+            let mut done = futures::stream::iter(deletes).buffer_unordered(DELETES);
+            while let Some(deleted) = done.next().await {
+                match deleted {
+                    Ok(()) | Err((_, Error::NotFound { .. })) => {}
+                    Err(failed) => return Err(failed),
+                }
+            }
+            Ok(())
+        };
+        let failed =
+            |(path, e): (object_store::path::Path, Error)| VaultError::store(StoreOperation::Delete, path, e);
+        match self.bridge.start(call).wait() {
+            Some(done) => done.map_err(failed),
+            None => Err(VaultError::store(StoreOperation::Delete, "packs", gone())),
+        }
     }
 
     /// Writes `name`, replacing what is there: hints only.

@@ -198,7 +198,7 @@ impl<'a> Auditor<'a> {
             let Some(name @ ObjectName::Retired(..)) = ObjectName::parse(&path) else { continue };
             self.record::<RetiredBody>(&name)?;
         }
-        let newest = lineage.retired(self.vault, 0);
+        let newest = lineage.retired(self.vault);
         Ok(self.damage_of(&ObjectName::Retired(lineage.id, 1), newest)?.flatten())
     }
 
