@@ -15,7 +15,9 @@ impl Session {
 
     /// Takes over the packs of `sessions`, oldest first: all of them are its own from then on.
     ///
-    /// The caller has made sure that these sessions have ended and have no other heir.
+    /// The caller has made sure that these sessions have ended, that this one is their only heir, and that no point
+    /// was committed since: a sweep takes the first point at or after the target of the session that wrote a slot for
+    /// the one the slot was born in.
     #[doc(hidden)]
     pub fn inherit(&mut self, sessions: &[SessionId]) -> Result<(), VaultError> {
         let writing = &mut self.writing;
