@@ -49,6 +49,15 @@ pub enum SealError {
         /// Plain length that was given with it.
         plain: u64,
     },
+    /// The bytes of a slot to be moved are not those of that slot.
+    #[error("the bytes given are not {expected}")]
+    NotThatSlot {
+        /// The slot that was to be moved.
+        expected: SlotId,
+        /// How it shows.
+        #[source]
+        source: OpenError,
+    },
 }
 
 /// Why bytes could not be opened. The object's name is added by whoever fetched them.

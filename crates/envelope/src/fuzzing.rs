@@ -3,9 +3,9 @@
 use vmkeep_model::DomainId;
 
 use crate::{
-    Branch, BranchId, BranchKey, KeyFileVault, PACK_HEADER_LEN, PackHead, PackName, RecordHead, SecretKey,
-    SlotCiphers, SlotHead, SlotId, SlotKind, TRAILER_LEN, Trailer, open_footer, open_key_object, open_record,
-    open_slot,
+    Branch, BranchId, BranchKey, KeyFileVault, PACK_HEADER_LEN, PackHead, PackName, RecordHead,
+    RepackBuilder, SecretKey, SlotCiphers, SlotHead, SlotId, SlotKind, TRAILER_LEN, Trailer, open_footer,
+    open_key_object, open_record, open_slot,
 };
 
 /// Domain of every key here but the record key.
@@ -41,17 +41,25 @@ pub fn record(data: &[u8]) {
     let _ = open_record(data, "vault", &branch_key(Branch::Record), 1);
 }
 
-/// Reads `data` as a pack: its header, its trailer and footer, and its slots as far as they follow one another.
+/// Reads `data` as a pack: its header, its trailer and footer, and its slots as far as they follow one another, which
+/// are also moved.
 pub fn pack(data: &[u8]) {
     let (ciphers, map, blocks) = (SlotCiphers::new(2), branch_key(Branch::Map), branch_key(Branch::Data));
     let head = PackHead::parse(data);
     let _ = Trailer::parse(data);
+    let mut moved = [&blocks, &map].map(|key| RepackBuilder::new(key.id(), 0));
     let mut rest = data.get(PACK_HEADER_LEN..).unwrap_or(data).to_vec();
     let mut at = 0;
     while let Ok(slot) = SlotHead::parse(&rest[at..]) {
         let end = (at + slot.total_len()).min(rest.len());
         let expected = SlotId { pack: slot.birth_pack(), slot: slot.number };
         let mut bytes = rest[at..end].to_vec();
+        for pack in moved.iter_mut().flatten() {
+            let before = (pack.slot_count(), pack.byte_len());
+            if pack.push(&bytes, expected).is_err() {
+                assert_eq!((pack.slot_count(), pack.byte_len()), before, "a slot was refused and taken");
+            }
+        }
         for kind in [slot.kind, SlotKind::Blocks] {
             let key = if slot.branch == Branch::Map { &map } else { &blocks };
             let _ = open_slot(&mut bytes, key, expected, kind, &ciphers);

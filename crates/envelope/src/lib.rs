@@ -99,8 +99,8 @@ pub use keys::DomainKeys;
 pub use keyvault::{KeyVault, Unwrapped, WrapContext, WrappedKey};
 pub use pack::{
     Codec, OpenedSlot, PACK_HEADER_LEN, PACK_LEN_MAX, PACK_VERSION, PackBuilder, PackContent, PackHead,
-    PackName, SLOT_COUNT_MAX, SLOT_HEADER_LEN, SLOT_PLAIN_MAX, SealedPack, SlotCiphers, SlotHead, SlotId,
-    SlotKind, SlotLayout, TRAILER_LEN, Trailer, open_footer, open_slot,
+    PackName, RepackBuilder, SLOT_COUNT_MAX, SLOT_HEADER_LEN, SLOT_PLAIN_MAX, SealedPack, SlotCiphers,
+    SlotHead, SlotId, SlotKind, SlotLayout, TRAILER_LEN, Trailer, open_footer, open_slot,
 };
 pub use passphrase::PassphraseVault;
 pub use record::{RECORD_BODY_MAX, RECORD_HEADER_LEN, RECORD_VERSION, RecordHead, open_record, seal_record};

@@ -4,17 +4,22 @@
 //! | header 40 | slot 0 | slot 1 | ... | footer (a slot) | trailer 16 |
 //!             |  header 56 (has the birth salt) | ciphertext | tag 16 |
 //! ```
+//!
+//! A [`PackBuilder`] seals slots that are born in its pack. A [`RepackBuilder`] takes slots that are sealed already and
+//! seals only the footer that tells of them.
 
 mod build;
 mod ciphers;
 mod head;
 mod open;
+mod repack;
 mod slot;
 
 pub use build::{PackBuilder, SealedPack, SlotLayout};
 pub use ciphers::SlotCiphers;
 pub use head::{PackContent, PackHead, Trailer};
 pub use open::{OpenedSlot, open_footer, open_slot};
+pub use repack::RepackBuilder;
 pub use slot::{Codec, SlotHead, SlotKind};
 
 use std::fmt;

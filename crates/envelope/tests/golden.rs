@@ -62,6 +62,30 @@ fn metadata_pack() {
     assert_eq!(opened, (slots.to_vec(), b"a footer body".to_vec()));
 }
 
+/// Two slots of the golden data pack, moved: the last comes first.
+#[test]
+fn repacked_data_pack() {
+    let born = golden("v1-data-pack.bin");
+    let (slots, ..) = take_apart(&born).unwrap();
+    let id = |slot| SlotId { pack: SlotHead::parse(&slots[0]).unwrap().birth_pack(), slot };
+    let mut pack = RepackBuilder::new(data_key().id(), 0).unwrap();
+    pack.push(&slots[2], id(2)).unwrap();
+    pack.push(&slots[0], id(0)).unwrap();
+    let made = pack.seal(&map_key(), b"a footer of moved slots", &Sealer::new(42).ctx()).unwrap();
+    check("v1-repacked-data-pack.bin", made.object.bytes());
+
+    let stored = golden("v1-repacked-data-pack.bin");
+    let (moved, mut footer, trailer) = take_apart(&stored).unwrap();
+    assert_eq!(moved, [slots[2].clone(), slots[0].clone()]);
+    let header = stored.first_chunk().unwrap();
+    let footer = open_footer(&mut footer, header, &trailer, &map_key(), made.name).unwrap();
+    assert_eq!(footer, b"a footer of moved slots");
+    let ciphers = SlotCiphers::default();
+    let mut slot = moved[1].clone();
+    let opened = open_slot(&mut slot, &data_key(), id(0), SlotKind::Blocks, &ciphers).unwrap();
+    assert_eq!(opened.body, b"two blocks, as they are");
+}
+
 #[test]
 fn key_object_by_key_file() {
     let keys = DomainKeys::generate(DomainId::VAULT, 0, &SeededEntropy::new(8)).unwrap();

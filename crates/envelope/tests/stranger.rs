@@ -115,6 +115,28 @@ fn metadata_pack() {
     assert_eq!(bodies, [&b"nodes"[..], b"changes", b"point", b"a footer body"]);
 }
 
+/// The slots are those of the data pack, byte for byte; only the footer was sealed, and the salt covers it alone.
+#[test]
+fn repacked_data_pack() {
+    let (file, born) = (golden("repacked-data-pack"), golden("data-pack"));
+    let trailer = &file[file.len() - 16..];
+    assert_eq!((u32_at(trailer, 4), &file[..40]), (2, &born[..40]));
+    let end_of = |pack: &[u8], at: usize| at + 56 + u32_at(pack, at + 12) + 16;
+    let first = end_of(&born, 40);
+    let (second, third) = (end_of(&born, first), end_of(&born, end_of(&born, first)));
+    let footer_at = 40 + (third - second) + (first - 40);
+    assert_eq!(file[40..footer_at], [&born[second..third], &born[40..first]].concat());
+    assert_eq!(file.len() - 16 - footer_at, u32_at(trailer, 0));
+
+    let header = &file[footer_at..footer_at + 56];
+    let aad = [&[1, 0], &[0xd0; 16][..], header, &file[..40], trailer].concat();
+    let sealed = &file[footer_at + 56..file.len() - 16];
+    let body = open(&[2; 32], &header[24..], "vmkeep v1 footer", u32::MAX, &aad, sealed);
+    assert_eq!(body, b"a footer of moved slots");
+    let without_salt = [&aad[..42], &aad[74..]].concat();
+    assert_eq!(salt(&[2; 32], 0, 1, &[(without_salt, body)]), &header[24..]);
+}
+
 /// Gives the keys by branch, and checks every salt on the way.
 fn key_object(
     name: &str,

@@ -181,7 +181,10 @@ impl<'a> Driver<'a> {
     fn decode(&mut self, name: &ObjectName, bytes: &[u8]) -> Result<Reply, VaultError> {
         match self.open(name, bytes) {
             Ok(record) => Ok(Reply::Found(record)),
-            Err(error) if error.is_of_one_object() => {
+            // What a newer version wrote is not damage: nobody goes on past it, but for a hint.
+            Err(error)
+                if error.is_damage() || matches!(name, ObjectName::Head(_)) && error.is_of_one_object() =>
+            {
                 self.troubles.insert(name.clone(), error);
                 Ok(Reply::Unreadable)
             }

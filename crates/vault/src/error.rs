@@ -91,6 +91,14 @@ pub enum VaultError {
         /// The object.
         object: String,
     },
+    /// A slot that nothing referred to when its pack was repacked: it was not kept.
+    #[error("slot {slot} of {object} was not kept when the pack was repacked")]
+    SlotGone {
+        /// The pack it was born in.
+        object: String,
+        /// Its number there.
+        slot: u32,
+    },
     /// An object does not open: it is damaged, swapped, foreign or cut short.
     #[error("{object} is damaged")]
     Damaged {
@@ -261,7 +269,9 @@ impl VaultError {
     /// Whether stored data is wrong: damaged, missing, swapped or foreign.
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Missing { .. } | Self::Damaged { .. } | Self::Malformed { .. } => true,
+            Self::Missing { .. } | Self::SlotGone { .. } | Self::Damaged { .. } | Self::Malformed { .. } => {
+                true
+            }
             Self::Map { source, .. } => source.is_corrupt(),
             _ => false,
         }
@@ -276,6 +286,7 @@ impl VaultError {
     pub fn object(&self) -> Option<&str> {
         match self {
             Self::Missing { object }
+            | Self::SlotGone { object, .. }
             | Self::Damaged { object, .. }
             | Self::Malformed { object, .. }
             | Self::Newer { object, .. }

@@ -7,14 +7,14 @@
 use std::fmt::Debug;
 use std::path::Path;
 
-use vmkeep_envelope::{Codec, SlotKind};
+use vmkeep_envelope::{Codec, PackName, SlotId, SlotKind};
 use vmkeep_model::{BlockIndex, BlockSize, ContentHash, LineageId, PointNumber, SessionId};
 
 use crate::format::{
     Body, ClosedBody, DeadPackBody, DiskBody, FooterBody, FooterSlot, ForgetBody, HeadBody, InheritedBody,
-    JobBody, JournalBody, MarkBody, MovedBody, MovedSlotBody, NameBody, PinBody, PlaceBody, PlanBody,
-    PointBody, PointHead, RepackBody, RetiredBody, RootBody, SessionBody, StoredBody, VaultBody, VoidBody,
-    WornBody, decode_body, encode,
+    JobBody, JournalBody, MarkBody, MovedBody, MovedSlotBody, NameBody, Origin, PinBody, PlaceBody, PlanBody,
+    PointBody, PointHead, RepackBody, RetiredBody, RootBody, SessionBody, SlotBirth, StoredBody, VaultBody,
+    VoidBody, WornBody, decode_body, encode,
 };
 use crate::journal::JournalEntry;
 
@@ -220,9 +220,9 @@ fn points_are_stored_as_ever() {
 
 #[test]
 fn footers_are_stored_as_ever() {
-    let slot = |birth, moved, len, plain_len, codec, kind| FooterSlot {
+    let slot = |birth, origin, len, plain_len, codec, kind| FooterSlot {
         birth: PointNumber(birth),
-        moved,
+        origin,
         len,
         plain_len,
         codec,
@@ -231,9 +231,9 @@ fn footers_are_stored_as_ever() {
         patches: Vec::new(),
     };
     let hash = |byte| ContentHash([byte; 16]);
-    let mut blocks = slot(4, false, 70_000, 131_072, Codec::Zstd, SlotKind::Blocks);
+    let mut blocks = slot(4, Origin::BornHere, 70_000, 131_072, Codec::Zstd, SlotKind::Blocks);
     blocks.blocks = vec![(BlockIndex(0), hash(1)), (BlockIndex(300), hash(2))];
-    let mut patches = slot(3, true, 8300, 8192, Codec::Stored, SlotKind::Patches);
+    let mut patches = slot(3, Origin::MovedUnplaced, 8300, 8192, Codec::Stored, SlotKind::Patches);
     patches.patches = vec![(BlockIndex(1 << 40), 2, hash(3)), (BlockIndex((1 << 40) + 1), 1, hash(4))];
     let data = FooterBody {
         lineage: LineageId(LINEAGE),
@@ -245,13 +245,23 @@ fn footers_are_stored_as_ever() {
     let metadata = FooterBody {
         disk: None,
         slots: vec![
-            slot(4, false, 900, 3000, Codec::Zstd, SlotKind::Nodes),
-            slot(4, false, 80, 8, Codec::Stored, SlotKind::ChangeList),
-            slot(4, false, 500, 600, Codec::Zstd, SlotKind::PointCopy),
+            slot(4, Origin::BornHere, 900, 3000, Codec::Zstd, SlotKind::Nodes),
+            slot(4, Origin::BornHere, 80, 8, Codec::Stored, SlotKind::ChangeList),
+            slot(4, Origin::BornHere, 500, 600, Codec::Zstd, SlotKind::PointCopy),
         ],
         ..data.clone()
     };
-    for (name, footer) in [("footer-data", data), ("footer-metadata", metadata)] {
+    let moved = |session, pack, slot| {
+        let id = SlotId { pack: PackName([pack; 16]), slot };
+        Origin::Moved(SlotBirth { session: SessionId([session; 16]), id })
+    };
+    let mut repacked = data.clone();
+    repacked.session = SessionId([0x59; 16]);
+    repacked.slots[0].origin = moved(0x22, 0x5e, 0);
+    repacked.slots[1].origin = moved(0x23, 0x5f, 65_535);
+    for (name, footer) in
+        [("footer-data", data), ("footer-metadata", metadata), ("footer-repacked", repacked)]
+    {
         let stored = golden(name, &footer.encode());
         assert_eq!(FooterBody::decode(&stored).unwrap(), footer);
     }

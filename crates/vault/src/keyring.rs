@@ -35,6 +35,12 @@ impl Domain {
         Ok(domain)
     }
 
+    /// A domain of which the holder has some keys alone.
+    #[cfg(test)]
+    pub(crate) fn of_some(keys: DomainKeys) -> Self {
+        Self { id: keys.domain(), epochs: BTreeMap::from([(keys.epoch(), keys)]) }
+    }
+
     fn newest(&self) -> Result<&DomainKeys, VaultError> {
         self.epochs.values().next_back().ok_or_else(|| VaultError::WrongKey { what: self.what() })
     }

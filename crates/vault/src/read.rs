@@ -1,27 +1,22 @@
 //! Reading a disk of a point: map entries, and the blocks they name.
 
-use std::collections::BTreeMap;
+mod fetch;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
-use vmkeep_envelope::{SlotId, SlotKind, open_slot};
+use vmkeep_envelope::SlotKind;
 use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ByteLen, CancelToken, ContentHash, DiskName};
 
 use crate::error::VaultError;
 use crate::format::FormatError;
-use crate::frame::FrameDecoder;
 use crate::layout::ObjectName;
 use crate::lineage::Lineage;
 use crate::map::{self, BoxError, Entries, Entry, MapError, MapReader, NodeSource, Root};
-use crate::pack::{PackIndex, PackNodes, frame_error, slot_key, slot_of};
-use crate::place::{PackPlace, Reference, StorageId};
+use crate::pack::{PackNodes, SlotAt};
+use crate::place::{Reference, StorageId};
 use crate::session::BaseDisk;
 use crate::vault::Inner;
-
-/// Slots of one pack with at most this many bytes between them are fetched in one read.
-const GAP_MAX: u64 = 256 << 10;
-/// Most bytes fetched in one read, unless one slot alone is longer.
-const FETCH_MAX: u64 = 4 << 20;
 
 /// A stored disk of a recovery point, readable in any order and by several threads.
 #[derive(Clone, Debug)]
@@ -102,127 +97,6 @@ impl DiskReader {
         .collect()
     }
 
-    /// Fetches blocks, in the order in which they lie in packs, checks each by its hash and gives it to `sink`.
-    ///
-    /// A block that cannot be had is given as an error and the others go on; an error of the sink ends the fetch.
-    pub fn fetch(&self, wanted: &[(BlockIndex, Entry)], sink: &mut BlockSink<'_>) -> Result<(), VaultError> {
-        let mut full: BTreeMap<PackPlace, BTreeMap<u32, Vec<Wanted>>> = BTreeMap::new();
-        for (block, entry) in wanted {
-            match entry {
-                Entry::Full { at, hash } => {
-                    let slots = full.entry(at.at.pack).or_default();
-                    slots.entry(at.at.slot).or_default().push(Wanted {
-                        block: *block,
-                        index: at.at.index,
-                        hash: *hash,
-                    });
-                }
-                Entry::Patched { base, patch, pages, hash } => {
-                    let patched = self.patched(base, patch, pages, *hash);
-                    match patched {
-                        Ok(bytes) => sink(*block, Ok(&bytes))?,
-                        Err(e) => sink(*block, Err(Arc::new(e)))?,
-                    }
-                }
-            }
-        }
-        let mut decoder = FrameDecoder::new().map_err(|e| frame_error(&ObjectName::Vault, &e))?;
-        for (pack, slots) in &full {
-            self.fetch_from(pack, slots, &mut decoder, sink)?;
-        }
-        Ok(())
-    }
-
-    fn fetch_from(
-        &self,
-        pack: &PackPlace,
-        slots: &BTreeMap<u32, Vec<Wanted>>,
-        decoder: &mut FrameDecoder,
-        sink: &mut BlockSink<'_>,
-    ) -> Result<(), VaultError> {
-        let (vault, lineage) = (&self.nodes.vault, &self.nodes.lineage);
-        let name = ObjectName::pack(lineage.id, pack);
-        let index = match vault.pack_index(lineage, pack) {
-            Ok(index) => index,
-            Err(e) => return fail_all(slots.values().flatten(), e, sink),
-        };
-        let mut rest: Vec<(u32, &Vec<Wanted>)> = Vec::new();
-        for (&slot, wanted) in slots {
-            match slot_of(&index, &name, slot) {
-                Ok(_) => rest.push((slot, wanted)),
-                Err(e) => fail_all(wanted.iter(), e, sink)?,
-            }
-        }
-        let mut rest = rest.as_slice();
-        while !rest.is_empty() {
-            let (run, after) = rest.split_at(neighbours(&index, rest));
-            rest = after;
-            let range =
-                index.slots[run[0].0 as usize].offset..index.slots[run[run.len() - 1].0 as usize].range().end;
-            let mut bytes = match vault.read_slots(&name, &index, range.clone()) {
-                Ok(bytes) => bytes,
-                Err(e) => {
-                    fail_all(run.iter().flat_map(|(_, wanted)| wanted.iter()), e, sink)?;
-                    continue;
-                }
-            };
-            for (slot, wanted) in run {
-                let place = index.slots[*slot as usize].range();
-                // Within the range that was read, which is at most a few MiB.
-                let within = |at: u64| usize::try_from(at - range.start).unwrap_or(usize::MAX);
-                let (start, end) = (within(place.start), within(place.end));
-                self.give_slot(&index, &name, pack, *slot, &mut bytes[start..end], wanted, decoder, sink)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Opens one slot, unpacks it, and gives its blocks.
-    #[allow(clippy::too_many_arguments)] // the inner loop: what it needs was looked up once, outside
-    fn give_slot(
-        &self,
-        index: &PackIndex,
-        name: &ObjectName,
-        pack: &PackPlace,
-        slot: u32,
-        bytes: &mut [u8],
-        wanted: &[Wanted],
-        decoder: &mut FrameDecoder,
-        sink: &mut BlockSink<'_>,
-    ) -> Result<(), VaultError> {
-        let (vault, lineage) = (&self.nodes.vault, &self.nodes.lineage);
-        let expected = SlotId { pack: pack.name, slot };
-        let plain = slot_key(lineage, index)
-            .and_then(|key| {
-                let opened = open_slot(bytes, key, expected, SlotKind::Blocks, &vault.ciphers);
-                opened.map_err(|e| VaultError::open(name, e))
-            })
-            .and_then(|opened| {
-                let plain = decoder.unpack(opened.codec, opened.plain_len, opened.body);
-                plain.map_err(|e| frame_error(name, &e))
-            });
-        let plain = match plain {
-            Ok(plain) => plain,
-            Err(e) => return fail_all(wanted.iter(), e, sink),
-        };
-        let identity = lineage.domain.identity()?;
-        for Wanted { block, index, hash } in wanted {
-            let block_bytes = plain.chunks_exact(self.block_size.bytes()).nth(*index as usize);
-            match block_bytes {
-                Some(bytes) if identity.block_hash(bytes) == *hash => sink(*block, Ok(bytes))?,
-                Some(_) => sink(
-                    *block,
-                    Err(Arc::new(wrong(name, slot, *block, "holds other content than the map names"))),
-                )?,
-                None => sink(
-                    *block,
-                    Err(Arc::new(wrong(name, slot, *block, "is not in the slot that the map names"))),
-                )?,
-            }
-        }
-        Ok(())
-    }
-
     /// A block stored as pages over a whole block: two reads at most.
     fn patched(
         &self,
@@ -257,9 +131,9 @@ impl DiskReader {
     ) -> Result<Vec<u8>, VaultError> {
         let (vault, lineage) = (&self.nodes.vault, &self.nodes.lineage);
         let (pack, slot) = (reference.at.pack, reference.at.slot);
-        let name = ObjectName::pack(lineage.id, &pack);
-        let index = vault.pack_index(lineage, &pack)?;
-        let plain = vault.plain_slot(lineage, &pack, &index, &name, slot, kind)?;
+        let (name, plain) = vault.at_slot(lineage, &pack, slot, |SlotAt { pack, name, index, at }| {
+            Ok((name.clone(), vault.plain_slot(lineage, pack, index, name, *at, kind)?))
+        })?;
         plain.get(at..at + len).map(<[u8]>::to_vec).ok_or_else(|| {
             VaultError::malformed(&name, FormatError(format!("slot {slot} has no {len} bytes at {at}")))
         })
@@ -268,39 +142,6 @@ impl DiskReader {
     fn what(&self) -> String {
         format!("{}, disk {}", self.nodes.lineage.vm, self.disk)
     }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Wanted {
-    block: BlockIndex,
-    index: u32,
-    hash: ContentHash,
-}
-
-/// How many of the first slots of `slots` are fetched in one read.
-fn neighbours(index: &PackIndex, slots: &[(u32, &Vec<Wanted>)]) -> usize {
-    let range = |at: usize| index.slots[slots[at].0 as usize].range();
-    let start = range(0).start;
-    (1..slots.len())
-        .find(|&at| range(at).start - range(at - 1).end > GAP_MAX || range(at).end - start > FETCH_MAX)
-        .unwrap_or(slots.len())
-}
-
-fn wrong(name: &ObjectName, slot: u32, block: BlockIndex, what: &str) -> VaultError {
-    VaultError::malformed(name, FormatError(format!("slot {slot}: block {block} {what}")))
-}
-
-/// Gives every wanted block the same failure, each as an error of its own.
-fn fail_all<'w>(
-    wanted: impl Iterator<Item = &'w Wanted>,
-    error: VaultError,
-    sink: &mut BlockSink<'_>,
-) -> Result<(), VaultError> {
-    let error = Arc::new(error);
-    for Wanted { block, .. } in wanted {
-        sink(*block, Err(Arc::clone(&error)))?;
-    }
-    Ok(())
 }
 
 /// The nodes of a map until somebody asks to stop.

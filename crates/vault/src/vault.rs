@@ -16,7 +16,7 @@ use crate::journal::{self, JournalEntry};
 use crate::keyring;
 use crate::layout::ObjectName;
 use crate::lineage::{AtNumber, Lineage};
-use crate::pack::{Cache, NodeSlot, PackIndex};
+use crate::pack::{Cache, NodeSlot, Whereabouts};
 use crate::place::PackPlace;
 use crate::point::OpenPoint;
 use crate::protocol::{Request, Rules};
@@ -70,7 +70,7 @@ pub(crate) struct Inner {
     pub(crate) ports: Ports,
     pub(crate) sealer: Sealer,
     pub(crate) nodes: Cache<(LineageId, PackPlace, u32), NodeSlot>,
-    pub(crate) indexes: Cache<(LineageId, PackPlace), PackIndex>,
+    pub(crate) indexes: Cache<(LineageId, PackPlace), Whereabouts>,
     pub(crate) ciphers: SlotCiphers,
     pub(crate) rules: Rules,
     /// What a machine of the protocol is waiting for, for tests that hold store calls against it.

@@ -11,9 +11,8 @@ use vmkeep_model::{BlockIndex, BlockRun, CancelToken, PointNumber};
 use self::auditor::Auditor;
 use crate::error::VaultError;
 use crate::format::FormatError;
-use crate::layout::ObjectName;
 use crate::map::{Entry, Visit};
-use crate::pack::slot_of;
+use crate::pack::SlotAt;
 use crate::point::OpenPoint;
 use crate::read::{DiskReader, map_error};
 use crate::vault::Vault;
@@ -109,22 +108,23 @@ impl DiskReader {
             Entry::Full { at, .. } => (at, None),
             Entry::Patched { base, patch, .. } => (base, Some(patch)),
         };
-        let name = ObjectName::pack(lineage.id, &full.at.pack);
-        let index = vault.pack_index(lineage, &full.at.pack)?;
-        slot_of(&index, &name, full.at.slot)?;
-        let told =
-            index.blocks.get(full.at.slot as usize).and_then(|blocks| blocks.get(full.at.index as usize));
-        let fits = match (told, patch) {
-            (Some((number, hash)), None) => *number == block && *hash == entry.hash(),
-            (told, patch) => told.is_some() && patch.is_some(),
-        };
-        if !fits {
-            let what = format!("its footer does not hold block {block} where the map says it is");
-            return Err(VaultError::malformed(&name, FormatError(what)));
-        }
+        let fits =
+            vault.at_slot(lineage, &full.at.pack, full.at.slot, |SlotAt { name, index, at, .. }| {
+                let blocks = index.blocks.get(*at as usize);
+                let told = blocks.and_then(|blocks| blocks.get(full.at.index as usize));
+                let fits = match (told, patch) {
+                    (Some((number, hash)), None) => *number == block && *hash == entry.hash(),
+                    (told, patch) => told.is_some() && patch.is_some(),
+                };
+                if fits {
+                    return Ok(());
+                }
+                let what = format!("its footer does not hold block {block} where the map says it is");
+                Err(VaultError::malformed(name, FormatError(what)))
+            });
+        fits?;
         if let Some(patch) = patch {
-            let name = ObjectName::pack(lineage.id, &patch.at.pack);
-            slot_of(&*vault.pack_index(lineage, &patch.at.pack)?, &name, patch.at.slot)?;
+            vault.at_slot(lineage, &patch.at.pack, patch.at.slot, |_| Ok(()))?;
         }
         Ok(())
     }

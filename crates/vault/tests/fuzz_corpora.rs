@@ -71,6 +71,7 @@ fn golden_bodies_are_among_the_seeds() {
         ("forget_body", "record-09-forget.bin"),
         ("journal_body", "record-10-journal-3-voided.bin"),
         ("footer", "footer-data.bin"),
+        ("footer", "footer-repacked.bin"),
         ("change_list", "change-list.bin"),
     ] {
         let golden = golden(name);

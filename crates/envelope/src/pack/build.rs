@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use vmkeep_model::DomainId;
+
 use super::ciphers::slot_cipher;
 use super::{
     Codec, FOOTER_NUMBER, PACK_LEN_MAX, PACK_VERSION, PackContent, PackHead, PackName, SLOT_COUNT_MAX,
@@ -11,8 +13,8 @@ use crate::aead::{Cipher, SALT_LEN, TAG_LEN};
 use crate::reader::{narrow, wide};
 use crate::salt::Salter;
 use crate::{
-    Branch, BranchKey, PACK_HEADER_LEN, SLOT_HEADER_LEN, SealContext, SealError, SealedObject, TRAILER_LEN,
-    labels,
+    Branch, BranchId, BranchKey, PACK_HEADER_LEN, SLOT_HEADER_LEN, SealContext, SealError, SealedObject,
+    TRAILER_LEN, labels,
 };
 
 const SALT_AT: usize = 24;
@@ -79,7 +81,7 @@ impl PackBuilder {
         check("pack", wide(end), wide(PACK_LEN_MAX))?;
 
         let offset = wide(self.buffer.len());
-        self.append(&head, body);
+        append_unsealed(&mut self.buffer, &head, body);
         self.slots.push(SlotLayout { offset, len: narrow(len), plain_len, codec, kind });
         Ok(number)
     }
@@ -122,11 +124,7 @@ impl PackBuilder {
         if map_id.branch != Branch::Map || map_id.domain != slots_id.domain || !same_key {
             return Err(SealError::WrongBranch { what: "the footer of this pack", found: map_id });
         }
-        check("footer", wide(footer_body.len()), wide(SLOT_PLAIN_MAX))?;
-        let plain_len = narrow(footer_body.len());
-        let mut footer =
-            unsealed_head(FOOTER_NUMBER, SlotKind::Footer, Codec::Stored, plain_len, footer_body)?;
-        footer.epoch = map_id.epoch;
+        let footer = footer_head(footer_body, map_id)?;
         let footer_len = footer.total_len();
         let footer_at = self.buffer.len();
 
@@ -135,7 +133,7 @@ impl PackBuilder {
         let trailer = Trailer { footer_len: narrow(footer_len), slot_count: self.slot_count() }.encode();
         self.buffer.reserve_exact(footer_len + TRAILER_LEN);
         self.buffer[..PACK_HEADER_LEN].copy_from_slice(&header);
-        self.append(&footer, footer_body);
+        append_unsealed(&mut self.buffer, &footer, footer_body);
         self.buffer.extend_from_slice(&trailer);
 
         let (body, rest) = self.buffer.split_at_mut(footer_at);
@@ -149,25 +147,15 @@ impl PackBuilder {
         for slot in each_slot(&mut body[PACK_HEADER_LEN..], &self.slots) {
             salter.cover(&[prefix, &slot[..SALT_AT]], &slot[SLOT_HEADER_LEN..slot.len() - TAG_LEN]);
         }
-        salter.cover(&[prefix, &footer_slot[..SALT_AT], &header, &trailer], footer_body);
+        cover_footer(&mut salter, slots_id.domain, footer_slot, &header, &trailer);
         let salt = salter.finish();
 
         let cipher = slot_cipher(slots, &salt);
         for (number, slot) in (0..).zip(each_slot(&mut body[PACK_HEADER_LEN..], &self.slots)) {
             seal_slot(&cipher, number, &salt, slot, |header| slot_aad(slots_id.domain, header));
         }
-        let cipher = Cipher::new(map.secret(), &salt, labels::FOOTER);
-        seal_slot(&cipher, FOOTER_NUMBER, &salt, footer_slot, |slot_header| {
-            [&slot_aad(slots_id.domain, slot_header)[..], &header, &trailer].concat()
-        });
+        seal_footer(map, &salt, footer_slot, &header, &trailer);
         Ok(SealedPack { name: PackName::of_salt(&salt), object: SealedObject::from_sealed(self.buffer) })
-    }
-
-    /// Header, body, and room for the tag.
-    fn append(&mut self, head: &SlotHead, body: &[u8]) {
-        self.buffer.extend_from_slice(&head.encode());
-        self.buffer.extend_from_slice(body);
-        self.buffer.extend_from_slice(&[0; TAG_LEN]);
     }
 }
 
@@ -195,6 +183,48 @@ fn unsealed_head(
     Ok(SlotHead { number, plain_len, body_len, codec, kind, branch, epoch: 0, salt: [0; SALT_LEN] })
 }
 
+/// The header of a footer that `map` seals, as far as it is known before sealing.
+pub(super) fn footer_head(body: &[u8], map: BranchId) -> Result<SlotHead, SealError> {
+    check("footer", wide(body.len()), wide(SLOT_PLAIN_MAX))?;
+    let plain_len = narrow(body.len());
+    let head = unsealed_head(FOOTER_NUMBER, SlotKind::Footer, Codec::Stored, plain_len, body)?;
+    Ok(SlotHead { epoch: map.epoch, ..head })
+}
+
+/// Header, body, and room for the tag.
+pub(super) fn append_unsealed(buffer: &mut Vec<u8>, head: &SlotHead, body: &[u8]) {
+    buffer.extend_from_slice(&head.encode());
+    buffer.extend_from_slice(body);
+    buffer.extend_from_slice(&[0; TAG_LEN]);
+}
+
+/// Adds a footer that is not sealed yet to what the salt depends on.
+pub(super) fn cover_footer(
+    salter: &mut Salter,
+    domain: DomainId,
+    footer_slot: &[u8],
+    header: &[u8; PACK_HEADER_LEN],
+    trailer: &[u8; TRAILER_LEN],
+) {
+    let prefix = &slot_aad(domain, &[0; SLOT_HEADER_LEN])[..18];
+    let body = &footer_slot[SLOT_HEADER_LEN..footer_slot.len() - TAG_LEN];
+    salter.cover(&[prefix, &footer_slot[..SALT_AT], header, trailer], body);
+}
+
+/// Seals the footer where it stands, and with it header and trailer.
+pub(super) fn seal_footer(
+    map: &BranchKey,
+    salt: &[u8; SALT_LEN],
+    footer_slot: &mut [u8],
+    header: &[u8; PACK_HEADER_LEN],
+    trailer: &[u8; TRAILER_LEN],
+) {
+    let cipher = Cipher::new(map.secret(), salt, labels::FOOTER);
+    seal_slot(&cipher, FOOTER_NUMBER, salt, footer_slot, |slot_header| {
+        [&slot_aad(map.id().domain, slot_header)[..], header, trailer].concat()
+    });
+}
+
 fn each_slot<'a>(mut body: &'a mut [u8], slots: &[SlotLayout]) -> impl Iterator<Item = &'a mut [u8]> {
     slots.iter().map(move |layout| {
         let len = usize::try_from(layout.len).expect("at most 4 MiB and a header");
@@ -217,6 +247,6 @@ fn seal_slot<A: AsRef<[u8]>>(
     tag.copy_from_slice(&cipher.seal(number, aad(header).as_ref(), body));
 }
 
-fn check(what: &'static str, len: u64, max: u64) -> Result<(), SealError> {
+pub(super) fn check(what: &'static str, len: u64, max: u64) -> Result<(), SealError> {
     if len <= max { Ok(()) } else { Err(SealError::TooLarge { what, len, max }) }
 }

@@ -1,6 +1,6 @@
 //! The body of a pack's footer (FORMAT.md section 5).
 
-use vmkeep_envelope::{Codec, SlotKind};
+use vmkeep_envelope::{Codec, PackName, SlotId, SlotKind};
 use vmkeep_model::{BlockIndex, BlockSize, ContentHash, DiskName, LineageId, PointNumber, SessionId};
 
 use super::codec::FormatError;
@@ -9,11 +9,61 @@ use crate::map::varint::{Reader, put_varint};
 /// Most slots of a pack; the sealing bound and the footer's bound agree.
 const SLOTS_MAX: u64 = vmkeep_envelope::SLOT_COUNT_MAX as u64;
 
+/// Where a slot comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Born in this pack, under the number of its place.
+    BornHere,
+    /// Born in a pack that the footer does not name. Version 1 never wrote this.
+    MovedUnplaced,
+    /// Born in another pack.
+    Moved(SlotBirth),
+}
+
+/// Where a slot was born: what the maps name it by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SlotBirth {
+    /// The session that wrote the pack.
+    pub(crate) session: SessionId,
+    pub(crate) id: SlotId,
+}
+
+impl Origin {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::BornHere => out.push(0),
+            Self::MovedUnplaced => out.push(1),
+            Self::Moved(SlotBirth { session, id }) => {
+                out.push(2);
+                out.extend_from_slice(&session.0);
+                out.extend_from_slice(&id.pack.0);
+                put_varint(out, u64::from(id.slot));
+            }
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
+        match reader.u8("number").map_err(cut)? {
+            0 => Ok(Self::BornHere),
+            1 => Ok(Self::MovedUnplaced),
+            2 => {
+                let session = SessionId(reader.array("an id or hash").map_err(cut)?);
+                let pack = PackName(reader.array("an id or hash").map_err(cut)?);
+                let slot = reader.varint("number").map_err(cut)?;
+                let slot = u32::try_from(slot).ok().filter(|&slot| u64::from(slot) < SLOTS_MAX);
+                let slot = slot.ok_or_else(|| wrong("the number of a moved slot"))?;
+                Ok(Self::Moved(SlotBirth { session, id: SlotId { pack, slot } }))
+            }
+            _ => Err(wrong("moved is not 0, 1 or 2")),
+        }
+    }
+}
+
 /// A slot as the footer tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FooterSlot {
     pub(crate) birth: PointNumber,
-    pub(crate) moved: bool,
+    pub(crate) origin: Origin,
     /// Header, body and tag.
     pub(crate) len: u64,
     pub(crate) plain_len: u32,
@@ -49,33 +99,13 @@ impl FooterBody {
         out.push(log2);
         put_varint(&mut out, self.slots.len() as u64);
         for slot in &self.slots {
-            put_varint(&mut out, slot.birth.0);
-            out.push(u8::from(slot.moved));
-            put_varint(&mut out, slot.len);
-            put_varint(&mut out, u64::from(slot.plain_len));
-            out.push(slot.codec.number());
-            out.push(slot.kind.number());
-            put_varint(&mut out, (slot.blocks.len() + slot.patches.len()) as u64);
-            let mut before = 0;
-            for (block, hash) in &slot.blocks {
-                put_varint(&mut out, block.0 - before);
-                before = block.0;
-                out.extend_from_slice(&hash.0);
-            }
-            for (block, pages, hash) in &slot.patches {
-                put_varint(&mut out, block.0 - before);
-                before = block.0;
-                put_varint(&mut out, u64::from(*pages));
-                out.extend_from_slice(&hash.0);
-            }
+            slot.encode(&mut out);
         }
         out
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
-        let wrong = |what: &str| FormatError(format!("pack footer: {what}"));
         let mut reader = Reader::new(bytes);
-        let cut = |_| wrong("cut short");
         let lineage = LineageId(reader.array("an id or hash").map_err(cut)?);
         let session = SessionId(reader.array("an id or hash").map_err(cut)?);
         let point = PointNumber(reader.varint("number").map_err(cut)?);
@@ -97,23 +127,42 @@ impl FooterBody {
         }
         let mut slots = Vec::new();
         for _ in 0..count {
-            slots.push(Self::decode_slot(&mut reader)?);
+            slots.push(FooterSlot::decode(&mut reader)?);
         }
         if !reader.is_empty() {
             return Err(wrong("bytes follow the last slot"));
         }
         Ok(Self { lineage, session, point, disk, slots })
     }
+}
 
-    fn decode_slot(reader: &mut Reader<'_>) -> Result<FooterSlot, FormatError> {
-        let wrong = |what: &str| FormatError(format!("pack footer: {what}"));
-        let cut = |_| wrong("cut short");
+impl FooterSlot {
+    /// Adds it to a footer's body.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        put_varint(out, self.birth.0);
+        self.origin.encode(out);
+        put_varint(out, self.len);
+        put_varint(out, u64::from(self.plain_len));
+        out.push(self.codec.number());
+        out.push(self.kind.number());
+        put_varint(out, (self.blocks.len() + self.patches.len()) as u64);
+        let mut before = 0;
+        for (block, hash) in &self.blocks {
+            put_varint(out, block.0 - before);
+            before = block.0;
+            out.extend_from_slice(&hash.0);
+        }
+        for (block, pages, hash) in &self.patches {
+            put_varint(out, block.0 - before);
+            before = block.0;
+            put_varint(out, u64::from(*pages));
+            out.extend_from_slice(&hash.0);
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, FormatError> {
         let birth = PointNumber(reader.varint("number").map_err(cut)?);
-        let moved = match reader.u8("number").map_err(cut)? {
-            0 => false,
-            1 => true,
-            _ => return Err(wrong("moved is neither 0 nor 1")),
-        };
+        let origin = Origin::decode(reader)?;
         let len = reader.varint("number").map_err(cut)?;
         let plain_len =
             u32::try_from(reader.varint("number").map_err(cut)?).map_err(|_| wrong("plain length"))?;
@@ -143,8 +192,16 @@ impl FooterBody {
                 ));
             }
         }
-        Ok(FooterSlot { birth, moved, len, plain_len, codec, kind, blocks, patches })
+        Ok(Self { birth, origin, len, plain_len, codec, kind, blocks, patches })
     }
+}
+
+fn wrong(what: &str) -> FormatError {
+    FormatError(format!("pack footer: {what}"))
+}
+
+fn cut<E>(_: E) -> FormatError {
+    wrong("cut short")
 }
 
 #[cfg(test)]
@@ -153,20 +210,28 @@ mod tests {
 
     use super::*;
 
+    fn origin() -> impl Strategy<Value = Origin> {
+        let moved = (any::<[u8; 16]>(), any::<[u8; 16]>(), 0..SLOTS_MAX).prop_map(|(session, pack, slot)| {
+            let id = SlotId { pack: PackName(pack), slot: u32::try_from(slot).unwrap() };
+            Origin::Moved(SlotBirth { session: SessionId(session), id })
+        });
+        prop_oneof![Just(Origin::BornHere), Just(Origin::MovedUnplaced), moved]
+    }
+
     fn slot() -> impl Strategy<Value = FooterSlot> {
         let entries = prop::collection::btree_map(any::<u32>(), any::<[u8; 16]>(), 0..9);
-        (0_u64..100, any::<bool>(), any::<u32>(), any::<u32>(), 0..4_u8, entries).prop_map(
-            |(birth, moved, len, plain_len, kind, entries)| {
+        (0_u64..100, origin(), any::<u32>(), any::<u32>(), 0..4_u8, entries).prop_map(
+            |(birth, origin, len, plain_len, kind, entries)| {
                 let kind = [SlotKind::Blocks, SlotKind::Patches, SlotKind::Nodes, SlotKind::ChangeList]
                     [usize::from(kind)];
                 let of =
                     |want| if kind == want { entries.clone() } else { std::collections::BTreeMap::new() };
                 FooterSlot {
                     birth: PointNumber(birth),
-                    moved,
+                    origin,
                     len: u64::from(len),
                     plain_len,
-                    codec: if moved { Codec::Zstd } else { Codec::Stored },
+                    codec: if birth % 2 == 0 { Codec::Zstd } else { Codec::Stored },
                     kind,
                     blocks: of(SlotKind::Blocks)
                         .into_iter()
@@ -193,6 +258,13 @@ mod tests {
             for cut in 0..bytes.len() {
                 prop_assert!(FooterBody::decode(&bytes[..cut]).is_err());
             }
+        }
+
+        #[test]
+        fn a_slot_number_that_no_pack_has_is_refused(slot in SLOTS_MAX..=u64::from(u32::MAX)) {
+            let mut bytes = vec![2; 33];
+            put_varint(&mut bytes, slot);
+            prop_assert!(Origin::decode(&mut Reader::new(&bytes)).is_err());
         }
 
         #[test]

@@ -39,6 +39,15 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
         Some(value)
     }
 
+    /// Drops what is kept under `key`.
+    pub(crate) fn remove(&self, key: &K) {
+        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        generations.old.remove(key);
+        if let Some((_, bytes)) = generations.young.remove(key) {
+            generations.young_bytes -= bytes;
+        }
+    }
+
     /// Keeps `value`, which takes about `bytes`.
     pub(crate) fn put(&self, key: K, value: Arc<V>, bytes: usize) {
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
@@ -53,7 +62,9 @@ impl<K: Eq + Hash, V> Generations<K, V> {
             self.young_bytes = 0;
         }
         self.young_bytes += bytes;
-        self.young.insert(key, (value, bytes));
+        if let Some((_, before)) = self.young.insert(key, (value, bytes)) {
+            self.young_bytes -= before;
+        }
     }
 }
 
@@ -71,5 +82,20 @@ mod tests {
             assert!(held.young.len() + held.old.len() <= 12);
         }
         assert_eq!(cache.get(&500), None);
+    }
+
+    #[test]
+    fn what_was_removed_is_gone_and_takes_no_room() {
+        let cache = Cache::new(100);
+        for key in 0..6_u32 {
+            cache.put(key, Arc::new(key), 10);
+        }
+        cache.put(5, Arc::new(50), 10);
+        assert_eq!(cache.get(&5).as_deref(), Some(&50));
+        for key in 0..6 {
+            cache.remove(&key);
+            assert_eq!(cache.get(&key), None);
+        }
+        assert_eq!(cache.generations.lock().unwrap().young_bytes, 0);
     }
 }

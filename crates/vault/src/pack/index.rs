@@ -3,8 +3,16 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use vmkeep_envelope::{Codec, PackContent, SlotKind};
+use vmkeep_envelope::{Codec, PackContent, SlotId, SlotKind};
 use vmkeep_model::{BlockIndex, BlockSize, ContentHash, DiskName};
+
+use crate::format::{Origin, SlotBirth};
+use crate::place::PackPlace;
+
+/// Slots of one pack with at most this many bytes between them are fetched in one read.
+const GAP_MAX: u64 = 256 << 10;
+/// Most bytes fetched in one read, unless one slot alone is longer.
+const FETCH_MAX: u64 = 4 << 20;
 
 /// Where a slot lies in its pack and what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,11 +23,17 @@ pub(crate) struct SlotPlace {
     pub(crate) kind: SlotKind,
     pub(crate) codec: Codec,
     pub(crate) plain_len: u32,
+    pub(crate) origin: Origin,
 }
 
 impl SlotPlace {
     pub(crate) fn range(&self) -> Range<u64> {
         self.offset..self.offset + self.len
+    }
+
+    /// Where the slot at place `at` of the pack `own` was born; `None` when its footer does not say.
+    pub(crate) fn birth(&self, own: &PackPlace, at: u32) -> Option<SlotBirth> {
+        self.origin.birth(own, at)
     }
 }
 
@@ -31,6 +45,7 @@ pub(crate) struct PackIndex {
     pub(crate) epoch: u32,
     /// The disk of a data pack, with its block size.
     pub(crate) disk: Option<(DiskName, BlockSize)>,
+    /// By place; a slot that was born here has its number as its place.
     pub(crate) slots: Vec<SlotPlace>,
     /// Per slot, the blocks in it in order (block slots only).
     pub(crate) blocks: Vec<Vec<(BlockIndex, ContentHash)>>,
@@ -39,12 +54,44 @@ pub(crate) struct PackIndex {
     pub(crate) whole: Option<Bytes>,
 }
 
+impl Origin {
+    /// Where a slot at place `at` of the pack `own` was born.
+    pub(crate) fn birth(&self, own: &PackPlace, at: u32) -> Option<SlotBirth> {
+        match self {
+            Self::BornHere => {
+                Some(SlotBirth { session: own.session, id: SlotId { pack: own.name, slot: at } })
+            }
+            Self::MovedUnplaced => None,
+            Self::Moved(birth) => Some(*birth),
+        }
+    }
+}
+
 impl PackIndex {
+    /// The same without the bytes that came with it: what is read comes from the store.
+    pub(crate) fn without_bytes(&self) -> Self {
+        Self { whole: None, ..self.clone() }
+    }
+
     /// About how much memory it takes.
     pub(crate) fn weight(&self) -> usize {
-        self.slots.len() * 64
+        self.slots.len() * size_of::<SlotPlace>()
             + self.blocks.iter().map(|list| list.len() * 24).sum::<usize>()
             + self.whole.as_ref().map_or(0, Bytes::len)
             + 128
     }
+}
+
+/// How many of the first slots of `places`, which ascend, are fetched in one read.
+pub(crate) fn neighbours(index: &PackIndex, places: impl Iterator<Item = u32>) -> usize {
+    let mut ranges = places.map_while(|at| Some(index.slots.get(usize::try_from(at).ok()?)?.range()));
+    let Some(first) = ranges.next() else { return 0 };
+    let (start, mut end, mut count) = (first.start, first.end, 1);
+    for range in ranges {
+        if range.start.saturating_sub(end) > GAP_MAX || range.end - start > FETCH_MAX {
+            break;
+        }
+        (end, count) = (range.end, count + 1);
+    }
+    count
 }

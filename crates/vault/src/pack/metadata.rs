@@ -9,7 +9,7 @@ use vmkeep_model::PointNumber;
 use super::begun::Begun;
 use super::reader::NodeSlot;
 use crate::error::VaultError;
-use crate::format::{FooterBody, FooterSlot};
+use crate::format::{FooterBody, FooterSlot, Origin};
 use crate::frame::{CompressionLevel, FrameEncoder};
 use crate::layout::ObjectName;
 use crate::map::varint::put_varint;
@@ -172,7 +172,8 @@ pub(crate) fn born_here(
     plain_len: u32,
     len: u64,
 ) -> FooterSlot {
-    FooterSlot { birth, moved: false, len, plain_len, codec, kind, blocks: Vec::new(), patches: Vec::new() }
+    let (blocks, patches) = (Vec::new(), Vec::new());
+    FooterSlot { birth, origin: Origin::BornHere, len, plain_len, codec, kind, blocks, patches }
 }
 
 impl NodeSink for MetadataPacks<'_> {

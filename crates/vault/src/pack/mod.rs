@@ -1,4 +1,4 @@
-//! Packs: filled, sealed and stored; found again slot by slot.
+//! Packs: filled, sealed and stored; found again slot by slot, also when the slots were moved.
 
 mod adopted;
 mod begun;
@@ -6,13 +6,17 @@ mod cache;
 mod data;
 mod index;
 mod metadata;
+mod moved;
 mod reader;
+mod repack;
 
 pub use adopted::Adopted;
 pub(crate) use begun::Orphans;
 pub(crate) use cache::Cache;
 pub use data::{DiskWriter, WrittenDisk};
-pub(crate) use index::PackIndex;
+pub(crate) use index::{PackIndex, neighbours};
 pub(crate) use metadata::MetadataPacks;
 pub use metadata::StoredBytes;
-pub(crate) use reader::{NodeSlot, PackNodes, frame_error, slot_key, slot_of};
+pub(crate) use moved::{SlotAt, Whereabouts, check_held, moved_to, next_moved};
+pub(crate) use reader::{NodeSlot, PackFooter, PackNodes, frame_error, slot_key};
+pub(crate) use repack::{Repacked, Repacking, Source};

@@ -5,13 +5,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use vmkeep_envelope::{
-    BranchKey, OpenError, PACK_HEADER_LEN, PackContent, PackHead, SlotId, SlotKind, TRAILER_LEN, Trailer,
+    BranchKey, OpenError, PACK_HEADER_LEN, PackContent, PackHead, SlotKind, TRAILER_LEN, Trailer,
     open_footer, open_slot,
 };
 
 use super::index::{PackIndex, SlotPlace};
+use super::moved::{SlotAt, Whereabouts};
 use crate::error::VaultError;
-use crate::format::{FooterBody, FormatError};
+use crate::format::{FooterBody, FooterSlot, FormatError, SlotBirth};
 use crate::frame::FrameDecoder;
 use crate::layout::ObjectName;
 use crate::lineage::Lineage;
@@ -70,44 +71,62 @@ impl NodeSlot {
 }
 
 impl Inner {
-    /// What the pack at `place` holds and where. A metadata pack whose first copy is gone or damaged is read from its second.
+    /// What the pack at `place` holds and where. A metadata pack whose first copy is gone or damaged is read from its
+    /// second.
     pub(crate) fn pack_index(
         &self,
         lineage: &Lineage,
         place: &PackPlace,
     ) -> Result<Arc<PackIndex>, VaultError> {
         let key = (lineage.id, *place);
-        if let Some(index) = self.indexes.get(&key) {
-            return Ok(index);
+        if let Some(Whereabouts::InBirthPack(index)) = self.indexes.get(&key).as_deref() {
+            return Ok(Arc::clone(index));
         }
-        let first = ObjectName::pack(lineage.id, place);
-        let mut index = self.read_index(lineage, place, &first);
-        if matches!(&index, Err(e) if e.is_of_one_object()) && self.objects.drop_kept(&first) {
-            index = self.read_index(lineage, place, &first);
-        }
-        let index = match index {
-            Ok(index) => index,
-            Err(e) if e.is_of_one_object() => match self.read_index(lineage, place, &second_copy(&first)) {
-                Ok(index) if index.content == PackContent::Metadata => index,
-                _ => return Err(e),
-            },
-            Err(e) => return Err(e),
-        };
+        let index = Arc::new(self.read_footer_of(lineage, place)?.into_index());
         if let (PackContent::Metadata, Some(whole)) = (index.content, &index.whole) {
-            self.objects.keep(&first, whole);
+            self.objects.keep(&ObjectName::pack(lineage.id, place), whole);
         }
-        let index = Arc::new(index);
-        self.indexes.put(key, Arc::clone(&index), index.weight());
+        self.indexes.put(key, Arc::new(Whereabouts::InBirthPack(Arc::clone(&index))), index.weight());
         Ok(index)
     }
 
-    /// Reads and checks the header, footer and trailer of the pack stored under `name`.
+    /// The footer of the pack at `place`, from whichever copy is good.
+    pub(crate) fn read_footer_of(
+        &self,
+        lineage: &Lineage,
+        place: &PackPlace,
+    ) -> Result<PackFooter, VaultError> {
+        let first = ObjectName::pack(lineage.id, place);
+        let mut footer = self.read_footer(lineage, place, &first);
+        if matches!(&footer, Err(e) if e.is_of_one_object()) && self.objects.drop_kept(&first) {
+            footer = self.read_footer(lineage, place, &first);
+        }
+        match footer {
+            Err(e) if e.is_of_one_object() => match self.read_footer(lineage, place, &second_copy(&first)) {
+                Ok(footer) if footer.head.content == PackContent::Metadata => Ok(footer),
+                _ => Err(e),
+            },
+            footer => footer,
+        }
+    }
+
+    /// As [`read_footer`](Self::read_footer), for what a reader needs of it.
     pub(crate) fn read_index(
         &self,
         lineage: &Lineage,
         place: &PackPlace,
         name: &ObjectName,
     ) -> Result<PackIndex, VaultError> {
+        self.read_footer(lineage, place, name).map(PackFooter::into_index)
+    }
+
+    /// Reads and checks the header, footer and trailer of the pack stored under `name`.
+    pub(crate) fn read_footer(
+        &self,
+        lineage: &Lineage,
+        place: &PackPlace,
+        name: &ObjectName,
+    ) -> Result<PackFooter, VaultError> {
         let damaged = |e: OpenError| VaultError::open(name, e);
         let (tail, size) = self.objects.read_tail(name, TAIL_LEN).or_missing(name)?;
         let frame = (PACK_HEADER_LEN + TRAILER_LEN) as u64;
@@ -138,20 +157,19 @@ impl Inner {
         }
         let key = lineage.domain.map_key_claimed(name, head.map)?;
         let body = open_footer(&mut footer, &header, trailer, key, place.name).map_err(damaged)?;
-        let footer = FooterBody::decode(&body).map_err(|e| VaultError::malformed(name, e))?;
+        let body = FooterBody::decode(&body).map_err(|e| VaultError::malformed(name, e))?;
         let owner = place.lineage.unwrap_or(lineage.id);
-        if footer.lineage != owner || footer.session != place.session {
+        if body.lineage != owner || body.session != place.session {
             return Err(misplaced(name));
         }
-        let index = index_of(footer, &head, size);
         let end =
-            index.slots.last().map_or(PACK_HEADER_LEN as u64, |slot| slot.offset.saturating_add(slot.len));
-        if end != slots_end || index.slots.len() as u64 != u64::from(parsed.slot_count) {
+            body.slots.iter().fold(PACK_HEADER_LEN as u64, |offset, slot| offset.saturating_add(slot.len));
+        if end != slots_end || body.slots.len() as u64 != u64::from(parsed.slot_count) {
             let what = FormatError("the footer does not account for every byte of the pack".to_owned());
             return Err(VaultError::malformed(name, what));
         }
         let whole = (tail.len() as u64 == size).then_some(tail);
-        Ok(PackIndex { whole, ..index })
+        Ok(PackFooter { head, body, size, whole })
     }
 
     /// Reads the bytes of one or more neighbouring slots of `name`.
@@ -178,44 +196,43 @@ impl Inner {
         }
     }
 
-    /// The plain bytes of one metadata slot, from whichever copy is good.
+    /// The plain bytes of one metadata slot, wherever it lies and from whichever copy is good.
     pub(crate) fn metadata_slot(
         &self,
         lineage: &Lineage,
-        place: &PackPlace,
+        birth: &PackPlace,
         slot: u32,
         kind: SlotKind,
     ) -> Result<Bytes, VaultError> {
-        let index = self.pack_index(lineage, place)?;
-        let first = ObjectName::pack(lineage.id, place);
-        let mut plain = self.plain_slot(lineage, place, &index, &first, slot, kind);
-        if matches!(&plain, Err(e) if e.is_of_one_object()) && self.objects.drop_kept(&first) {
-            let stored = PackIndex { whole: None, ..(*index).clone() };
-            plain = self.plain_slot(lineage, place, &stored, &first, slot, kind);
-        }
-        match plain {
-            Err(e) if e.is_of_one_object() => {
-                let copy = PackIndex { whole: None, ..(*index).clone() };
-                self.plain_slot(lineage, place, &copy, &second_copy(&first), slot, kind).map_err(|_| e)
+        self.at_slot(lineage, birth, slot, |SlotAt { pack, name, index, at }| {
+            let mut plain = self.plain_slot(lineage, pack, index, name, *at, kind);
+            if matches!(&plain, Err(e) if e.is_of_one_object()) && self.objects.drop_kept(name) {
+                plain = self.plain_slot(lineage, pack, &index.without_bytes(), name, *at, kind);
             }
-            done => done,
-        }
+            match plain {
+                Err(e) if e.is_of_one_object() => {
+                    let (stored, copy) = (index.without_bytes(), second_copy(name));
+                    self.plain_slot(lineage, pack, &stored, &copy, *at, kind).map_err(|_| e)
+                }
+                done => done,
+            }
+        })
     }
 
-    /// The plain bytes of one slot of the pack that lies under `name`.
+    /// The plain bytes of the slot at place `at` of the pack `place` that lies under `name`.
     pub(crate) fn plain_slot(
         &self,
         lineage: &Lineage,
         place: &PackPlace,
         index: &PackIndex,
         name: &ObjectName,
-        slot: u32,
+        at: u32,
         kind: SlotKind,
     ) -> Result<Bytes, VaultError> {
-        let placed = slot_of(index, name, slot)?;
+        let placed = slot_of(index, name, at)?;
         let mut bytes = self.read_slots(name, index, placed.range())?;
         let key = slot_key(lineage, index)?;
-        let expected = SlotId { pack: place.name, slot };
+        let expected = birth_of(placed, place, name, at)?.id;
         let opened = open_slot(&mut bytes, key, expected, kind, &self.ciphers)
             .map_err(|e| VaultError::open(name, e))?;
         let mut decoder = FrameDecoder::new().map_err(|e| frame_error(name, &e))?;
@@ -243,6 +260,19 @@ pub(crate) fn slot_of<'a>(
     found.ok_or_else(|| VaultError::malformed(name, FormatError(format!("the pack has no slot {slot}"))))
 }
 
+/// Where the slot at place `at` was born, or the fault that its footer does not say so.
+pub(crate) fn birth_of(
+    slot: &SlotPlace,
+    pack: &PackPlace,
+    name: &ObjectName,
+    at: u32,
+) -> Result<SlotBirth, VaultError> {
+    slot.birth(pack, at).ok_or_else(|| {
+        let what = format!("its footer does not say where slot {at} was born");
+        VaultError::malformed(name, FormatError(what))
+    })
+}
+
 pub(crate) fn frame_error(name: &ObjectName, error: &crate::frame::FrameError) -> VaultError {
     VaultError::malformed(name, FormatError(error.to_string()))
 }
@@ -262,17 +292,30 @@ fn misplaced(name: &ObjectName) -> VaultError {
     VaultError::malformed(name, FormatError("the pack belongs to another VM or session".to_owned()))
 }
 
-fn index_of(footer: FooterBody, head: &PackHead, size: u64) -> PackIndex {
-    let mut offset = PACK_HEADER_LEN as u64;
-    let (mut slots, mut blocks) = (Vec::new(), Vec::new());
-    for slot in footer.slots {
-        let len = slot.len;
-        slots.push(SlotPlace { offset, len, kind: slot.kind, codec: slot.codec, plain_len: slot.plain_len });
-        blocks.push(slot.blocks);
-        offset = offset.saturating_add(len);
+/// All that a pack says of itself.
+#[derive(Clone, Debug)]
+pub(crate) struct PackFooter {
+    pub(crate) head: PackHead,
+    pub(crate) body: FooterBody,
+    /// Size of the pack.
+    pub(crate) size: u64,
+    /// The pack itself when it is small enough to have come with its footer.
+    pub(crate) whole: Option<Bytes>,
+}
+
+impl PackFooter {
+    pub(crate) fn into_index(self) -> PackIndex {
+        let mut offset = PACK_HEADER_LEN as u64;
+        let (mut slots, mut blocks) = (Vec::new(), Vec::new());
+        for slot in self.body.slots {
+            let FooterSlot { len, plain_len, codec, kind, origin, .. } = slot;
+            slots.push(SlotPlace { offset, len, kind, codec, plain_len, origin });
+            blocks.push(slot.blocks);
+            offset = offset.saturating_add(len);
+        }
+        let (content, epoch) = (self.head.content, self.head.slots.epoch);
+        PackIndex { content, epoch, disk: self.body.disk, slots, blocks, size: self.size, whole: self.whole }
     }
-    let disk = footer.disk;
-    PackIndex { content: head.content, epoch: head.slots.epoch, disk, slots, blocks, size, whole: None }
 }
 
 /// Gives the map its nodes: from the cache, else from packs.
