@@ -1,6 +1,7 @@
 //! Finding a slot again: footer, ranged read, open, unpack. The one read path.
 
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use vmkeep_envelope::{
 
 use super::index::{PackIndex, SlotPlace};
 use crate::error::VaultError;
-use crate::format::{FooterBody, FormatError};
+use crate::format::{FooterBody, FooterSlot, FormatError};
 use crate::frame::FrameDecoder;
 use crate::layout::ObjectName;
 use crate::lineage::Lineage;
@@ -61,6 +62,11 @@ impl NodeSlot {
 
     pub(crate) fn weight(&self) -> usize {
         self.plain.len() + self.nodes.len() * 16 + 64
+    }
+
+    /// The encoded nodes, in order.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &[u8]> {
+        self.nodes.iter().map(|range| &self.plain[range.clone()])
     }
 
     pub(crate) fn node(&self, index: u32) -> Option<Bytes> {
@@ -264,14 +270,26 @@ fn misplaced(name: &ObjectName) -> VaultError {
 
 fn index_of(footer: FooterBody, head: &PackHead, size: u64) -> PackIndex {
     let mut offset = PACK_HEADER_LEN as u64;
-    let (mut slots, mut blocks) = (Vec::new(), Vec::new());
-    for slot in footer.slots {
-        let len = slot.len;
-        slots.push(SlotPlace { offset, len, kind: slot.kind, codec: slot.codec, plain_len: slot.plain_len });
+    let (mut slots, mut blocks, mut patches) = (Vec::new(), Vec::new(), BTreeMap::new());
+    for (number, slot) in (0_u32..).zip(footer.slots) {
+        let FooterSlot { birth, len, plain_len, codec, kind, .. } = slot;
+        slots.push(SlotPlace { offset, len, kind, codec, plain_len, birth });
         blocks.push(slot.blocks);
+        if !slot.patches.is_empty() {
+            patches.insert(number, slot.patches.iter().map(|&(block, pages, _)| (block, pages)).collect());
+        }
         offset = offset.saturating_add(len);
     }
-    PackIndex { content: head.content, epoch: head.slots.epoch, slots, blocks, size, whole: None }
+    PackIndex {
+        content: head.content,
+        epoch: head.slots.epoch,
+        disk: footer.disk,
+        slots,
+        blocks,
+        patches,
+        size,
+        whole: None,
+    }
 }
 
 /// Gives the map its nodes: from the cache, else from packs.
