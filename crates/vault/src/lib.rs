@@ -46,6 +46,7 @@ mod read;
 mod records;
 mod session;
 mod store;
+mod sweep;
 mod vault;
 mod verify;
 

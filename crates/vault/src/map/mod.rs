@@ -67,6 +67,7 @@ pub use freed::{Freed, Spot, freed};
 pub use node::{Base, Child, Node, NodeHasher, Root, Slots};
 pub use places::Places;
 pub use read::{Entries, MapReader, NodeSource};
+pub(crate) use shape::start_of as first_block;
 pub use shape::{BLOCKS_MAX, LEVEL_MAX, PLACES};
 pub use sink::{NodeSink, PackToken, PendingStorage};
 pub use walk::Visit;

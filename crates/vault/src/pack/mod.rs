@@ -8,7 +8,7 @@ mod reader;
 
 pub(crate) use cache::Cache;
 pub use data::{DiskWriter, WrittenDisk};
-pub(crate) use index::PackIndex;
+pub(crate) use index::{PackIndex, SlotPlace};
 pub(crate) use metadata::MetadataPacks;
 pub use metadata::StoredBytes;
-pub(crate) use reader::{NodeSlot, PackNodes, frame_error, slot_key, slot_of};
+pub(crate) use reader::{NodeSlot, PackNodes, frame_error, second_copy, slot_key, slot_of};

@@ -300,7 +300,8 @@ pub(crate) struct PackNodes {
 }
 
 impl PackNodes {
-    fn slot(&self, at: &StorageId) -> Result<Arc<NodeSlot>, VaultError> {
+    /// The slot of nodes that `at` lies in.
+    pub(crate) fn slot(&self, at: &StorageId) -> Result<Arc<NodeSlot>, VaultError> {
         let key = (self.lineage.id, at.pack, at.slot);
         if let Some(slot) = self.vault.nodes.get(&key) {
             return Ok(slot);
