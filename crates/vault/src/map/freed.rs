@@ -66,8 +66,8 @@ pub fn freed<E>(
         // What holds the item in the map after, in the same spot.
         let same = match kept.same(&item) {
             Ok(same) => same,
-            Err((node, error)) => {
-                visit(Freed::Unreadable { node: &node, error })?;
+            Err(Lost { node, error }) => {
+                visit(Freed::Unreadable { node: &node, error: *error })?;
                 continue;
             }
         };
@@ -116,6 +116,12 @@ enum Same {
     At(Vec<Reference>),
 }
 
+/// A node of the map after that could not be read.
+struct Lost {
+    node: Child,
+    error: Box<MapError>,
+}
+
 impl<'a> Kept<'a> {
     fn new(reader: Option<&MapReader<'a>>) -> Self {
         let ahead = reader.map(|reader| Ahead::new(reader.root())).unwrap_or_default();
@@ -126,7 +132,7 @@ impl<'a> Kept<'a> {
     ///
     /// Ranges of two items are apart or one within the other, and are equal only for one spot. So what ends before the
     /// item is passed by, what is wider is opened, and what is narrower waits for what is below the item.
-    fn same(&mut self, item: &Item) -> Result<Same, (Child, MapError)> {
+    fn same(&mut self, item: &Item) -> Result<Same, Lost> {
         loop {
             match self.ahead.peek() {
                 Some(front) if front.end() <= item.start() => drop(self.ahead.next()),
@@ -153,7 +159,7 @@ impl<'a> Kept<'a> {
     }
 
     /// Puts what is below `node` ahead, and gives the full node it is stored against.
-    fn open(&mut self, node: &Child) -> Result<Option<Reference>, (Child, MapError)> {
+    fn open(&mut self, node: &Child) -> Result<Option<Reference>, Lost> {
         let Some(reader) = &self.reader else { return Ok(None) };
         match reader.load(node) {
             Ok(loaded) => {
@@ -163,7 +169,7 @@ impl<'a> Kept<'a> {
             }
             Err(error) => {
                 self.hidden = node.end();
-                Err((*node, error))
+                Err(Lost { node: *node, error: Box::new(error) })
             }
         }
     }

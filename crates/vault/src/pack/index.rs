@@ -18,7 +18,7 @@ pub(crate) struct SlotPlace {
     pub(crate) codec: Codec,
     pub(crate) plain_len: u32,
     /// The point it was made for.
-    pub(crate) birth: PointNumber,
+    pub(crate) point: PointNumber,
 }
 
 impl SlotPlace {

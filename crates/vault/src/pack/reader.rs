@@ -272,8 +272,8 @@ fn index_of(footer: FooterBody, head: &PackHead, size: u64) -> PackIndex {
     let mut offset = PACK_HEADER_LEN as u64;
     let (mut slots, mut blocks, mut patches) = (Vec::new(), Vec::new(), BTreeMap::new());
     for (number, slot) in (0_u32..).zip(footer.slots) {
-        let FooterSlot { birth, len, plain_len, codec, kind, .. } = slot;
-        slots.push(SlotPlace { offset, len, kind, codec, plain_len, birth });
+        let FooterSlot { birth: point, len, plain_len, codec, kind, .. } = slot;
+        slots.push(SlotPlace { offset, len, kind, codec, plain_len, point });
         blocks.push(slot.blocks);
         if !slot.patches.is_empty() {
             patches.insert(number, slot.patches.iter().map(|&(block, pages, _)| (block, pages)).collect());

@@ -21,7 +21,7 @@ use crate::format::{DiskBody, FormatError, PlaceBody, PointBody};
 use crate::layout::ObjectName;
 use crate::lineage::{AtNumber, Lineage};
 use crate::map::{self, Cursor, Entry, Freed, Lookup, MapError, MapReader};
-use crate::pack::{PackIndex, PackNodes, SlotPlace};
+use crate::pack::{NodeSlot, PackIndex, PackNodes, SlotPlace};
 use crate::place::{PackPlace, StorageId};
 use crate::read::map_error;
 use crate::store::ResultExt;
@@ -29,6 +29,9 @@ use crate::vault::Inner;
 
 /// Records of points that are remembered: packs of one session are judged one after another and ask for the same one.
 const POINTS_KEPT: usize = 16;
+
+/// Longest metadata pack that is read as a whole.
+const WHOLE_MAX: u64 = 16 << 20;
 
 /// What is dead in one pack.
 #[derive(Clone, Debug)]
@@ -140,7 +143,7 @@ impl<'a> Judge<'a> {
     /// `settled`: the pack's session can no longer commit, or has committed. Until then slots for a point that is not
     /// there yet are live. Fails when the pack itself cannot be read.
     pub(crate) fn judge(&self, pack: &PackPlace, settled: bool) -> Result<Verdict, VaultError> {
-        let index = self.vault.pack_index(self.lineage, pack)?;
+        let index = self.with_bytes(pack, self.vault.pack_index(self.lineage, pack)?)?;
         let mut verdict = Verdict {
             slots: vec![true; index.slots.len()],
             dead_bytes: 0,
@@ -151,9 +154,9 @@ impl<'a> Judge<'a> {
         };
         // One point after another, so that the way into its maps is gone once.
         let mut order: Vec<usize> = (0..index.slots.len()).collect();
-        order.sort_by_key(|&slot| index.slots[slot].birth);
-        for slots in order.chunk_by(|&a, &b| index.slots[a].birth == index.slots[b].birth) {
-            let birth = slots.first().map_or(PointNumber(0), |&slot| index.slots[slot].birth);
+        order.sort_by_key(|&slot| index.slots[slot].point);
+        for slots in order.chunk_by(|&a, &b| index.slots[a].point == index.slots[b].point) {
+            let birth = slots.first().map_or(PointNumber(0), |&slot| index.slots[slot].point);
             match self.first_from(birth)? {
                 Standing::Point(point) => {
                     let Some(mut view) = verdict.readable(View::new(self, &point))? else { continue };
@@ -173,6 +176,39 @@ impl<'a> Judge<'a> {
             *bytes += slot.len;
         }
         Ok(verdict)
+    }
+
+    /// The same with the pack's bytes, when there are several slots of nodes to be read: one request, not one for each.
+    fn with_bytes(&self, pack: &PackPlace, index: Arc<PackIndex>) -> Result<Arc<PackIndex>, VaultError> {
+        let node_slots = index.slots.iter().filter(|slot| slot.kind == SlotKind::Nodes).count();
+        if node_slots < 2 || index.whole.is_some() || index.size > WHOLE_MAX {
+            return Ok(index);
+        }
+        let name = ObjectName::pack(self.lineage.id, pack);
+        match self.vault.read_slots(&name, &index, 0..index.size) {
+            Ok(bytes) => Ok(Arc::new(PackIndex { whole: Some(bytes.into()), ..(*index).clone() })),
+            // The second copy is good, or its index would not have been read. Slots are read from it one by one.
+            Err(e) if e.is_of_one_object() => Ok(index),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The nodes of a slot, from the pack's bytes when they are at hand, else from wherever the slot can be had.
+    fn node_slot(
+        &self,
+        pack: &PackPlace,
+        index: &PackIndex,
+        position: u32,
+        born: &StorageId,
+    ) -> Result<Arc<NodeSlot>, VaultError> {
+        if index.whole.is_some() {
+            let name = ObjectName::pack(self.lineage.id, pack);
+            let plain = self.vault.plain_slot(self.lineage, pack, index, &name, position, SlotKind::Nodes);
+            if let Some(slot) = plain.ok().and_then(|plain| NodeSlot::parse(plain).ok()) {
+                return Ok(Arc::new(slot));
+            }
+        }
+        self.nodes.slot(born)
     }
 
     /// The first point at or after `birth` that counts: it has all that was born there and that any point has.
@@ -230,10 +266,11 @@ fn disk_named<'p>(point: &'p PointBody, name: &str) -> Option<&'p DiskBody> {
     point.disks.iter().find(|disk| disk.name == name)
 }
 
-/// By what the slot at `position` of `pack` is referred to: the pack it was born in and its number there.
-fn storage_of(position: usize, _slot: &SlotPlace, pack: &PackPlace) -> (PackPlace, u32) {
-    // A pack has at most 65536 slots.
-    (PackPlace { lineage: None, ..*pack }, u32::try_from(position).unwrap_or(u32::MAX))
+/// By what the slot at `position` of `pack` is referred to: the pack it was born in and its number there. `None` when
+/// that cannot be told.
+#[allow(clippy::unnecessary_wraps)] // slots that were moved and do not say from where
+fn storage_of(position: u32, _slot: &SlotPlace, pack: &PackPlace) -> Option<(PackPlace, u32)> {
+    Some((PackPlace { lineage: None, ..*pack }, position))
 }
 
 /// One point, as the slots of a pack are looked for in it.
@@ -265,27 +302,34 @@ impl<'j> View<'j> {
     /// Whether the point refers to anything in a slot.
     fn lives(&mut self, pack: &PackPlace, index: &PackIndex, position: usize) -> Result<bool, VaultError> {
         let slot = &index.slots[position];
-        let (pack, number) = storage_of(position, slot, pack);
-        let is_here = |(place, slot): &(PlaceBody, u32)| place.to_place() == pack && *slot == number;
+        // A pack has at most 65536 slots.
+        let at = u32::try_from(position).unwrap_or(u32::MAX);
+        let Some((born, number)) = storage_of(at, slot, pack) else { return Ok(true) };
+        let is_here = |(place, slot): &(PlaceBody, u32)| place.to_place() == born && *slot == number;
         match slot.kind {
             SlotKind::Blocks => {
                 let blocks = index.blocks.get(position).into_iter().flatten();
-                self.any_block(index, pack, number, (0_u32..).zip(blocks.map(|&(block, _)| block)))
+                self.any_block(index, born, number, (0_u32..).zip(blocks.map(|&(block, _)| block)))
             }
             SlotKind::Patches => {
-                let patches = u32::try_from(position).ok().and_then(|position| index.patches.get(&position));
                 let mut page = 0_u32;
-                let first_pages = patches.into_iter().flatten().map(|&(block, pages)| {
+                let patches = index.patches.get(&at).into_iter().flatten();
+                let first_pages = patches.map(|&(block, pages)| {
                     let first = page;
                     page = page.saturating_add(pages);
                     (first, block)
                 });
-                self.any_block(index, pack, number, first_pages)
+                self.any_block(index, born, number, first_pages)
             }
-            SlotKind::Nodes => self.any_node(pack, number),
+            SlotKind::Nodes => {
+                let born = StorageId { pack: born, slot: number, index: 0 };
+                let nodes = self.judge.node_slot(pack, index, at, &born)?;
+                self.any_node(&nodes, born)
+            }
             SlotKind::ChangeList => Ok(self.point.change_lists.iter().flat_map(|(_, at)| at).any(is_here)),
             SlotKind::PointCopy => Ok(self.point.copy.iter().any(is_here)),
-            _ => Ok(true),
+            // No pack has one among its slots.
+            SlotKind::Footer => Ok(true),
         }
     }
 
@@ -316,13 +360,13 @@ impl<'j> View<'j> {
         Ok(false)
     }
 
-    /// Whether one of the nodes in the slot is one of a map of the point, or what one is laid over.
-    fn any_node(&mut self, pack: PackPlace, slot: u32) -> Result<bool, VaultError> {
-        let stored = self.judge.nodes.slot(&StorageId { pack, slot, index: 0 })?;
+    /// Whether one of the nodes in the slot that was born at `born` is one of a map of the point, or what one is laid
+    /// over.
+    fn any_node(&mut self, slot: &NodeSlot, born: StorageId) -> Result<bool, VaultError> {
         let mut nodes = Vec::new();
-        for (index, node) in (0_u32..).zip(stored.nodes()) {
+        for (index, node) in (0_u32..).zip(slot.nodes()) {
             let (level, at) = map::spot(node).map_err(|e| {
-                let name = ObjectName::pack(self.judge.lineage.id, &pack);
+                let name = ObjectName::pack(self.judge.lineage.id, &born.pack);
                 VaultError::malformed(&name, FormatError(e.to_string()))
             })?;
             nodes.push((level, at, index));
@@ -333,7 +377,7 @@ impl<'j> View<'j> {
         for disk in (0..disks).map(|i| (i + self.likely) % disks) {
             let SeenDisk { name, cursor, .. } = &mut self.disks[disk];
             for &(level, at, index) in &nodes {
-                let live = refers_to_node(cursor, level, at, &StorageId { pack, slot, index });
+                let live = refers_to_node(cursor, level, at, &StorageId { index, ..born });
                 match live {
                     Ok(false) => {}
                     Ok(true) => {
