@@ -102,9 +102,9 @@ impl<'a> Judge<'a> {
 
     /// Adds to `out` the packs that lose a reference when point `j` is collected, as the packs their slots were born in.
     ///
-    /// `since` is the nearest point below `j` that counts (0 without one), `next` the next committed point above it,
-    /// whether or not that goes too; `None` only when there is none. In a row of points that go, each is compared with
-    /// the next. An error of one object ([`VaultError::is_of_one_object`]) means that some of what `j` refers to is not
+    /// `since` is the nearest committed point below `j` that counts (0 without one; no void), `next` the next committed
+    /// point above it, whether or not that goes too; `None` only when there is none, and not when it cannot be read. In
+    /// a row of points that go, each is compared with the next. An error of one object ([`VaultError::is_of_one_object`]) means that some of what `j` refers to is not
     /// known; what is in `out` by then is right, and not all.
     pub(crate) fn touched(
         &self,
