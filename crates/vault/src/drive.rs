@@ -24,6 +24,9 @@ pub(crate) trait DataPlane {
     /// The reply to an `Examine`, `Unused`, `Births` or `Build`.
     fn answer(&mut self, request: &Request) -> Result<Reply, VaultError>;
 
+    /// Told of objects that were listed, with their sizes.
+    fn listed(&mut self, _objects: &[(String, u64)]) {}
+
     /// Told of objects that were removed.
     fn removed(&mut self, names: &[ObjectName]);
 }
@@ -51,12 +54,19 @@ pub(crate) struct Driver<'a> {
     points: BTreeMap<u64, Box<PointBody>>,
     /// Why writes failed and records did not open.
     troubles: HashMap<ObjectName, VaultError>,
+    /// When nothing is to be changed: what would have been made, and (`None`) removed.
+    pretended: Option<BTreeMap<ObjectName, Option<Record>>>,
 }
 
 impl<'a> Driver<'a> {
     pub(crate) fn new(vault: &'a Inner, lineage: Option<&'a Lineage>, data: &'a mut dyn DataPlane) -> Self {
         let (sealed, points, troubles) = (HashMap::new(), BTreeMap::new(), HashMap::new());
-        Self { vault, lineage, data, sealed, points, troubles }
+        Self { vault, lineage, data, sealed, points, troubles, pretended: None }
+    }
+
+    /// From now on changes nothing, and goes on as if it had.
+    pub(crate) fn only_look(&mut self) {
+        self.pretended = Some(BTreeMap::new());
     }
 
     /// Uses `object` for `record` under `name`.
@@ -117,13 +127,27 @@ impl<'a> Driver<'a> {
     }
 
     fn answer(&mut self, request: &Request) -> Result<Reply, VaultError> {
+        if let Some(reply) = self.pretend(request)? {
+            return Ok(reply);
+        }
         let objects = &self.vault.objects;
         match request {
             Request::Read(name) => self.read(name),
             Request::Exists(name) => Ok(Reply::There(objects.exists(name)?)),
             Request::List(prefix) => {
                 let listed = objects.list(prefix)?;
-                Ok(Reply::Names(listed.iter().filter_map(|(path, _)| ObjectName::parse(path)).collect()))
+                self.data.listed(&listed);
+                let mut names: Vec<_> =
+                    listed.iter().filter_map(|(path, _)| ObjectName::parse(path)).collect();
+                if let Some(pretended) = &self.pretended {
+                    let under = format!("{prefix}/");
+                    names.retain(|name| !pretended.contains_key(name));
+                    let made = pretended
+                        .iter()
+                        .filter(|(name, record)| record.is_some() && name.to_string().starts_with(&under));
+                    names.extend(made.map(|(name, _)| name.clone()));
+                }
+                Ok(Reply::Names(names))
             }
             Request::Create(name, record) => {
                 let object = self.sealed(name, record)?;
@@ -169,6 +193,37 @@ impl<'a> Driver<'a> {
                 self.data.answer(request)
             }
         }
+    }
+
+    /// The reply as if changes were made, to a request that makes one or asks about one.
+    fn pretend(&mut self, request: &Request) -> Result<Option<Reply>, VaultError> {
+        let Some(pretended) = &mut self.pretended else { return Ok(None) };
+        Ok(match request {
+            Request::Read(name) | Request::ReadBack(name, _) => {
+                pretended.get(name).map(|record| match record {
+                    Some(record) => Reply::Found(record.clone()),
+                    None => Reply::Missing,
+                })
+            }
+            Request::Exists(name) => pretended.get(name).map(|record| Reply::There(record.is_some())),
+            Request::Create(name, record) => {
+                let there = match pretended.get(name) {
+                    Some(record) => record.is_some(),
+                    None => self.vault.objects.exists(name)?,
+                };
+                if !there {
+                    pretended.insert(name.clone(), Some(record.clone()));
+                }
+                Some(if there { Reply::Taken } else { Reply::Done })
+            }
+            Request::Overwrite(..) => Some(Reply::Done),
+            Request::Delete(names) => {
+                pretended.extend(names.iter().map(|name| (name.clone(), None)));
+                self.data.removed(names);
+                Some(Reply::Done)
+            }
+            _ => None,
+        })
     }
 
     fn read(&mut self, name: &ObjectName) -> Result<Reply, VaultError> {

@@ -51,6 +51,7 @@ mod read;
 mod records;
 mod session;
 mod store;
+mod sweep;
 mod vault;
 mod verify;
 
@@ -69,6 +70,7 @@ pub use point::OpenPoint;
 pub use read::{BlockSink, DiskEntries, DiskReader};
 pub use session::{BaseDisk, CONFIG_MAX, Committed, Draft, DraftDisk, Session};
 pub use store::FolderStore;
+pub use sweep::{ABANDONED_AFTER_MS, Kept, SweepEvent, SweepReport, SweepSettings};
 pub use vault::{History, Ports, Vault};
 pub use verify::{Accounting, Audit, AuditDepth, Damage, Found, Tally};
 pub use vmkeep_envelope::PackName;

@@ -33,8 +33,13 @@ const LEN_MAX: u64 = 64 << 10;
 const MADE_BY: &str = "0.1.0";
 const BEGAN: i64 = 1_700_000_000_000;
 
-fn folder() -> PathBuf {
-    FsPath::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/vault-v1")
+/// The vaults, oldest first. The last is what is written today; all of them are read for ever.
+///
+/// `vault-v1`: as first written. `vault-v1-copy`: points say where their copy lies.
+const FOLDERS: [&str; 2] = ["vault-v1", "vault-v1-copy"];
+
+fn folder(name: &str) -> PathBuf {
+    FsPath::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
 fn kek() -> Arc<KeyFileVault> {
@@ -158,7 +163,7 @@ fn make() -> BTreeMap<String, Bytes> {
 }
 
 /// Every file under the golden folder, by its path from there.
-fn stored() -> BTreeMap<String, Bytes> {
+fn stored(name: &str) -> BTreeMap<String, Bytes> {
     fn collect(at: &FsPath, name: &str, files: &mut BTreeMap<String, Bytes>) {
         for entry in std::fs::read_dir(at)
             .unwrap_or_else(|e| panic!("{}: {e}; VMKEEP_BLESS=1 writes it", at.display()))
@@ -173,29 +178,30 @@ fn stored() -> BTreeMap<String, Bytes> {
         }
     }
     let mut files = BTreeMap::new();
-    collect(&folder(), "", &mut files);
+    collect(&folder(name), "", &mut files);
     files
 }
 
-fn opened() -> Vault {
+fn opened(name: &str) -> Vault {
     let ports = Ports {
         clock: Arc::new(ManualClock::new(Timestamp(BEGAN))),
         entropy: Arc::new(SeededEntropy::new(99)),
     };
-    Vault::open_folder(folder(), kek(), ports).unwrap()
+    Vault::open_folder(folder(name), kek(), ports).unwrap()
 }
 
 #[test]
 fn the_same_inputs_make_the_same_vault() {
     let made = make();
-    if std::env::var_os("VMKEEP_BLESS").is_some() && !folder().exists() {
+    let today = FOLDERS[FOLDERS.len() - 1];
+    if std::env::var_os("VMKEEP_BLESS").is_some() && !folder(today).exists() {
         for (name, bytes) in &made {
-            let path = folder().join(name);
+            let path = folder(today).join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, bytes).unwrap();
         }
     }
-    let stored = stored();
+    let stored = stored(today);
     assert_eq!(made.len(), stored.len());
     let other: Vec<&String> =
         stored.iter().filter(|(name, bytes)| made.get(*name) != Some(*bytes)).map(|(name, _)| name).collect();
@@ -207,8 +213,12 @@ fn the_same_inputs_make_the_same_vault() {
 }
 
 #[test]
-fn every_object_of_the_golden_vault_verifies() {
-    let vault = opened();
+fn every_object_of_every_golden_vault_verifies() {
+    FOLDERS.iter().for_each(|name| each_object_of_every_golden_vault_verifies(name));
+}
+
+fn each_object_of_every_golden_vault_verifies(name: &str) {
+    let vault = opened(name);
     let mut damages = Vec::new();
     let audit = vault.audit(AuditDepth::Metadata, &CancelToken::new(), &mut |d| damages.push(d)).unwrap();
     assert!(damages.is_empty(), "{damages:?}");
@@ -217,7 +227,7 @@ fn every_object_of_the_golden_vault_verifies() {
     // The session of `db` that never ended, and that of `web` that was voided.
     assert_eq!((accounting.in_progress.objects, accounting.garbage.objects), (1, 1), "{accounting:?}");
     let sum = accounting.live.bytes + accounting.garbage.bytes + accounting.in_progress.bytes;
-    assert_eq!(sum, stored().values().map(|bytes| bytes.len() as u64).sum::<u64>());
+    assert_eq!(sum, stored(name).values().map(|bytes| bytes.len() as u64).sum::<u64>());
     assert_eq!(audit.points.len(), points().len());
     let entries: Vec<JournalEntry> =
         vault.journal().unwrap().into_iter().map(|record| record.entry).collect();
@@ -225,8 +235,12 @@ fn every_object_of_the_golden_vault_verifies() {
 }
 
 #[test]
-fn every_point_of_the_golden_vault_restores() {
-    let vault = opened();
+fn every_point_of_every_golden_vault_restores() {
+    FOLDERS.iter().for_each(|name| each_point_of_every_golden_vault_restores(name));
+}
+
+fn each_point_of_every_golden_vault_restores(name: &str) {
+    let vault = opened(name);
     for (vm, number, disks) in points() {
         let open = vault.point(&format!("{vm}@{number}").parse().unwrap()).unwrap();
         let point = open.point();

@@ -9,7 +9,7 @@ use super::entry::{Entry, PageMask};
 use super::error::Malformed;
 use super::node::{Base, Child, Node, Slots};
 use super::places::Places;
-use super::shape::{LEVEL_MAX, PLACES};
+use super::shape::{LEVEL_MAX, PLACES, is_node};
 use super::varint::{Reader, put_varint};
 use vmkeep_envelope::PackName;
 
@@ -242,6 +242,20 @@ pub fn decode(bytes: &[u8], own: PackPlace, block_size: BlockSize) -> Result<Dec
         None => Decoded::Full(Node::new(level, index, changes)?),
         Some((base, removed)) => Decoded::Delta(Delta { level, index, base, removed, changes }),
     })
+}
+
+/// Level and index of an encoded node, without the rest of it.
+pub(crate) fn spot(bytes: &[u8]) -> Result<(u8, u64), Malformed> {
+    let mut reader = Reader::new(bytes);
+    if reader.u8("form of a node")? > FORM_DELTA_INNER {
+        return Err(Malformed { what: "form of a node" });
+    }
+    let level = reader.u8("level of a node")?;
+    let index = reader.varint("index of a node")?;
+    if !is_node(level, index) {
+        return Err(Malformed { what: "level or index of a node" });
+    }
+    Ok((level, index))
 }
 
 struct Fields<'a> {

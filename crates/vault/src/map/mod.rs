@@ -35,9 +35,11 @@
 
 mod change_list;
 mod codec;
+mod cursor;
 mod diff;
 mod entry;
 mod error;
+mod freed;
 mod node;
 mod places;
 mod read;
@@ -55,13 +57,17 @@ pub mod testing;
 pub use change_list::{
     CHANGE_LIST_LEN_MAX, ChangeKind, ChangeListBuilder, ChangeListReader, ChangeOrderError, ChangedRun,
 };
+pub(crate) use codec::spot;
 pub use codec::{Decoded, Delta, decode, encode};
+pub use cursor::{Cursor, Lookup};
 pub use diff::{Change, Diff, Difference, diff};
 pub use entry::{Entry, PageMask};
 pub use error::{BoxError, Malformed, MapError};
+pub use freed::{Freed, Spot, freed};
 pub use node::{Base, Child, Node, NodeHasher, Root, Slots};
 pub use places::Places;
 pub use read::{Entries, MapReader, NodeSource};
+pub(crate) use shape::start_of as first_block;
 pub use shape::{BLOCKS_MAX, LEVEL_MAX, PLACES};
 pub use sink::{NodeSink, PackToken, PendingStorage};
 pub use walk::Visit;

@@ -1,7 +1,7 @@
 //! Reading a map: one block, or all in order.
 
 use bytes::Bytes;
-use vmkeep_model::{BlockIndex, BlockSize};
+use vmkeep_model::{BlockIndex, BlockSize, PointNumber};
 
 use super::codec::{self, Decoded};
 use super::entry::Entry;
@@ -158,6 +158,13 @@ impl Item {
         match self {
             Self::Subtree(child) => child.end(),
             Self::Block(block, _) => block.0 + 1,
+        }
+    }
+
+    pub(crate) fn newest_birth(&self) -> PointNumber {
+        match self {
+            Self::Subtree(child) => child.newest_birth,
+            Self::Block(_, entry) => entry.newest_birth(),
         }
     }
 }

@@ -1,10 +1,12 @@
 //! What a pack says of itself: its footer, and with it where each slot lies.
 
+use std::collections::BTreeMap;
+use std::mem::size_of;
 use std::ops::Range;
 
 use bytes::Bytes;
 use vmkeep_envelope::{Codec, PackContent, SlotId, SlotKind};
-use vmkeep_model::{BlockIndex, BlockSize, ContentHash, DiskName};
+use vmkeep_model::{BlockIndex, BlockSize, ContentHash, DiskName, PointNumber};
 
 use crate::format::{Origin, SlotBirth};
 use crate::place::PackPlace;
@@ -24,6 +26,8 @@ pub(crate) struct SlotPlace {
     pub(crate) codec: Codec,
     pub(crate) plain_len: u32,
     pub(crate) origin: Origin,
+    /// The point it was made for.
+    pub(crate) point: PointNumber,
 }
 
 impl SlotPlace {
@@ -49,6 +53,8 @@ pub(crate) struct PackIndex {
     pub(crate) slots: Vec<SlotPlace>,
     /// Per slot, the blocks in it in order (block slots only).
     pub(crate) blocks: Vec<Vec<(BlockIndex, ContentHash)>>,
+    /// By slot, the patched blocks in it in order, each with its number of pages (page-patch slots only).
+    pub(crate) patches: BTreeMap<u32, Vec<(BlockIndex, u32)>>,
     pub(crate) size: u64,
     /// The pack itself when it is small enough to have come with its footer.
     pub(crate) whole: Option<Bytes>,
@@ -75,10 +81,15 @@ impl PackIndex {
 
     /// About how much memory it takes.
     pub(crate) fn weight(&self) -> usize {
-        self.slots.len() * size_of::<SlotPlace>()
-            + self.blocks.iter().map(|list| list.len() * 24).sum::<usize>()
+        fn held<T>(list: &[T]) -> usize {
+            size_of::<Vec<T>>() + size_of_val(list)
+        }
+        size_of_val(self.slots.as_slice())
+            + self.blocks.iter().map(|list| held(list)).sum::<usize>()
+            + self.patches.values().map(|list| held(list) + size_of::<u32>()).sum::<usize>()
+            + self.disk.as_ref().map_or(0, |(name, _)| name.as_str().len())
             + self.whole.as_ref().map_or(0, Bytes::len)
-            + 128
+            + size_of::<Self>()
     }
 }
 

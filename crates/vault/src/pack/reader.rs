@@ -1,6 +1,7 @@
 //! Finding a slot again: footer, ranged read, open, unpack. The one read path.
 
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -62,6 +63,11 @@ impl NodeSlot {
 
     pub(crate) fn weight(&self) -> usize {
         self.plain.len() + self.nodes.len() * 16 + 64
+    }
+
+    /// The encoded nodes, in order.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &[u8]> {
+        self.nodes.iter().map(|range| &self.plain[range.clone()])
     }
 
     pub(crate) fn node(&self, index: u32) -> Option<Bytes> {
@@ -306,15 +312,20 @@ pub(crate) struct PackFooter {
 impl PackFooter {
     pub(crate) fn into_index(self) -> PackIndex {
         let mut offset = PACK_HEADER_LEN as u64;
-        let (mut slots, mut blocks) = (Vec::new(), Vec::new());
-        for slot in self.body.slots {
-            let FooterSlot { len, plain_len, codec, kind, origin, .. } = slot;
-            slots.push(SlotPlace { offset, len, kind, codec, plain_len, origin });
+        let (mut slots, mut blocks, mut patches) = (Vec::new(), Vec::new(), BTreeMap::new());
+        for (number, slot) in (0_u32..).zip(self.body.slots) {
+            let FooterSlot { birth: point, len, plain_len, codec, kind, origin, .. } = slot;
+            slots.push(SlotPlace { offset, len, kind, codec, plain_len, origin, point });
             blocks.push(slot.blocks);
+            if !slot.patches.is_empty() {
+                let told = slot.patches.iter().map(|&(block, pages, _)| (block, pages));
+                patches.insert(number, told.collect());
+            }
             offset = offset.saturating_add(len);
         }
         let (content, epoch) = (self.head.content, self.head.slots.epoch);
-        PackIndex { content, epoch, disk: self.body.disk, slots, blocks, size: self.size, whole: self.whole }
+        let (disk, size, whole) = (self.body.disk, self.size, self.whole);
+        PackIndex { content, epoch, disk, slots, blocks, patches, size, whole }
     }
 }
 
@@ -326,7 +337,8 @@ pub(crate) struct PackNodes {
 }
 
 impl PackNodes {
-    fn slot(&self, at: &StorageId) -> Result<Arc<NodeSlot>, VaultError> {
+    /// The slot of nodes that `at` lies in.
+    pub(crate) fn slot(&self, at: &StorageId) -> Result<Arc<NodeSlot>, VaultError> {
         let key = (self.lineage.id, at.pack, at.slot);
         if let Some(slot) = self.vault.nodes.get(&key) {
             return Ok(slot);

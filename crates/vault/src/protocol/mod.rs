@@ -35,7 +35,8 @@ pub(crate) use commit::{Commit, CommitOutcome};
 pub(crate) use create::{CreateOnce, Created};
 pub(crate) use head::{FindHead, Head, Retirement};
 pub(crate) use mark::{Change, MarkOutcome, NewestMark, PinOutcome, PinPoint, SetMark};
-pub(crate) use sweep::{LineageSweep, Survey, SweepInput, SweepReport, Waiting};
+pub(crate) use retire::ranges_of;
+pub(crate) use sweep::{LineageSweep, Survey, SweepInput, Waiting};
 
 /// Something stored, as far as the protocol looks at it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -100,8 +101,10 @@ pub(crate) enum Request {
 pub(crate) struct Examine {
     /// Ascending.
     pub(crate) jobs: Vec<Job>,
-    /// Numbers that do not count once it is done: those of the jobs and void ones.
+    /// Numbers that do not count once it is done: those of the jobs and void ones. Ascending.
     pub(crate) numbers: Vec<u64>,
+    /// What does not count already.
+    pub(crate) retired: Option<RetiredBody>,
 }
 
 /// One point to collect.

@@ -245,7 +245,10 @@ impl Retire {
                 jobs.push(Job { number, next: (next > 0).then_some(next), since });
             }
             match blocked {
-                None => return Ok(Examine { jobs, numbers: numbers.into_iter().collect() }),
+                None => {
+                    let (numbers, retired) = (numbers.into_iter().collect(), self.head.retired.clone());
+                    return Ok(Examine { jobs, numbers, retired });
+                }
                 Some(number) => {
                     self.taken.remove(&number);
                     self.retired.blocked.push(number);
@@ -359,8 +362,18 @@ impl Retire {
 
 /// The record after `before` that retires `numbers` as well.
 pub(super) fn retire(before: Option<&RetiredBody>, numbers: &[u64], newest: u64) -> RetiredBody {
-    let mut all: Vec<(u64, u64)> = before.map(|before| before.ranges.clone()).unwrap_or_default();
-    all.extend(numbers.iter().map(|&number| (number, number)));
+    let known = before.iter().flat_map(|before| before.ranges.iter().copied());
+    let ranges = joined(known.chain(ranges_of(numbers)).collect());
+    let k = before.map_or(0, |before| before.k) + 1;
+    RetiredBody { k, ranges, newest: newest.max(before.map_or(0, |before| before.newest)) }
+}
+
+/// First and last of each run of `numbers`.
+pub(crate) fn ranges_of(numbers: &[u64]) -> Vec<(u64, u64)> {
+    joined(numbers.iter().map(|&number| (number, number)).collect())
+}
+
+fn joined(mut all: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
     all.sort_unstable();
     let mut ranges: Vec<(u64, u64)> = Vec::new();
     for (first, last) in all {
@@ -369,8 +382,7 @@ pub(super) fn retire(before: Option<&RetiredBody>, numbers: &[u64], newest: u64)
             _ => ranges.push((first, last)),
         }
     }
-    let k = before.map_or(0, |before| before.k) + 1;
-    RetiredBody { k, ranges, newest: newest.max(before.map_or(0, |before| before.newest)) }
+    ranges
 }
 
 /// Leftover plans of other sweeps: carried out when their numbers are retired, decided when they can be, else thrown

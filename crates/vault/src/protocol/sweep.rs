@@ -118,6 +118,8 @@ pub(crate) struct SweepReport {
     pub(crate) voided: Vec<(SessionId, u64)>,
     /// Sessions that may still commit.
     pub(crate) open: u64,
+    /// Forgotten points that stay: the newest, and those with a pin or a hold.
+    pub(crate) newest: Vec<u64>,
     pub(crate) pinned: Vec<u64>,
     pub(crate) held: Vec<u64>,
     /// Points and void numbers that were retired, and those that had to stay for damage.
@@ -307,8 +309,9 @@ impl LineageSweep {
             self.report.unreadable = self.head.unreadable;
         }
         let marks = self.marks.iter().map(|(&number, &g)| (number, g));
-        let marked: Vec<_> =
-            marks.filter(|&(number, _)| number < limit && !self.head.is_retired(number)).collect();
+        let standing = marks.filter(|&(number, _)| !self.head.is_retired(number));
+        let (marked, newest): (Vec<_>, Vec<_>) = standing.partition(|&(number, _)| number < limit);
+        self.report.newest = newest.into_iter().map(|(number, _)| number).collect();
         let at = (self.input.sweep, self.input.at);
         State::Reap(Reap::new(self.input.lineage, at, marked, self.input.rules))
     }

@@ -1,8 +1,6 @@
 //! Processes that share a vault: each drives shipped machines, one request at a time.
 
-use std::collections::BTreeMap;
-
-use vmkeep_model::{LineageId, PointNumber, SessionId};
+use vmkeep_model::{PointNumber, SessionId};
 
 use super::world::{L, Ref, Value, World, id, pack_name};
 use crate::format::{MarkBody, PinBody, RetiredBody, SessionBody};

@@ -148,7 +148,7 @@ impl World {
             Request::Unused { sessions, .. } => {
                 let unused = self.objects.iter().filter_map(|(name, value)| match (name, value) {
                     (ObjectName::Pack(_, session, _), Value::Pack(..)) if sessions.contains(session) => {
-                        self.judge(name, &[]).iter().all(|live| !live).then(|| name.clone())
+                        self.judge(name, &self.all_retired()).iter().all(|live| !live).then(|| name.clone())
                     }
                     _ => None,
                 });
@@ -178,9 +178,7 @@ impl World {
     /// The first point from `birth` on that counts when `gone` does not.
     fn counting(&self, birth: u64, gone: &[u64]) -> Option<&BTreeSet<Ref>> {
         let top = self.committed.keys().max().copied().unwrap_or(0);
-        (birth..=top)
-            .find(|n| !gone.contains(n) && !self.is_retired(*n) && self.point(*n).is_some())
-            .and_then(|n| self.point(n))
+        (birth..=top).find(|n| !gone.contains(n) && self.point(*n).is_some()).and_then(|n| self.point(n))
     }
 
     /// Which slots of a pack some point refers to, wherever it is read from.
@@ -201,7 +199,15 @@ impl World {
                 .is_some_and(|moved| moved.slots.iter().any(|m| m.slot == slot && m.pack == pack))
     }
 
+    /// Every number that the newest retirement record lists.
+    fn all_retired(&self) -> Vec<u64> {
+        self.committed.keys().copied().filter(|n| self.is_retired(*n)).collect()
+    }
+
     fn examine(&self, examine: &Examine) -> Reply {
+        let listed =
+            examine.retired.iter().flat_map(|retired| retired.ranges.iter().flat_map(|&(a, b)| a..=b));
+        let gone: Vec<u64> = examine.numbers.iter().copied().chain(listed).collect();
         let mut touched: BTreeSet<PackBody> = BTreeSet::new();
         let mut blocked = Vec::new();
         for job in &examine.jobs {
@@ -229,7 +235,7 @@ impl World {
         }
         let mut examined = Examined::default();
         for pack in physical {
-            let live = self.judge(&pack_name(pack), &examine.numbers);
+            let live = self.judge(&pack_name(pack), &gone);
             if live.is_empty() {
                 continue;
             }
@@ -239,8 +245,7 @@ impl World {
                 examined.worn.push((pack, 1));
             }
         }
-        examined.settled =
-            touched.into_iter().filter(|birth| self.is_settled(*birth, &examine.numbers)).collect();
+        examined.settled = touched.into_iter().filter(|birth| self.is_settled(*birth, &gone)).collect();
         Reply::Examined(examined)
     }
 
@@ -262,7 +267,7 @@ impl World {
         let mut moves: BTreeMap<PackBody, Vec<MovedSlotBody>> = BTreeMap::new();
         for pack in &build.packs {
             let name = pack_name(*pack);
-            let live = self.judge(&name, &[]);
+            let live = self.judge(&name, &self.all_retired());
             let Some(Value::Pack(held, birth)) = self.objects.get(&name) else { continue };
             birth_of = *birth;
             let mut births = BTreeSet::new();
