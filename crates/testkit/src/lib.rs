@@ -8,6 +8,7 @@
 //! - [`FaultyStore`]: fails at a call chosen beforehand, with or without the call taking effect;
 //! - [`QuotaStore`]: is full after so many bytes;
 //! - [`RecordingStore`]: remembers every payload that was ever sent;
+//! - [`UnfitStore`]: breaks one of the promises that a vault rests on;
 //! - [`TappedStore`] with a [`Tap`] of the test's own, for anything else (a race at a certain put, say).
 //!
 //! **Disks** implement [`BlockRead`](vmkeep_disk::BlockRead):
@@ -40,5 +41,5 @@ pub use disk::{
 };
 pub use store::{
     Action, Call, Counting, CountingStore, Counts, Fault, Faults, FaultyStore, Quota, QuotaStore, Recording,
-    RecordingStore, RequestKind, Tap, TappedStore, Verdict, snapshot, store_of,
+    RecordingStore, RequestKind, Tap, TappedStore, Unfit, UnfitStore, Verdict, snapshot, store_of,
 };

@@ -1,4 +1,4 @@
-//! Stores that count, remember, fill up and fail.
+//! Stores that count, remember, fill up, fail, and are unfit.
 
 mod call;
 mod content;
@@ -7,6 +7,7 @@ mod faulty;
 mod quota;
 mod recording;
 mod tapped;
+mod unfit;
 mod upload;
 
 pub use call::{Action, Call, RequestKind, Tap, Verdict};
@@ -16,3 +17,4 @@ pub use faulty::{Fault, Faults, FaultyStore};
 pub use quota::{Quota, QuotaStore};
 pub use recording::{Recording, RecordingStore};
 pub use tapped::TappedStore;
+pub use unfit::{Unfit, UnfitStore};

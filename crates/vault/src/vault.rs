@@ -21,7 +21,7 @@ use crate::place::PackPlace;
 use crate::point::OpenPoint;
 use crate::records::{self, Sealer, random_id};
 use crate::session::Session;
-use crate::store::{Created, FolderStore, Objects, ResultExt};
+use crate::store::{Created, FolderStore, Objects, ResultExt, probe};
 
 /// Label of the hash that hides VM names (FORMAT.md section 2).
 const NAME_LABEL: &str = "vmkeep v1 vm name";
@@ -77,7 +77,8 @@ pub(crate) struct Inner {
 impl Vault {
     /// Makes a vault in an empty store, with fresh keys wrapped by `key_vault`, and opens it.
     ///
-    /// An interrupted call can be repeated: nothing counts before its last write.
+    /// An interrupted call can be repeated: nothing counts before its last write. The store is tried first, and
+    /// refused when it does not do what a vault rests on ([`VaultError::UnfitStore`]).
     pub fn create(
         store: Arc<dyn ObjectStore>,
         key_vault: Arc<dyn KeyVault>,
@@ -97,6 +98,7 @@ impl Vault {
             }
         }
         let sealer = Sealer::new(SessionId(random_id(&*ports.entropy)?));
+        probe(&objects, sealer.session)?;
         let context = sealer.context(&*ports.entropy);
         let left = match keyring::unlock(&objects, &*key_vault, DomainId::VAULT, "the vault") {
             Ok(mut epochs) => epochs.remove(&0).and_then(|mut keys| keys.pop()),

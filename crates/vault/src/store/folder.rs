@@ -66,7 +66,7 @@ impl FolderStore {
         let parts: Vec<&str> = location.as_ref().split('/').collect();
         let own = self.own.to_string();
         let session = match parts.as_slice() {
-            ["packs", _, session, _] | ["sessions", session, _] => session,
+            ["packs", _, session, _] | ["sessions", session, "open"] => session,
             _ => own.as_str(),
         };
         let n = self.staged.fetch_add(1, Ordering::Relaxed);

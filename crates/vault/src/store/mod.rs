@@ -4,6 +4,8 @@ mod bridge;
 mod folder;
 mod objects;
 mod pack_cache;
+mod probe;
 
 pub use folder::FolderStore;
 pub(crate) use objects::{Created, Objects, PendingCreate, ResultExt};
+pub(crate) use probe::probe;

@@ -225,6 +225,18 @@ impl Objects {
         none_when_missing(Self::wait(StoreOperation::Delete, name, self.bridge.start(call))).map(drop)
     }
 
+    /// Runs `work` on the store as it is, for what the calls above do not offer.
+    pub(super) fn run<T: Send + 'static, F>(
+        &self,
+        work: impl FnOnce(Arc<dyn ObjectStore>) -> F,
+    ) -> Result<T, VaultError>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let answer = self.bridge.start(work(Arc::clone(&self.store))).wait();
+        answer.ok_or_else(|| VaultError::store(StoreOperation::Read, self.place(), gone()))
+    }
+
     fn wait<T>(
         operation: StoreOperation,
         object: &impl ToString,
