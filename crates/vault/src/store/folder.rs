@@ -309,13 +309,13 @@ fn sync_folder(folder: &FsPath) -> io::Result<()> {
     }
 }
 
-/// Every file at or under `start`, sorted by name. A folder that vanishes meanwhile is empty.
+/// Every file under `start`, sorted by name. Nothing is under a file; a folder that vanishes meanwhile is empty.
 fn walk(root: &FsPath, start: &FsPath) -> Result<Vec<ObjectMeta>> {
     let (mut found, mut folders) = (Vec::new(), vec![start.to_owned()]);
     while let Some(folder) = folders.pop() {
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => continue,
             Err(e) => return Err(generic(e, "list", &folder)),
         };
         for entry in entries {

@@ -1,6 +1,7 @@
 //! The store below the vault: sync calls over the async port, and the durable folder.
 
 mod bridge;
+pub mod conformance;
 mod folder;
 mod objects;
 mod pack_cache;
