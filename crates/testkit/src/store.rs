@@ -1,4 +1,4 @@
-//! Stores that count, remember, fill up, fail, and are unfit.
+//! Stores that count, remember, fill up, fail, are unfit, and simulate several hosts.
 
 mod call;
 mod content;
@@ -6,6 +6,7 @@ mod counting;
 mod faulty;
 mod quota;
 mod recording;
+mod sim;
 mod tapped;
 mod unfit;
 mod upload;
@@ -16,5 +17,6 @@ pub use counting::{Counting, CountingStore, Counts};
 pub use faulty::{Fault, Faults, FaultyStore};
 pub use quota::{Quota, QuotaStore};
 pub use recording::{Recording, RecordingStore};
+pub use sim::{Fate, Odds, Process, ProcessId, SimEvent, SimStore, Spawned, Step};
 pub use tapped::TappedStore;
 pub use unfit::{Unfit, UnfitStore};

@@ -84,7 +84,21 @@ impl Vault {
         key_vault: Arc<dyn KeyVault>,
         ports: Ports,
     ) -> Result<Self, VaultError> {
-        let objects = Objects::new(store)?;
+        Self::create_with(Objects::new(store)?, key_vault, ports)
+    }
+
+    /// As [`create`](Self::create), with every store call run on the thread that makes it: for simulations, where
+    /// one thread has one call under way. The store must work without a runtime.
+    #[doc(hidden)]
+    pub fn create_inline(
+        store: Arc<dyn ObjectStore>,
+        key_vault: Arc<dyn KeyVault>,
+        ports: Ports,
+    ) -> Result<Self, VaultError> {
+        Self::create_with(Objects::inline(store), key_vault, ports)
+    }
+
+    fn create_with(objects: Objects, key_vault: Arc<dyn KeyVault>, ports: Ports) -> Result<Self, VaultError> {
         let own_keys = format!("keys/{}/", DomainId::VAULT);
         if objects.exists(&ObjectName::Vault)? {
             return Err(VaultError::VaultExists { store: objects.place() });
@@ -159,6 +173,17 @@ impl Vault {
         ports: Ports,
     ) -> Result<Self, VaultError> {
         Self::open_with(Objects::new(store)?, key_vault, ports)
+    }
+
+    /// As [`open`](Self::open), with every store call run on the thread that makes it; see
+    /// [`create_inline`](Self::create_inline).
+    #[doc(hidden)]
+    pub fn open_inline(
+        store: Arc<dyn ObjectStore>,
+        key_vault: Arc<dyn KeyVault>,
+        ports: Ports,
+    ) -> Result<Self, VaultError> {
+        Self::open_with(Objects::inline(store), key_vault, ports)
     }
 
     fn open_with(objects: Objects, key_vault: Arc<dyn KeyVault>, ports: Ports) -> Result<Self, VaultError> {

@@ -67,6 +67,11 @@ impl Objects {
         Ok(Self { store, bridge: Arc::new(Bridge::new().map_err(VaultError::Runtime)?), cache: None })
     }
 
+    /// As [`new`](Self::new), with every call run on the thread that makes it.
+    pub(crate) fn inline(store: Arc<dyn ObjectStore>) -> Self {
+        Self { store, bridge: Arc::new(Bridge::inline()), cache: None }
+    }
+
     /// The same objects, with metadata packs kept in `folder` beside them.
     pub(crate) fn with_cache(self, folder: PathBuf, budget: u64) -> std::io::Result<Self> {
         Ok(Self { cache: Some(Arc::new(PackCache::open(folder, budget)?)), ..self })
