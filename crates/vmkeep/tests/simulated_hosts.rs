@@ -54,7 +54,7 @@ fn run(seed: u64) -> (SimStore, Vec<(u64, Disks)>) {
 }
 
 fn told(log: &[SimEvent]) -> String {
-    log.iter().map(|event| format!("{event}\n")).collect()
+    log.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
