@@ -19,7 +19,7 @@ const WHOLE_OBJECT_MAX: u64 = 128 << 20;
 
 /// How often a create is tried when the store contradicts itself: a name that is taken and then free, an object
 /// that is there although its put failed.
-const CREATE_TRIES: u32 = 5;
+pub(super) const CREATE_TRIES: u32 = 5;
 
 /// The objects of one vault.
 #[derive(Debug)]

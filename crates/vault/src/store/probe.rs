@@ -13,7 +13,7 @@ use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use vmkeep_model::SessionId;
 
-use super::objects::Objects;
+use super::objects::{CREATE_TRIES, Objects};
 use crate::error::{StoreOperation, VaultError};
 use crate::layout::ObjectName;
 
@@ -67,7 +67,7 @@ impl Probe {
 
     async fn one_after_the_other(&self) -> Result<()> {
         let [name, _] = &self.names;
-        // "Exists" may be the echo of a first attempt whose answer was lost below us; reading tells.
+        // "Exists" may be the echo of a first attempt whose answer was lost; reading tells.
         let first = self.create(name, 1).await?;
         match (first, self.read(name).await?) {
             (_, Some(found)) if found == content(1) => {}
@@ -99,14 +99,19 @@ impl Probe {
 
     /// Whether `name` was free and is ours now; the content is different for every `n`.
     async fn create(&self, name: &Path, n: u8) -> Result<bool> {
-        let payload = PutPayload::from_bytes(content(n));
-        match self.store.put_opts(name, payload, PutMode::Create.into()).await {
-            Ok(_) => Ok(true),
-            Err(Error::AlreadyExists { .. }) => Ok(false),
-            Err(e @ (Error::NotSupported { .. } | Error::NotImplemented { .. })) => {
-                unfit(&format!("it cannot create an object only if there is none ({e})"))
+        let mut failures = 0;
+        loop {
+            let payload = PutPayload::from_bytes(content(n));
+            match self.store.put_opts(name, payload, PutMode::Create.into()).await {
+                Ok(_) => return Ok(true),
+                Err(Error::AlreadyExists { .. }) => return Ok(false),
+                Err(e @ (Error::NotSupported { .. } | Error::NotImplemented { .. })) => {
+                    return unfit(&format!("it cannot create an object only if there is none ({e})"));
+                }
+                // As every create of a vault: asked again, and what is there then may be its own.
+                Err(_) if failures + 1 < CREATE_TRIES => failures += 1,
+                Err(e) => return Err(Failure::Store(StoreOperation::Write, name.clone(), e)),
             }
-            Err(e) => Err(Failure::Store(StoreOperation::Write, name.clone(), e)),
         }
     }
 
