@@ -12,7 +12,7 @@ use vmkeep::object_store::ObjectStore;
 use vmkeep::object_store::memory::InMemory;
 use vmkeep::restore::Depth;
 use vmkeep::vault::Vault;
-use vmkeep_testkit::{Odds, SimEvent, SimStore, snapshot, store_of};
+use vmkeep_testkit::{Odds, SimEvent, SimStore, Spawned, snapshot, store_of};
 
 const SEEDS: u64 = 40;
 
@@ -50,7 +50,7 @@ fn run(seed: u64) -> (SimStore, Vec<(u64, Disks)>) {
     let verifier = sim.spawn("verifies", verifies);
     sim.run();
     assert!(verifier.join(), "seed {seed}: damage was found");
-    (sim, hosts.into_iter().flat_map(|host| host.join()).collect())
+    (sim, hosts.into_iter().flat_map(Spawned::join).collect())
 }
 
 fn told(log: &[SimEvent]) -> String {
