@@ -18,12 +18,13 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// What the tests and `disks` use.
-pub(crate) const TEST_TOOLS: [Tool; 5] = [
+pub(crate) const TEST_TOOLS: [Tool; 6] = [
     tool("qemu-img", "qemu-utils"),
     tool("mke2fs", "e2fsprogs"),
     tool("e2fsck", "e2fsprogs"),
     tool("debugfs", "e2fsprogs"),
     tool("sgdisk", "gdisk"),
+    tool("strace", "strace"),
 ];
 
 /// What `peers` uses.

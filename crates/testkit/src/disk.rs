@@ -1,6 +1,6 @@
 //! Disks made from a seed, and disks that misbehave.
 
-mod content;
+pub(crate) mod content;
 mod counting;
 mod failing;
 mod generated;

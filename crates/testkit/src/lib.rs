@@ -8,6 +8,8 @@
 //! - [`FaultyStore`]: fails at a call chosen beforehand, with or without the call taking effect;
 //! - [`QuotaStore`]: is full after so many bytes;
 //! - [`RecordingStore`]: remembers every payload that was ever sent;
+//! - [`SimStore`]: lets several hosts act on one store, interleaved and disturbed by a seed;
+//! - [`UnfitStore`]: breaks one of the promises that a vault rests on;
 //! - [`TappedStore`] with a [`Tap`] of the test's own, for anything else (a race at a certain put, say).
 //!
 //! **Disks** implement [`BlockRead`](vmkeep_disk::BlockRead):
@@ -39,6 +41,7 @@ pub use disk::{
     Content, CountingDisk, DiskCounts, DiskHistory, FailingDisk, GeneratedDisk, ShrinkingDisk, disk_history,
 };
 pub use store::{
-    Action, Call, Counting, CountingStore, Counts, Fault, Faults, FaultyStore, Quota, QuotaStore, Recording,
-    RecordingStore, RequestKind, Tap, TappedStore, Verdict, snapshot, store_of,
+    Action, Call, Counting, CountingStore, Counts, Fate, Fault, Faults, FaultyStore, Odds, Process,
+    ProcessId, Quota, QuotaStore, Recording, RecordingStore, RequestKind, SimEvent, SimStore, Spawned, Step,
+    Tap, TappedStore, Unfit, UnfitStore, Verdict, snapshot, store_of,
 };

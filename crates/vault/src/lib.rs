@@ -8,6 +8,9 @@
 //! Everything stored is sealed first: the store below takes [`vmkeep_envelope::SealedObject`] and nothing else, so
 //! plain bytes do not compile. What lies where, byte for byte, is in FORMAT.md.
 //!
+//! What the store below must do is in [`conformance`], as tests for any store; [`Vault::create`] tries the heart of
+//! it.
+//!
 //! It does not read disks, start threads of its own (but for the runtime that talks to the store) or know what a
 //! schedule is.
 //!
@@ -69,7 +72,7 @@ pub use place::{PackPlace, Reference, StorageId};
 pub use point::OpenPoint;
 pub use read::{BlockSink, DiskEntries, DiskReader};
 pub use session::{BaseDisk, CONFIG_MAX, Committed, Draft, DraftDisk, Session};
-pub use store::FolderStore;
+pub use store::{FolderStore, conformance};
 pub use sweep::{ABANDONED_AFTER_MS, Kept, SweepEvent, SweepReport, SweepSettings};
 pub use vault::{History, Ports, Vault};
 pub use verify::{Accounting, Audit, AuditDepth, Damage, Found, Tally};

@@ -21,7 +21,7 @@ use crate::place::PackPlace;
 use crate::point::OpenPoint;
 use crate::protocol::{Request, Rules};
 use crate::records::{self, Sealer, random_id};
-use crate::store::{Created, FolderStore, Objects, ResultExt};
+use crate::store::{Created, FolderStore, Objects, ResultExt, probe};
 
 /// Label of the hash that hides VM names (FORMAT.md section 2).
 const NAME_LABEL: &str = "vmkeep v1 vm name";
@@ -80,13 +80,28 @@ pub(crate) struct Inner {
 impl Vault {
     /// Makes a vault in an empty store, with fresh keys wrapped by `key_vault`, and opens it.
     ///
-    /// An interrupted call can be repeated: nothing counts before its last write.
+    /// An interrupted call can be repeated: nothing counts before its last write. The store is tried first, and
+    /// refused when it does not do what a vault rests on ([`VaultError::UnfitStore`]).
     pub fn create(
         store: Arc<dyn ObjectStore>,
         key_vault: Arc<dyn KeyVault>,
         ports: Ports,
     ) -> Result<Self, VaultError> {
-        let objects = Objects::new(store)?;
+        Self::create_with(Objects::new(store)?, key_vault, ports)
+    }
+
+    /// As [`create`](Self::create), with every store call run on the thread that makes it: for simulations, where
+    /// one thread has one call under way. The store must work without a runtime.
+    #[doc(hidden)]
+    pub fn create_inline(
+        store: Arc<dyn ObjectStore>,
+        key_vault: Arc<dyn KeyVault>,
+        ports: Ports,
+    ) -> Result<Self, VaultError> {
+        Self::create_with(Objects::inline(store), key_vault, ports)
+    }
+
+    fn create_with(objects: Objects, key_vault: Arc<dyn KeyVault>, ports: Ports) -> Result<Self, VaultError> {
         let own_keys = format!("keys/{}/", DomainId::VAULT);
         if objects.exists(&ObjectName::Vault)? {
             return Err(VaultError::VaultExists { store: objects.place() });
@@ -100,6 +115,7 @@ impl Vault {
             }
         }
         let sealer = Sealer::new(SessionId(random_id(&*ports.entropy)?));
+        probe(&objects, sealer.session)?;
         let context = sealer.context(&*ports.entropy);
         let left = match keyring::unlock(&objects, &*key_vault, DomainId::VAULT, "the vault") {
             Ok(mut epochs) => epochs.remove(&0).and_then(|mut keys| keys.pop()),
@@ -160,6 +176,17 @@ impl Vault {
         ports: Ports,
     ) -> Result<Self, VaultError> {
         Self::open_with(Objects::new(store)?, key_vault, ports)
+    }
+
+    /// As [`open`](Self::open), with every store call run on the thread that makes it; see
+    /// [`create_inline`](Self::create_inline).
+    #[doc(hidden)]
+    pub fn open_inline(
+        store: Arc<dyn ObjectStore>,
+        key_vault: Arc<dyn KeyVault>,
+        ports: Ports,
+    ) -> Result<Self, VaultError> {
+        Self::open_with(Objects::inline(store), key_vault, ports)
     }
 
     fn open_with(objects: Objects, key_vault: Arc<dyn KeyVault>, ports: Ports) -> Result<Self, VaultError> {

@@ -42,6 +42,8 @@ impl Sealed {
     fn see_all(&mut self, puts: &[(Path, Bytes)]) {
         for (path, bytes) in puts {
             match &bytes[..8] {
+                // What trying a store writes before there are keys: the same few words everywhere.
+                b"vmkeep t" if path.as_ref().contains("/stage-") => {}
                 b"vmkeepR1" => {
                     self.see(
                         &[b"record", &bytes[11..32], &bytes[32..64]],

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use vmkeep::backup::{self, DiskChange, Report};
 use vmkeep::disk::conformance;
 use vmkeep::model::{BlockSize, ByteLen};
+use vmkeep::object_store::ObjectStore;
 use vmkeep::object_store::memory::InMemory;
 use vmkeep::restore::RecoveredDisk;
 use vmkeep::vault::{BlockChange, CompressionLevel, Vault};
@@ -118,9 +119,8 @@ fn check_difference(vault: &Vault, disk: &str, size: usize, points: &[Disks], fr
     assert!(told.iter().copied().eq(expected), "{disk} from point {} to {}", from + 1, to + 1);
 }
 
-fn check(case: &Case) {
-    let store = Arc::new(InMemory::new());
-    let vault = create(store.clone(), 1);
+fn check(case: &Case, store: Arc<dyn ObjectStore>) {
+    let vault = create(Arc::clone(&store), 1);
     let points = case.points();
     for (n, now) in points.iter().enumerate() {
         let report = back_up_with(&vault, "web", now, &case.settings).unwrap();
@@ -155,7 +155,17 @@ proptest! {
 
     #[test]
     fn every_point_of_any_history_restores_to_what_the_disks_were(case in case()) {
-        check(&case);
+        check(&case, Arc::new(InMemory::new()));
+    }
+}
+
+proptest! {
+    // Few: a folder syncs.
+    #![proptest_config(ProptestConfig { cases: 6, ..ProptestConfig::default() })]
+
+    #[test]
+    fn so_it_is_over_every_kind_of_store(case in case()) {
+        for_each_store(|store| check(&case, store));
     }
 }
 

@@ -117,17 +117,20 @@ fn draft(session: &Session, blocks: u64) -> Draft {
 }
 
 /// A vault with `web@1`, a whole disk of zeros, and two sessions that both want to make `web@2`.
-fn two_sessions() -> (Arc<InMemory>, Vault, [Session; 2]) {
-    let store = Arc::new(InMemory::new());
-    let vault = create(store.clone(), 1);
+fn two_sessions(store: Arc<dyn ObjectStore>) -> (Vault, [Session; 2]) {
+    let vault = create(Arc::clone(&store), 1);
     back_up(&vault, "web", &disks([("os", vec![0; BLOCK])])).unwrap();
-    let sessions = [vault.begin(&vm("web")).unwrap(), open(store.clone(), 2).begin(&vm("web")).unwrap()];
-    (store, vault, sessions)
+    let sessions = [vault.begin(&vm("web")).unwrap(), open(store, 2).begin(&vm("web")).unwrap()];
+    (vault, sessions)
 }
 
 #[test]
 fn sessions_of_one_vm_want_the_same_number_and_the_first_commit_gets_it() {
-    let (_store, vault, [first, second]) = two_sessions();
+    for_each_store(first_commit_gets_it);
+}
+
+fn first_commit_gets_it(store: Arc<dyn ObjectStore>) {
+    let (vault, [first, second]) = two_sessions(store);
     assert_eq!([first.target(), second.target()], [PointNumber(2); 2]);
     assert_eq!([first.base(), second.base()], [Some(PointNumber(1)); 2]);
     let (draft_a, draft_b) = (draft(&first, 2), draft(&second, 3));
@@ -141,7 +144,11 @@ fn sessions_of_one_vm_want_the_same_number_and_the_first_commit_gets_it() {
 
 #[test]
 fn a_voided_session_that_comes_back_is_told_so() {
-    let (store, vault, [first, second]) = two_sessions();
+    for_each_store(voided_session_is_told);
+}
+
+fn voided_session_is_told(store: Arc<dyn ObjectStore>) {
+    let (vault, [first, second]) = two_sessions(Arc::clone(&store));
     let id = first.id();
     assert!(vault.void_session(id).unwrap());
     assert!(!vault.void_session(id).unwrap(), "voided once");

@@ -17,7 +17,7 @@ const VOCABULARY: &[u8; 16 * WORD] = b"backup  restore \
     changed value = \nkey: 0xname=\"  </data>\n <item> ";
 
 /// Spreads every bit of `x` over all 64; one to one. The finalizer of `SplitMix64` (Steele, Lea, Flood 2014).
-pub(super) fn mix(x: u64) -> u64 {
+pub(crate) fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)

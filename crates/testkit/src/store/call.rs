@@ -66,9 +66,15 @@ pub struct Call<'a> {
     pub path: &'a Path,
     /// What is to be done.
     pub action: Action<'a>,
+    /// Whether it is a put that must not replace an object.
+    pub if_absent: bool,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
+    pub(super) fn new(path: &'a Path, action: Action<'a>) -> Self {
+        Self { path, action, if_absent: false }
+    }
+
     /// What a store would bill it as.
     pub fn kind(&self) -> RequestKind {
         match self.action {

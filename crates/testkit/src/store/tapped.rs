@@ -10,7 +10,7 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
 };
 
@@ -48,7 +48,7 @@ impl<T: Tap> TappedStore<T> {
         list: impl FnOnce(&dyn ObjectStore) -> BoxStream<'static, Result<ObjectMeta>>,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
         let whole_store = Path::default();
-        let call = Call { path: prefix.unwrap_or(&whole_store), action: Action::List };
+        let call = Call::new(prefix.unwrap_or(&whole_store), Action::List);
         match self.tap.before(&call) {
             Verdict::Pass => {
                 self.tap.after(&call, Ok(0));
@@ -90,7 +90,10 @@ fn nothing_read<R>(_: &R) -> u64 {
 impl<T: Tap> ObjectStore for TappedStore<T> {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
         let sent = payload.clone();
-        let call = Call { path: location, action: Action::Put(&sent) };
+        let call = Call {
+            if_absent: matches!(opts.mode, PutMode::Create),
+            ..Call::new(location, Action::Put(&sent))
+        };
         through(&*self.tap, call, nothing_read, self.inner.put_opts(location, payload, opts)).await
     }
 
@@ -99,7 +102,7 @@ impl<T: Tap> ObjectStore for TappedStore<T> {
         location: &Path,
         opts: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        let call = Call { path: location, action: Action::BeginUpload };
+        let call = Call::new(location, Action::BeginUpload);
         let begin = self.inner.put_multipart_opts(location, opts);
         let upload = through(&*self.tap, call, nothing_read, begin).await?;
         Ok(Box::new(TappedUpload::new(upload, Arc::clone(&self.tap) as Arc<dyn Tap>, location.clone())))
@@ -107,14 +110,13 @@ impl<T: Tap> ObjectStore for TappedStore<T> {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let head = options.head;
-        let call =
-            Call { path: location, action: if head { Action::Head } else { Action::Get { ranges: 1 } } };
+        let call = Call::new(location, if head { Action::Head } else { Action::Get { ranges: 1 } });
         let bytes = move |r: &GetResult| if head { 0 } else { r.range.end.saturating_sub(r.range.start) };
         through(&*self.tap, call, bytes, self.inner.get_opts(location, options)).await
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        let call = Call { path: location, action: Action::Get { ranges: ranges.len() as u64 } };
+        let call = Call::new(location, Action::Get { ranges: ranges.len() as u64 });
         let bytes = |parts: &Vec<Bytes>| parts.iter().map(|b| b.len() as u64).sum();
         through(&*self.tap, call, bytes, self.inner.get_ranges(location, ranges)).await
     }
@@ -126,7 +128,7 @@ impl<T: Tap> ObjectStore for TappedStore<T> {
             async move {
                 let path = location?;
                 let one = inner.delete_stream(stream::once(std::future::ready(Ok(path.clone()))).boxed());
-                let call = Call { path: &path, action: Action::Delete };
+                let call = Call::new(&path, Action::Delete);
                 through(&*tap, call, nothing_read, one.try_collect::<Vec<_>>()).await?;
                 Ok(path)
             }
@@ -148,17 +150,17 @@ impl<T: Tap> ObjectStore for TappedStore<T> {
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
         let whole_store = Path::default();
-        let call = Call { path: prefix.unwrap_or(&whole_store), action: Action::List };
+        let call = Call::new(prefix.unwrap_or(&whole_store), Action::List);
         through(&*self.tap, call, nothing_read, self.inner.list_with_delimiter(prefix)).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        let call = Call { path: from, action: Action::Copy(to) };
+        let call = Call::new(from, Action::Copy(to));
         through(&*self.tap, call, nothing_read, self.inner.copy_opts(from, to, options)).await
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        let call = Call { path: from, action: Action::Rename(to) };
+        let call = Call::new(from, Action::Rename(to));
         through(&*self.tap, call, nothing_read, self.inner.rename_opts(from, to, options)).await
     }
 }

@@ -30,7 +30,7 @@ impl TappedUpload {
 impl MultipartUpload for TappedUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
         // Decided before the store hears of it: some stores take a part as soon as the future is made.
-        let verdict = match self.tap.before(&Call { path: &self.path, action: Action::PutPart(&data) }) {
+        let verdict = match self.tap.before(&Call::new(&self.path, Action::PutPart(&data))) {
             Verdict::Refuse(error) => return ready(Err(error)).boxed(),
             other => other,
         };
@@ -38,19 +38,19 @@ impl MultipartUpload for TappedUpload {
         let part = self.inner.put_part(data.clone());
         let (tap, path) = (Arc::clone(&self.tap), self.path.clone());
         async move {
-            let call = Call { path: &path, action: Action::PutPart(&data) };
+            let call = Call::new(&path, Action::PutPart(&data));
             finish(&*tap, call, verdict, |()| 0, part).await
         }
         .boxed()
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        let call = Call { path: &self.path, action: Action::CompleteUpload { len: self.len } };
+        let call = Call::new(&self.path, Action::CompleteUpload { len: self.len });
         through(&*self.tap, call, |_| 0, self.inner.complete()).await
     }
 
     async fn abort(&mut self) -> Result<()> {
-        let call = Call { path: &self.path, action: Action::AbortUpload { len: self.len } };
+        let call = Call::new(&self.path, Action::AbortUpload { len: self.len });
         through(&*self.tap, call, |()| 0, self.inner.abort()).await
     }
 }

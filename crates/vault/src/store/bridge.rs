@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::sync::mpsc;
 
+use futures::executor::block_on;
 use tokio::runtime::{Builder, Runtime};
 
 /// A runtime of the vault's own, on which store calls run while the calling thread waits.
@@ -11,7 +12,8 @@ use tokio::runtime::{Builder, Runtime};
 /// program, where blocking on a future directly would panic.
 #[derive(Debug)]
 pub(crate) struct Bridge {
-    /// Taken by `drop` only: a runtime must not be dropped where blocking is forbidden.
+    /// `None` when calls run on the calling thread. Taken by `drop`: a runtime must not be dropped where blocking
+    /// is forbidden.
     runtime: Option<Runtime>,
 }
 
@@ -39,17 +41,23 @@ impl Bridge {
         Ok(Self { runtime: Some(runtime) })
     }
 
+    /// No runtime: every call is over, on the calling thread, when it has been started. So a thread has one call
+    /// under way at a time, which a simulation needs; only for stores that need no runtime either.
+    pub(crate) fn inline() -> Self {
+        Self { runtime: None }
+    }
+
     /// Starts a call.
     pub(crate) fn start<T: Send + 'static>(
         &self,
         call: impl Future<Output = T> + Send + 'static,
     ) -> Pending<T> {
         let (sender, answer) = mpsc::sync_channel(1);
-        if let Some(runtime) = &self.runtime {
-            runtime.spawn(async move {
-                // A caller that no longer waits has dropped its end.
-                sender.send(call.await).ok();
-            });
+        // A caller that no longer waits has dropped its end.
+        let call = async move { drop(sender.send(call.await)) };
+        match &self.runtime {
+            Some(runtime) => drop(runtime.spawn(call)),
+            None => block_on(call),
         }
         Pending { answer }
     }

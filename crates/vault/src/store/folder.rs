@@ -6,16 +6,20 @@
 //! deletes (seen in 0.14.2). Here:
 //!
 //! - a put writes `sessions/<id>/stage-<n>`, syncs it, renames it to its name (without replacing, for a create),
-//!   and syncs the folders; `<id>` is the session in the object's name, else one of this store value's own;
+//!   and syncs the folders, also those that another process has made and perhaps not yet synced; `<id>` is the
+//!   session in the object's name, else one of this store value's own;
 //! - a delete syncs the folder it deleted from before it is answered;
 //! - `list` shows every file there is, also those whose names no object can have (percent-encoded).
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path as FsPath, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -40,7 +44,16 @@ pub struct FolderStore {
     root: Arc<PathBuf>,
     own: SessionId,
     staged: AtomicU64,
+    anchored: Arc<Anchored>,
 }
+
+/// The folders that are in their parents for good: path and identity, since another process may remove an empty
+/// folder and make it anew.
+#[derive(Debug, Default)]
+struct Anchored(Mutex<HashMap<PathBuf, Identity>>);
+
+/// Inode and time of birth; file systems give the number of a removed folder to the next one.
+type Identity = (u64, Option<SystemTime>);
 
 impl fmt::Display for FolderStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,7 +67,7 @@ impl FolderStore {
     pub fn open(root: impl AsRef<FsPath>, own: SessionId) -> Result<Self> {
         let root = fs::canonicalize(root.as_ref()).map_err(|e| generic(e, "open", root.as_ref()))?;
         let inner = LocalFileSystem::new_with_prefix(&root)?.with_fsync(true);
-        Ok(Self { inner, root: Arc::new(root), own, staged: AtomicU64::new(0) })
+        Ok(Self { inner, root: Arc::new(root), own, staged: AtomicU64::new(0), anchored: Arc::default() })
     }
 
     fn file(&self, location: &Path) -> PathBuf {
@@ -66,7 +79,7 @@ impl FolderStore {
         let parts: Vec<&str> = location.as_ref().split('/').collect();
         let own = self.own.to_string();
         let session = match parts.as_slice() {
-            ["packs", _, session, _] | ["sessions", session, _] => session,
+            ["packs", _, session, _] | ["sessions", session, "open"] => session,
             _ => own.as_str(),
         };
         let n = self.staged.fetch_add(1, Ordering::Relaxed);
@@ -88,9 +101,9 @@ impl ObjectStore for FolderStore {
             }
         };
         let (stage, target, root) = (self.stage_file(location), self.file(location), Arc::clone(&self.root));
-        let path = location.to_string();
+        let (path, anchored) = (location.to_string(), Arc::clone(&self.anchored));
         blocking(move || {
-            put(&root, &stage, &target, &payload, replace).map_err(|e| named(e, &path, &target))
+            put(&root, &anchored, &stage, &target, &payload, replace).map_err(|e| named(e, &path, &target))
         })
         .await?;
         Ok(PutResult { e_tag: None, version: None, extensions: object_store::Extensions::default() })
@@ -195,6 +208,7 @@ fn named(source: io::Error, path: &str, file: &FsPath) -> Error {
 
 fn put(
     root: &FsPath,
+    anchored: &Anchored,
     stage: &FsPath,
     target: &FsPath,
     payload: &PutPayload,
@@ -202,11 +216,13 @@ fn put(
 ) -> io::Result<()> {
     // Told without writing anything, for the common second create; the rename below is what decides.
     if !replace && target.exists() {
-        return Err(exists(target));
+        return Err(anchored.exists(root, target));
     }
     let mut tries_left = FOLDER_RACES_MAX;
     loop {
-        match try_put(root, stage, target, payload, replace) {
+        match try_put(root, anchored, stage, target, payload, replace) {
+            // Told so once it is there to stay.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(anchored.exists(root, target)),
             // Another thread removed a folder that had become empty just before it was used again.
             Err(e) if e.kind() == io::ErrorKind::NotFound && tries_left > 0 => tries_left -= 1,
             done => return done,
@@ -216,14 +232,15 @@ fn put(
 
 fn try_put(
     root: &FsPath,
+    anchored: &Anchored,
     stage: &FsPath,
     target: &FsPath,
     payload: &PutPayload,
     replace: bool,
 ) -> io::Result<()> {
     let stage_folder = parent(stage)?;
-    make_folders(root, stage_folder)?;
-    make_folders(root, parent(target)?)?;
+    fs::create_dir_all(stage_folder)?;
+    fs::create_dir_all(parent(target)?)?;
     let written = write_synced(stage, payload).and_then(|()| publish(stage, target, replace));
     if written.is_err() {
         // Best effort: a leftover is found by verify and removed with its session.
@@ -231,7 +248,7 @@ fn try_put(
     }
     remove_empty(root, stage_folder);
     written?;
-    sync_folder(parent(target)?)
+    anchored.sync(root, parent(target)?)
 }
 
 fn write_synced(stage: &FsPath, payload: &PutPayload) -> io::Result<()> {
@@ -248,19 +265,50 @@ fn publish(stage: &FsPath, target: &FsPath, replace: bool) -> io::Result<()> {
         Ok(()) => Ok(()),
         // A file system without it (some network ones): a link fails on an existing name just as well.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => match fs::hard_link(stage, target) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(exists(target)),
-            linked => linked.and_then(|()| fs::remove_file(stage)),
+            Ok(()) => fs::remove_file(stage),
+            Err(e) => Err(e),
         },
-        Err(rustix::io::Errno::EXIST) => Err(exists(target)),
         Err(e) => Err(e.into()),
     }
 }
 
-/// The answer that `target` is there, which is only given once it is there to stay.
-fn exists(target: &FsPath) -> io::Error {
-    match parent(target).and_then(sync_folder) {
-        Ok(()) => io::ErrorKind::AlreadyExists.into(),
-        Err(e) => e,
+impl Anchored {
+    /// The answer that `target` is there, which is only given once it is there to stay.
+    fn exists(&self, root: &FsPath, target: &FsPath) -> io::Error {
+        match parent(target).and_then(|folder| self.sync(root, folder)) {
+            Ok(()) => io::ErrorKind::AlreadyExists.into(),
+            Err(e) => e,
+        }
+    }
+
+    /// Makes what is in `folder` durable, and the folder itself.
+    fn sync(&self, root: &FsPath, folder: &FsPath) -> io::Result<()> {
+        self.anchor(root, folder)?;
+        sync_folder(folder)
+    }
+
+    /// Sees to it that `folder` and those above it, up to `root`, are synced into their parents, whoever made them.
+    fn anchor(&self, root: &FsPath, folder: &FsPath) -> io::Result<()> {
+        if folder == root {
+            return Ok(());
+        }
+        self.anchor(root, parent(folder)?)?;
+        let identity = match fs::metadata(folder) {
+            Ok(meta) => (meta.ino(), meta.created().ok()),
+            // Emptied and removed by another thread: there is nothing left to make durable.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        if self.lock().get(folder) == Some(&identity) {
+            return Ok(());
+        }
+        sync_folder(parent(folder)?)?;
+        self.lock().insert(folder.to_owned(), identity);
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Identity>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -274,21 +322,6 @@ fn delete(root: &FsPath, target: &FsPath) -> io::Result<()> {
 
 fn parent(path: &FsPath) -> io::Result<&FsPath> {
     path.parent().ok_or_else(|| io::Error::other("a path without a folder"))
-}
-
-/// Makes `folder` and what is missing above it, each synced into its parent.
-fn make_folders(root: &FsPath, folder: &FsPath) -> io::Result<()> {
-    if folder == root || folder.is_dir() {
-        return Ok(());
-    }
-    make_folders(root, parent(folder)?)?;
-    match fs::create_dir(folder) {
-        Ok(()) => sync_folder(parent(folder)?),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        // Another thread removed the empty folder above between the two steps.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => make_folders(root, folder),
-        Err(e) => Err(e),
-    }
 }
 
 /// Removes `folder` and those above it as far as they are empty. A folder in use is not empty: nothing to report.
@@ -309,13 +342,13 @@ fn sync_folder(folder: &FsPath) -> io::Result<()> {
     }
 }
 
-/// Every file at or under `start`, sorted by name. A folder that vanishes meanwhile is empty.
+/// Every file under `start`, sorted by name. Nothing is under a file; a folder that vanishes meanwhile is empty.
 fn walk(root: &FsPath, start: &FsPath) -> Result<Vec<ObjectMeta>> {
     let (mut found, mut folders) = (Vec::new(), vec![start.to_owned()]);
     while let Some(folder) = folders.pop() {
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => continue,
             Err(e) => return Err(generic(e, "list", &folder)),
         };
         for entry in entries {

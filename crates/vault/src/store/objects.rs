@@ -19,7 +19,7 @@ const WHOLE_OBJECT_MAX: u64 = 128 << 20;
 
 /// How often a create is tried when the store contradicts itself: a name that is taken and then free, an object
 /// that is there although its put failed.
-const CREATE_TRIES: u32 = 5;
+pub(super) const CREATE_TRIES: u32 = 5;
 
 /// The objects of one vault.
 #[derive(Debug)]
@@ -79,6 +79,11 @@ const DELETES: usize = 16;
 impl Objects {
     pub(crate) fn new(store: Arc<dyn ObjectStore>) -> Result<Self, VaultError> {
         Ok(Self { store, bridge: Arc::new(Bridge::new().map_err(VaultError::Runtime)?), cache: None })
+    }
+
+    /// As [`new`](Self::new), with every call run on the thread that makes it.
+    pub(crate) fn inline(store: Arc<dyn ObjectStore>) -> Self {
+        Self { store, bridge: Arc::new(Bridge::inline()), cache: None }
     }
 
     /// The same objects, with metadata packs kept in `folder` beside them.
@@ -288,6 +293,18 @@ impl Objects {
         let (store, path) = (Arc::clone(&self.store), name.path());
         let call = async move { store.delete(&path).await };
         none_when_missing(Self::wait(StoreOperation::Delete, name, self.bridge.start(call))).map(drop)
+    }
+
+    /// Runs `work` on the store as it is, for what the calls above do not offer.
+    pub(super) fn run<T: Send + 'static, F>(
+        &self,
+        work: impl FnOnce(Arc<dyn ObjectStore>) -> F,
+    ) -> Result<T, VaultError>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let answer = self.bridge.start(work(Arc::clone(&self.store))).wait();
+        answer.ok_or_else(|| VaultError::store(StoreOperation::Read, self.place(), gone()))
     }
 
     fn wait<T>(

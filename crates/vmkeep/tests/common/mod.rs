@@ -12,12 +12,14 @@ use vmkeep::backup::{self, BackupError, Plan, Report, Source, SourceDisk};
 use vmkeep::disk::{BlockRead, Memory};
 use vmkeep::envelope::{KeyFileVault, SecretKey, SeededEntropy};
 use vmkeep::model::{
-    BlockSize, CancelToken, ConsistencyLevel, DiskDescription, DiskRole, ManualClock, PointRef, Timestamp,
-    VmName,
+    BlockSize, CancelToken, ConsistencyLevel, DiskDescription, DiskRole, ManualClock, PointRef, SessionId,
+    Timestamp, VmName,
 };
 use vmkeep::object_store::ObjectStore;
+use vmkeep::object_store::memory::InMemory;
 use vmkeep::restore::{self, Depth, RestoreError, VerifyReport, copy_disk, verify_point, verify_vault};
-use vmkeep::vault::{CompressionLevel, Ports, Vault, VaultError};
+use vmkeep::vault::{CompressionLevel, FolderStore, Ports, Vault, VaultError};
+use vmkeep_testkit::{Fault, FaultyStore};
 
 /// Block size of the disks here, in bytes.
 pub(crate) const BLOCK: usize = 16 << 10;
@@ -39,6 +41,25 @@ pub(crate) fn kek() -> Arc<KeyFileVault> {
 pub(crate) fn kek_of(byte: u8) -> Arc<KeyFileVault> {
     Arc::new(KeyFileVault::from_key(SecretKey::from_bytes(&mut [byte; 32])))
 }
+
+/// Runs `test` over an empty store of every kind: in memory, in a folder, and in memory with a network that loses
+/// every third answer to a create.
+pub(crate) fn for_each_store(test: impl Fn(Arc<dyn ObjectStore>)) {
+    // Shown when the test fails.
+    println!("over memory");
+    test(Arc::new(InMemory::new()));
+    println!("over a folder");
+    let folder = tempfile::tempdir().unwrap();
+    test(Arc::new(FolderStore::open(folder.path(), SessionId([0xfe; 16])).unwrap()));
+    println!("over a store that loses answers");
+    let lost = (0..CREATES_MAX).step_by(3).map(Fault::LostAck);
+    let flaky = FaultyStore::counting_only(Arc::new(InMemory::new()), lost, |call| call.if_absent);
+    test(Arc::new(flaky.clone()));
+    assert!((1..CREATES_MAX).contains(&flaky.calls()), "answers were lost to the end");
+}
+
+/// More creates than a test makes.
+const CREATES_MAX: u64 = 10_000;
 
 pub(crate) fn create(store: Arc<dyn ObjectStore>, seed: u64) -> Vault {
     Vault::create(store, kek(), ports(seed)).unwrap()
