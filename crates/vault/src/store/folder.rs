@@ -239,8 +239,8 @@ fn try_put(
     replace: bool,
 ) -> io::Result<()> {
     let stage_folder = parent(stage)?;
-    fs::create_dir_all(stage_folder)?;
-    fs::create_dir_all(parent(target)?)?;
+    make_folders(stage_folder)?;
+    make_folders(parent(target)?)?;
     let written = write_synced(stage, payload).and_then(|()| publish(stage, target, replace));
     if written.is_err() {
         // Best effort: a leftover is found by verify and removed with its session.
@@ -322,6 +322,16 @@ fn delete(root: &FsPath, target: &FsPath) -> io::Result<()> {
 
 fn parent(path: &FsPath) -> io::Result<&FsPath> {
     path.parent().ok_or_else(|| io::Error::other("a path without a folder"))
+}
+
+/// Makes `folder` and what is missing above it; synced by whoever answers for what is in it.
+fn make_folders(folder: &FsPath) -> io::Result<()> {
+    fs::create_dir_all(folder).map_err(|e| match e.kind() {
+        // It was there, and then another thread removed it: not to be taken for an object that exists.
+        io::ErrorKind::AlreadyExists if !folder.is_file() => io::ErrorKind::NotFound.into(),
+        io::ErrorKind::AlreadyExists => io::ErrorKind::NotADirectory.into(),
+        _ => e,
+    })
 }
 
 /// Removes `folder` and those above it as far as they are empty. A folder in use is not empty: nothing to report.
