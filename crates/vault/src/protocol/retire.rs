@@ -86,7 +86,7 @@ impl Retire {
         rules: Rules,
     ) -> Self {
         let taken: BTreeSet<u64> = taken.into_iter().filter(|&number| !head.is_retired(number)).collect();
-        let voids_below = taken.last().copied().unwrap_or(0);
+        let voids_below = head.closed.unwrap_or_else(|| taken.last().copied().unwrap_or(0));
         let mut known = BTreeMap::new();
         known.extend(head.newest.as_ref().map(|(number, _)| (*number, Kind::Point)));
         known.extend(head.closed.map(|number| (number, Kind::Closed)));

@@ -158,7 +158,10 @@ enum State {
     NextRepack,
     ReadRepack(SessionId),
     Tidy(Tidy),
+    Over,
     Worn,
+    Clear(u8),
+    Cleared(u8),
     Repack(Repack),
 }
 
@@ -265,7 +268,7 @@ impl LineageSweep {
                 },
                 State::NextRepack => match self.waiting.repacks.pop() {
                     Some(dead) => State::ReadRepack(dead),
-                    None => State::Worn,
+                    None => State::Over,
                 },
                 State::ReadRepack(dead) => match reply {
                     Reply::Begin => return Step::Ask(Request::Read(ObjectName::Repack(lineage, *dead))),
@@ -278,6 +281,29 @@ impl LineageSweep {
                     good!(wait!(tidy, reply));
                     State::NextRepack
                 }
+                State::Over => {
+                    // Nothing of it counts any more and nothing can come: what is left goes by its prefix.
+                    if self.is_over() {
+                        State::Clear(0)
+                    } else {
+                        State::Worn
+                    }
+                }
+                State::Clear(step) => match (reply, Self::CLEARED.get(usize::from(*step))) {
+                    (Reply::Begin, Some(prefix)) => {
+                        return Step::Ask(Request::List(format!("{prefix}/{lineage}")));
+                    }
+                    (Reply::Names(names), _) if names.is_empty() => State::Clear(*step + 1),
+                    (Reply::Names(names), _) => {
+                        self.state = State::Cleared(*step);
+                        return Step::Ask(Request::Delete(names));
+                    }
+                    _ => return self.done(),
+                },
+                State::Cleared(step) => match reply {
+                    Reply::Done => State::Clear(*step + 1),
+                    _ => return self.done(),
+                },
                 State::Worn if repack == 0 => return self.done(),
                 State::Worn => match reply {
                     Reply::Names(names) => {
@@ -300,6 +326,18 @@ impl LineageSweep {
                 }
             };
         }
+    }
+
+    /// Where what is left of a lineage lies that is over; its retirement records, its end and its journal stay.
+    const CLEARED: [&str; 5] = ["packs", "moved", "pins", "forgets", "sweep"];
+
+    /// Whether the lineage is closed, every number below its end is retired, and no session is left.
+    fn is_over(&self) -> bool {
+        let Some(closed) = self.head.closed else { return false };
+        !self.report.retired.is_empty()
+            && self.report.open == 0
+            && self.report.blocked.is_empty()
+            && (1..closed).all(|number| self.head.is_retired(number))
     }
 
     fn reap(&mut self) -> State {
