@@ -111,13 +111,16 @@ impl OpenPoint {
         if !error.is_damage() {
             return error;
         }
-        match self.lineage.retired(&self.vault) {
-            Ok(Some(retired)) if retired.holds(self.point.id.number.0) => match pin {
-                Some(_) => VaultError::PinBroken { point: self.reference() },
-                None => VaultError::PointSwept { point: self.reference() },
-            },
-            _ => error,
+        match (self.swept(), pin) {
+            (Some(_), Some(_)) => VaultError::PinBroken { point: self.reference() },
+            (Some(swept), None) => swept,
+            (None, _) => error,
         }
+    }
+
+    /// [`VaultError::PointSwept`] when a sweep took the point since it was opened.
+    pub fn swept(&self) -> Option<VaultError> {
+        self.lineage.swept(&self.vault, self.point.id.number.0)
     }
 }
 
@@ -243,6 +246,13 @@ impl Vault {
 }
 
 impl Lineage {
+    /// The error that says so when a point was removed.
+    pub(crate) fn swept(&self, vault: &Inner, number: u64) -> Option<VaultError> {
+        // When that cannot be read nothing is known.
+        let retired = self.retired(vault).ok().flatten()?;
+        retired.holds(number).then(|| VaultError::PointSwept { point: self.reference(number) })
+    }
+
     /// A point of it as a person writes it.
     pub(crate) fn reference(&self, number: u64) -> PointRef {
         PointRef { vm: self.vm.clone(), selector: PointSelector::Number(PointNumber(number)) }
