@@ -53,7 +53,7 @@ fn interrupted(disks: &Disks, puts: u64) -> (InMemory, SessionId) {
     let faulty = FaultyStore::counting_only(Arc::new(store.clone()), [Fault::StopBefore(puts)], |call| {
         call.kind() == RequestKind::Put && call.path.as_ref().starts_with("packs/")
     });
-    back_up_from(&open(Arc::new(faulty), 2), disks, &[]).unwrap_err();
+    back_up_from(&open(Arc::new(faulty), 2), disks, Resume::Never).unwrap_err();
     let session = snapshot(&store).keys().find_map(|path| match ObjectName::parse(path.as_ref()) {
         Some(ObjectName::Session(session)) => Some(session),
         _ => None,
