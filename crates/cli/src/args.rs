@@ -42,13 +42,13 @@ format  detected when not given; give it for raw disks, because their guest coul
         like something else";
 
 const RESUME_HELP: &str = "\
-Interrupted backup of the VM to go on from; without a value the newest [default: auto]
+Interrupted backup to go on from [default: auto]
 
 What that backup had stored is not stored again. It is ended by this: should it still run, it fails
 when it would finish.
 
 auto     one that began more than 24 hours ago and has not finished
-newest   the newest that has stored anything: for when it is known to run no more
+newest   the newest that has stored anything: for when it is known to run no more; also without a value
 never    none
 SESSION  this one, as vmkeep sessions shows it";
 
@@ -229,10 +229,10 @@ pub(crate) struct BackupArgs {
     /// A file that an image may use as backing or data file; may be given several times
     #[arg(long, value_name = "PATH")]
     pub(crate) allow_backing: Vec<PathBuf>,
-    /// Interrupted backup of the VM to go on from; without a value the newest [default: auto]
+    /// Interrupted backup to go on from: auto, never, a session, or newest (no value) [default: auto]
     #[arg(
         long,
-        value_name = "SESSION|auto|newest|never",
+        value_name = "WHICH",
         num_args = 0..=1,
         default_value = "auto",
         hide_default_value = true,

@@ -216,8 +216,8 @@ fn lines(dry_run: bool, report: &SweepReport) -> Vec<String> {
     }));
     if report.open_sessions > 0 {
         lines.push(format!(
-            "{} have not finished and may still run; vmkeep sessions VM lists them",
-            count(report.open_sessions, "backup")
+            "backups that have not finished and may still run: {}; vmkeep sessions VM lists them",
+            report.open_sessions
         ));
     }
     if report.worn > 0 {
