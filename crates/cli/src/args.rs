@@ -229,10 +229,10 @@ pub(crate) struct BackupArgs {
     /// A file that an image may use as backing or data file; may be given several times
     #[arg(long, value_name = "PATH")]
     pub(crate) allow_backing: Vec<PathBuf>,
-    /// Interrupted backup to go on from: auto, never, a session, or newest (no value) [default: auto]
+    /// Interrupted backup to go on from: a session, newest (or no value), never [default: auto]
     #[arg(
         long,
-        value_name = "WHICH",
+        value_name = "SESSION",
         num_args = 0..=1,
         default_value = "auto",
         hide_default_value = true,

@@ -11,12 +11,12 @@ use harness::Scratch;
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
-const SIZE: u64 = 256 * MIB;
+const SIZE: u64 = 128 * MIB;
 
 /// A vault with a backup of web, all noise, that was killed about half way.
 fn killed() -> Scratch {
     let scratch = Scratch::with_vault();
-    let pieces: Vec<(u64, usize, u64)> = (0..64).map(|n| (n * 4 * MIB, 4 << 20, 1 + n)).collect();
+    let pieces: Vec<(u64, usize, u64)> = (0..32).map(|n| (n * 4 * MIB, 4 << 20, 1 + n)).collect();
     scratch.disk("disk", SIZE, &pieces);
     kill_half_way(&scratch);
     scratch
@@ -82,7 +82,7 @@ fn a_young_one_is_left_alone_unless_it_is_named_and_said_so() {
     assert!(told.ends_with(" MiB were there already"), "{told}");
     restores(&scratch);
 
-    scratch.change("disk", 0, 200 << 20, 1000);
+    scratch.change("disk", 0, 100 << 20, 1000);
     kill_half_way(&scratch);
     let (session, _) = sessions(&scratch).pop().unwrap();
     let ran = scratch.run("backup --vm web --disk os=disk --vault v --key-file key").expect(0, "backup");

@@ -34,10 +34,10 @@ pub(crate) struct SweepArgs {
     /// Change nothing; say what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Copy at most this much to free files that are needed in part; 0 copies nothing [default: no limit]
+    /// Copy at most this much to free files that are needed in part [default: no limit]
     #[arg(long, value_name = "BYTES", value_parser = bytes::parse)]
     pub(crate) max_repack: Option<u64>,
-    /// End backups that began so long ago and did not finish: 90m, 24h, 3d .. or never
+    /// End backups that began so long ago and did not finish: 90m, 3d, never
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = abandoned_after)]
     pub(crate) abandoned_after: AbandonedAfter,
 }

@@ -122,9 +122,9 @@ fn pin(point: &OpenPoint) -> Result<Option<Pin>, Error> {
 fn explained(point: &OpenPoint, pin: Option<&Pin>, error: RestoreError) -> Error {
     if error.is_damage() {
         let gone = VaultError::Missing { object: point.reference().to_string() };
-        match point.explain(gone, pin) {
-            swept @ (VaultError::PinBroken { .. } | VaultError::PointSwept { .. }) => return swept.into(),
-            _ => {}
+        let told = point.explain(gone, pin);
+        if matches!(told, VaultError::PinBroken { .. } | VaultError::PointSwept { .. }) {
+            return told.into();
         }
     }
     error.into()

@@ -176,7 +176,9 @@ fn style() -> ProgressStyle {
 }
 
 fn print(output: &Output, dry_run: bool, report: &SweepReport) {
-    lines(dry_run, report).iter().for_each(|line| output.text(line));
+    for line in lines(dry_run, report) {
+        output.text(line);
+    }
     output.json(&Summary {
         dry_run,
         points: report.points.iter().map(ToString::to_string).collect(),
