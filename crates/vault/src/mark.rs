@@ -190,6 +190,21 @@ impl Vault {
         point.lineage.mark(&self.inner, point.point.id.number.0).map(|state| state & HELD != 0)
     }
 
+    /// The points of `vm` that are held, oldest first. One listing, whatever their number.
+    pub fn held(&self, vm: &VmName) -> Result<Vec<PointNumber>, VaultError> {
+        let lineage = self.inner.lineage(vm)?.ok_or_else(|| VaultError::NoSuchVm(vm.clone()))?;
+        let marks = lineage.marks(&self.inner)?;
+        Ok(marks.iter().filter(|(_, state)| **state & HELD != 0).map(|(n, _)| PointNumber(*n)).collect())
+    }
+
+    /// The point of `vm` that stays even when it is forgotten, because the next backup builds on it: the newest.
+    /// `None` when there is none, or the VM is closed.
+    pub fn newest(&self, vm: &VmName) -> Result<Option<PointNumber>, VaultError> {
+        let lineage = self.inner.lineage(vm)?.ok_or_else(|| VaultError::NoSuchVm(vm.clone()))?;
+        let head = lineage.head(&self.inner)?;
+        Ok(head.newest.filter(|_| !head.closed).map(|point| PointNumber(point.head.number)))
+    }
+
     /// The pins on points of `vm`, oldest point first.
     pub fn pins(&self, vm: &VmName) -> Result<Vec<PinInfo>, VaultError> {
         let lineage = self.inner.lineage(vm)?.ok_or_else(|| VaultError::NoSuchVm(vm.clone()))?;
