@@ -48,7 +48,7 @@ mod tests {
     use object_store::memory::InMemory;
     use proptest::prelude::*;
     use vmkeep_envelope::{KeyFileVault, SecretKey};
-    use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ByteLen, ContentHash, DiskName};
+    use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ByteLen, ContentHash, DiskName, PointNumber};
     use vmkeep_testkit::snapshot;
 
     use super::*;

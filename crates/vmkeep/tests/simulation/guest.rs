@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::common::{BLOCK, noise};
 use super::dice::Dice;
+use crate::common::{BLOCK, noise};
 
 /// Content of a VM's disks by name, as it was at one time.
 pub(crate) type Disks = BTreeMap<String, Arc<Vec<u8>>>;

@@ -97,7 +97,10 @@ impl Desk {
             Operation::Sweep { abandoned_after_ms, max_repack } => {
                 let settings = SweepSettings { abandoned_after_ms, max_repack, dry_run: false };
                 let report = vault.sweep(&settings, &CancelToken::new(), &mut |_| {});
-                (format!("sweep {abandoned_after_ms:?} {max_repack}"), report.map(|report| format!("{report:?}")))
+                (
+                    format!("sweep {abandoned_after_ms:?} {max_repack}"),
+                    report.map(|report| format!("{report:?}")),
+                )
             }
             Operation::Read { pinned } => match self.choose(&name) {
                 Some(point) => {
@@ -151,7 +154,8 @@ impl Desk {
         let made = back_up(vault, &vm(name), interrupted, &disks, self.host.packing, |session| {
             self.shared.lock().attempts.insert(session.id(), disks.clone());
             base = session.base();
-            unreadable = session.unreadable_base().map(|(number, e)| format!("point {number} is gone: {e:?}"));
+            unreadable =
+                session.unreadable_base().map(|(number, e)| format!("point {number} is gone: {e:?}"));
         });
         let mut ledger = self.shared.lock();
         if let Some(what) = unreadable {
@@ -191,13 +195,7 @@ impl Desk {
         vault.void_session(session).map(|voided| format!("{session}: {voided}"))
     }
 
-    fn mark(
-        &mut self,
-        vault: &Vault,
-        point: &Point,
-        mark: Mark,
-        began: u64,
-    ) -> Result<String, VaultError> {
+    fn mark(&mut self, vault: &Vault, point: &Point, mark: Mark, began: u64) -> Result<String, VaultError> {
         let at = reference(point);
         match mark {
             Mark::Forget => vault.forget(&at)?,
@@ -218,7 +216,9 @@ impl Desk {
         let pin = &pins[self.dice.index(pins.len())];
         self.shared.lock().broken.insert(pin.id);
         let point = (name.to_owned(), pin.number.0);
-        vault.break_pin(&reference(&point), pin.id).map(|there| format!("{} of {}: {there}", pin.id, pin.number))
+        vault
+            .break_pin(&reference(&point), pin.id)
+            .map(|there| format!("{} of {}: {there}", pin.id, pin.number))
     }
 
     fn read(&mut self, vault: &Vault, point: &Point, pinned: bool) -> Result<String, VaultError> {

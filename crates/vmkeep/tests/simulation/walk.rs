@@ -15,8 +15,8 @@ use vmkeep::vault::{
     WrittenDisk,
 };
 
-use crate::common::{BLOCK, description};
 use super::guest::Disks;
+use crate::common::{BLOCK, description};
 
 /// How a backup stores what changed.
 #[derive(Clone, Copy, Debug)]
