@@ -182,7 +182,9 @@ impl Vault {
         events: &mut dyn FnMut(SweepEvent),
         report: &mut SweepReport,
     ) -> Result<bool, VaultError> {
-        let vault = &self.inner;
+        // What was remembered of packs may have been repacked since, by this program too.
+        let fresh = self.uncached();
+        let vault = &fresh.inner;
         let now = vault.ports.clock.now().0;
         let sweep = SessionId(random_id(&*vault.ports.entropy)?);
         let input = SweepInput {
