@@ -169,7 +169,9 @@ fn the_newest_the_held_and_the_pinned_stay_and_the_sweep_says_why() {
     assert_eq!(scratch.text("release web@2"), ["web@2 is not held"]);
     assert_eq!(scratch.summary("sweep")["points"], json!(["web@1"]));
     assert_eq!(scratch.summary("sweep")["kept"], json!([{"point": "web@3", "why": "newest"}]));
-    [2, 3].into_iter().for_each(|n| scratch.restores(n));
+    for n in [2, 3] {
+        scratch.restores(n);
+    }
 }
 
 #[test]
@@ -354,7 +356,9 @@ fn a_sweep_that_is_interrupted_says_that_the_next_goes_on() {
     stdout.read_line(&mut line).unwrap();
     assert!(line.contains("\"type\":\"vm\""), "{line}");
     // Slowed down until the signal is there.
-    ["-STOP", "-INT", "-CONT"].into_iter().for_each(|which| signal(which, &child));
+    for which in ["-STOP", "-INT", "-CONT"] {
+        signal(which, &child);
+    }
     std::io::copy(&mut stdout, &mut std::io::sink()).unwrap();
     let ran = Ran::from(child.wait_with_output().unwrap());
     // It may have been done before the signal came; then there is nothing to go on with.
