@@ -7,7 +7,7 @@ mod harness;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use harness::{Ran, Scratch};
 use serde_json::{Value, json};
@@ -169,22 +169,15 @@ fn the_newest_the_held_and_the_pinned_stay_and_the_sweep_says_why() {
     assert_eq!(scratch.text("release web@2"), ["web@2 is not held"]);
     assert_eq!(scratch.summary("sweep")["points"], json!(["web@1"]));
     assert_eq!(scratch.summary("sweep")["kept"], json!([{"point": "web@3", "why": "newest"}]));
-    [2, 3].map(|n| scratch.restores(n));
+    for n in [2, 3] {
+        scratch.restores(n);
+    }
 }
 
 #[test]
 fn a_restore_that_was_killed_leaves_a_pin_that_is_shown_and_broken_on_purpose() {
     let scratch = three_points();
-    // A disk that takes a while, in a point that is not the newest.
-    let pieces: Vec<(u64, usize, u64)> = (0..48).map(|n| (n * 4 * MIB, 4 << 20, n)).collect();
-    scratch.disk("big", 192 * MIB, &pieces);
-    scratch.summary("backup --vm big --disk os=big --level fast");
-    scratch.summary("backup --vm big --disk os=disk");
-    let mut command = scratch.command("restore big@1 --to out --vault v --key-file key --json");
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    assert!(line.contains("disk_began"), "{line}");
+    let mut child = scratch.restore_of_big();
     child.kill().unwrap();
     child.wait().unwrap();
 
@@ -207,6 +200,25 @@ fn a_restore_that_was_killed_leaves_a_pin_that_is_shown_and_broken_on_purpose() 
     assert_eq!(error["message"], format!("big@1 has no pin {pin}"));
     assert_eq!(scratch.text("pins big"), ["no pins"]);
     assert_eq!(scratch.summary("sweep")["points"], json!(["big@1"]));
+}
+
+#[test]
+fn a_restore_whose_pin_is_broken_and_point_swept_says_so_and_leaves_no_file() {
+    let scratch = three_points();
+    let child = scratch.restore_of_big();
+    signal("-STOP", &child);
+    let pins = scratch.json("pins big").expect(0, "pins").of_type("pin");
+    scratch.summary(&format!("unpin big@1 {} --yes", pins[0]["pin"].as_str().unwrap()));
+    scratch.summary("forget big@1");
+    assert_eq!(scratch.summary("sweep")["points"], json!(["big@1"]));
+    signal("-CONT", &child);
+    let ran = Ran::from(child.wait_with_output().unwrap()).expect(1, "restore");
+    assert!(
+        ran.stderr.contains("error: the pin on big@1 was broken and a sweep took the point"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(scratch.names("out"), [""; 0]);
 }
 
 #[test]
@@ -293,7 +305,26 @@ fn what_an_interrupted_backup_left_is_freed_once_it_is_ended() {
     assert!(scratch.bytes() < before + 8192, "{before} {}", scratch.bytes());
 }
 
+fn signal(signal: &str, child: &Child) {
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+}
+
 impl Scratch {
+    /// A restore that takes a while, of a point that is not the newest; it has begun.
+    fn restore_of_big(&self) -> Child {
+        let pieces: Vec<(u64, usize, u64)> = (0..48).map(|n| (n * 4 * MIB, 4 << 20, n)).collect();
+        self.disk("big", 192 * MIB, &pieces);
+        self.summary("backup --vm big --disk os=big --level fast");
+        self.summary("backup --vm big --disk os=disk");
+        let mut command = self.command("restore big@1 --to out --vault v --key-file key --json");
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        assert!(line.contains("disk_began"), "{line}");
+        child
+    }
+
     /// A backup of web that is killed while it stores; its session.
     fn abandoned_backup(&self) -> String {
         let pieces: Vec<(u64, usize, u64)> = (0..64).map(|n| (n * 4 * MIB, 4 << 20, 100 + n)).collect();
@@ -304,8 +335,7 @@ impl Scratch {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let far = |line: &Value| line["position"].as_u64().is_some_and(|position| position > 100 * MIB);
         assert!(lines.any(|line| far(&serde_json::from_str(&line.unwrap()).unwrap())));
-        let killed = Command::new("kill").args(["-KILL", &child.id().to_string()]).status().unwrap();
-        assert!(killed.success());
+        child.kill().unwrap();
         child.wait().unwrap();
         let sessions = self.json("sessions web").expect(0, "sessions").of_type("session");
         assert_eq!(sessions.len(), 1);
@@ -326,8 +356,8 @@ fn a_sweep_that_is_interrupted_says_that_the_next_goes_on() {
     stdout.read_line(&mut line).unwrap();
     assert!(line.contains("\"type\":\"vm\""), "{line}");
     // Slowed down until the signal is there.
-    for signal in ["-STOP", "-INT", "-CONT"] {
-        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+    for which in ["-STOP", "-INT", "-CONT"] {
+        signal(which, &child);
     }
     std::io::copy(&mut stdout, &mut std::io::sink()).unwrap();
     let ran = Ran::from(child.wait_with_output().unwrap());
