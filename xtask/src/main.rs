@@ -24,6 +24,9 @@ cargo xtask CHORE [OPTIONS]
       Everything that must hold, in steps: tools fmt clippy build test doc examples benches fuzz.
       Installs the tools the tests use on Debian as root; elsewhere says what is missing.
 
+  explore
+      Explores what the tests leave out of the interleavings of writers, readers and sweepers, in release: hours.
+
   disks DIR [--size GIB] [--fill MIB] [--seed N]
       Makes a realistic VM disk and later versions of it (default: 8 GiB, 3500 MiB of files).
 
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
 fn run(chore: &str, words: Vec<String>) -> Result<()> {
     match chore {
         "test" => test::run(Args::parse(words, &["from", "only"])?),
+        "explore" => explore(Args::parse(words, &[])?),
         "disks" => disks::run(Args::parse(words, &["size", "fill", "seed"])?),
         "peers" => peers::run(Args::parse(words, &["rounds", "only", "rustic"])?),
         "help" | "--help" | "-h" => {
@@ -55,4 +59,12 @@ fn run(chore: &str, words: Vec<String>) -> Result<()> {
         }
         _ => Err(Failure::new(format!("no such chore\n\n{USAGE}"))),
     }
+}
+
+/// The explorations that are too long for the tests.
+fn explore(args: Args) -> Result<()> {
+    args.end()?;
+    let which =
+        ["test", "--release", "-p", "vmkeep-vault", "--lib", "explore", "--", "--ignored", "--nocapture"];
+    process::run(&mut process::cargo(&which))
 }

@@ -10,7 +10,8 @@
 //! compressed. Scanning and compressing run on threads joined by bounded queues that keep the order; with one
 //! worker everything runs inline, so that the same input gives the same calls in the same order. Memory stays
 //! within [`Settings::memory_bytes`] whatever the size of the disks. An error or a [`CancelToken`] stops the walk
-//! where it is; nothing becomes visible and all earlier points stay as they were.
+//! where it is; nothing becomes visible and all earlier points stay as they were. What it had stored by then is not
+//! lost: a later backup goes on from it ([`Resume`]), and a sweep removes it when none does.
 //!
 //! [`CancelToken`]: vmkeep_model::CancelToken
 
@@ -19,11 +20,11 @@ mod error;
 mod observer;
 mod ordered;
 mod plan;
+mod resume;
 mod walk;
 
 pub use error::BackupError;
 pub use observer::{DiskChange, Event, Observer, Silent};
 pub use plan::{Plan, Settings, Source, SourceDisk};
-#[doc(hidden)]
-pub use walk::run_inheriting;
+pub use resume::Resume;
 pub use walk::{DiskReport, Report, run};

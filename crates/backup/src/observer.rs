@@ -1,7 +1,7 @@
 //! What a backup tells while it runs.
 
-use vmkeep_model::{BlockRun, ByteLen, DiskName, PointNumber, VmName};
-use vmkeep_vault::VaultError;
+use vmkeep_model::{BlockRun, ByteLen, DiskName, PointNumber, SessionId, VmName};
+use vmkeep_vault::{OpenSession, VaultError};
 
 /// How a disk differs from what it was at the point before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,19 @@ pub enum DiskChange {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
+    /// There is another backup of the VM that has not committed, running or abandoned, and this one does not go on from
+    /// it ([`Resume`](crate::Resume)).
+    LeftOpen {
+        /// Which.
+        session: &'a OpenSession,
+    },
+    /// The backup to go on from committed or was ended meanwhile: this one begins afresh.
+    NotResumed {
+        /// Which.
+        session: SessionId,
+        /// What became of it.
+        error: &'a VaultError,
+    },
     /// The session is open.
     Began {
         /// The VM.
@@ -44,8 +57,10 @@ pub enum Event<'a> {
         /// What is wrong; it names the object.
         error: &'a VaultError,
     },
-    /// Backups of the VM were interrupted before, and what they have stored is used.
+    /// It goes on from a backup of the VM that was interrupted, and uses what that one has stored.
     Inherited {
+        /// The session of that backup.
+        from: SessionId,
         /// Packs of data whose blocks need not be stored again.
         packs: u64,
         /// Packs that are of no use, because they are damaged or missing.

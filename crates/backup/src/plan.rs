@@ -4,7 +4,7 @@ use vmkeep_disk::BlockRead;
 use vmkeep_model::{BlockSize, ByteLen, ConsistencyLevel, DiskDescription, VmName};
 use vmkeep_vault::CompressionLevel;
 
-use crate::BackupError;
+use crate::{BackupError, Resume};
 
 /// A VM to back up, as its snapshot left it.
 #[derive(Debug)]
@@ -60,10 +60,13 @@ pub struct Settings {
     pub workers: usize,
     /// Memory for data on its way, in bytes: at least [`Settings::MEMORY_MIN`]. Caches of the vault come on top (32 MiB).
     pub memory_bytes: usize,
+    /// Which interrupted backup of the VM this one goes on from.
+    pub resume: Resume,
 }
 
 impl Default for Settings {
-    /// Level default, 64 KiB blocks, a worker per processor (at most 8), 128 MiB.
+    /// Level default, 64 KiB blocks, a worker per processor (at most 8), 128 MiB, going on from a backup that was
+    /// interrupted more than a day ago.
     fn default() -> Self {
         let workers = std::thread::available_parallelism().map_or(1, usize::from).min(8);
         Self {
@@ -71,6 +74,7 @@ impl Default for Settings {
             block_size: BlockSize::default(),
             workers,
             memory_bytes: 128 << 20,
+            resume: Resume::default(),
         }
     }
 }

@@ -9,15 +9,14 @@ use std::thread;
 
 use vmkeep_disk::BlockRead;
 use vmkeep_model::{
-    ByteLen, CancelToken, ChangeProvenance, DiskDescription, DiskName, DiskRole, RecoveryPoint, SessionId,
-    VmDescription,
+    ByteLen, CancelToken, ChangeProvenance, DiskDescription, DiskName, DiskRole, RecoveryPoint, VmDescription,
 };
-use vmkeep_vault::{Adopted, CONFIG_MAX, Draft, DraftDisk, Session, StoredBytes, Vault};
+use vmkeep_vault::{Adopted, CONFIG_MAX, Draft, DraftDisk, OpenSession, Session, StoredBytes, Vault};
 
 use crate::disk::{DiskWalk, Walked};
 use crate::observer::{DiskChange, Event, Observer};
 use crate::plan::Shares;
-use crate::{BackupError, Plan, Settings, Source};
+use crate::{BackupError, Plan, Settings, Source, resume};
 
 /// Footers read at the same time: the store's answers are waited for, not the processor.
 const FOOTERS_AT_ONCE: usize = 8;
@@ -37,6 +36,8 @@ pub struct Report {
     pub bytes_changed: u64,
     /// Of these, bytes in blocks that an interrupted backup had stored already.
     pub bytes_adopted: u64,
+    /// The interrupted backup that it went on from.
+    pub resumed: Option<OpenSession>,
     /// Bytes written to the vault.
     pub stored: StoredBytes,
     /// How long it took, in milliseconds, by the vault's clock.
@@ -75,35 +76,19 @@ pub fn run(
     observer: &dyn Observer,
     cancel: &CancelToken,
 ) -> Result<Report, BackupError> {
-    run_inheriting(vault, plan, settings, observer, cancel, &[])
-}
-
-/// The same after sessions that have ended, oldest first, and whose packs this backup may use.
-#[doc(hidden)]
-pub fn run_inheriting(
-    vault: &Vault,
-    plan: &Plan<'_>,
-    settings: &Settings,
-    observer: &dyn Observer,
-    cancel: &CancelToken,
-    sessions: &[SessionId],
-) -> Result<Report, BackupError> {
     check(plan)?;
     let shares = settings.shares(plan.disks.len())?;
     cancel.check()?;
     let began = vault.clock().now();
-    let mut session = vault.begin(&plan.vm).map_err(BackupError::Store)?;
-    if !sessions.is_empty() {
-        session.inherit(sessions).map_err(BackupError::Store)?;
-    }
-    let session = session;
+    let (session, resumed) = resume::begin(vault, &plan.vm, settings.resume, observer)?;
     observer.event(Event::Began { vm: &plan.vm, target: session.target(), base: session.base() });
     if let Some((_, error)) = session.unreadable_base() {
         observer.event(Event::BaseUnreadable { disk: None, error });
     }
-    if let Some(adopted) = session.adopted() {
+    if let (Some(adopted), Some(from)) = (session.adopted(), &resumed) {
         read_footers(adopted, settings, cancel)?;
-        observer.event(Event::Inherited { packs: adopted.packs(), skipped: adopted.skipped() });
+        let (packs, skipped) = (adopted.packs(), adopted.skipped());
+        observer.event(Event::Inherited { from: from.id, packs, skipped });
     }
     let vanished = vanished(plan, &session);
     for disk in &vanished {
@@ -113,7 +98,7 @@ pub fn run_inheriting(
     let walked = walk_disks(plan, &session, settings, &shares, observer, cancel)?;
     cancel.check()?;
     let elapsed = u64::try_from(vault.clock().now().0.saturating_sub(began.0)).unwrap_or(0);
-    finish(plan, session, walked, vanished, elapsed)
+    finish(plan, session, walked, vanished, resumed, elapsed)
 }
 
 fn check(plan: &Plan<'_>) -> Result<(), BackupError> {
@@ -211,6 +196,7 @@ fn finish(
     session: Session,
     mut walked: BTreeMap<usize, Walked>,
     vanished: Vec<String>,
+    resumed: Option<OpenSession>,
     duration_ms: u64,
 ) -> Result<Report, BackupError> {
     let (mut disks, mut drafts) = (Vec::new(), Vec::new());
@@ -271,6 +257,7 @@ fn finish(
         bytes_read,
         bytes_changed,
         bytes_adopted,
+        resumed,
         stored: committed.stored,
         duration_ms,
     })

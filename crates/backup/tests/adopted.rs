@@ -14,9 +14,7 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use proptest::prelude::*;
-use vmkeep_backup::{
-    BackupError, Event, Plan, Report, Settings, Silent, Source, SourceDisk, run, run_inheriting,
-};
+use vmkeep_backup::{BackupError, Event, Plan, Report, Resume, Settings, Silent, Source, SourceDisk, run};
 use vmkeep_disk::{BlockRead, Memory};
 use vmkeep_model::{
     BlockIndex, BlockSize, ByteLen, ByteOffset, CancelToken, ConsistencyLevel, DiskDescription, DiskRole,
@@ -91,14 +89,15 @@ fn interrupted(
     disks: &[(&str, &dyn BlockRead)],
     settings: &Settings,
     puts: u64,
-    inherited: &[SessionId],
+    from: Resume,
 ) -> SessionId {
     let before = sessions(store);
     let faulty = FaultyStore::counting_only(Arc::new(store.clone()), [Fault::StopBefore(puts)], |call| {
         call.kind() == RequestKind::Put && call.path.as_ref().starts_with("packs/")
     });
     let vault = open(faulty, 10 + before.len() as u64);
-    let outcome = run_inheriting(&vault, &plan(disks), settings, &Silent, &CancelToken::new(), inherited);
+    let settings = Settings { resume: from, ..*settings };
+    let outcome = run(&vault, &plan(disks), &settings, &Silent, &CancelToken::new());
     assert!(matches!(outcome, Err(BackupError::Store(_) | BackupError::Commit(_))), "{outcome:?}");
     let left: Vec<SessionId> = sessions(store).difference(&before).copied().collect();
     assert_eq!(left.len(), 1);
@@ -117,18 +116,20 @@ fn resume(
     store: &InMemory,
     disks: &[(&str, &dyn BlockRead)],
     settings: &Settings,
-    inherited: &[SessionId],
+    from: SessionId,
 ) -> Resumed {
     let counting = CountingStore::new(Arc::new(store.clone()));
     let vault = open(counting.clone(), 99);
     let found = Mutex::new((0, 0));
     let observer = |event: Event<'_>| {
-        if let Event::Inherited { packs, skipped } = event {
+        if let Event::Inherited { from: told, packs, skipped } = event {
+            assert_eq!(told, from);
             *found.lock().unwrap() = (packs, skipped);
         }
     };
-    let report =
-        run_inheriting(&vault, &plan(disks), settings, &observer, &CancelToken::new(), inherited).unwrap();
+    let settings = Settings { resume: Resume::Session(from), ..*settings };
+    let report = run(&vault, &plan(disks), &settings, &observer, &CancelToken::new()).unwrap();
+    assert_eq!(report.resumed.map(|session| session.id), Some(from));
     let bytes = counting.counts_under("packs").bytes_written;
     assert_eq!(report.stored.data + report.stored.metadata, counting.counts().bytes_written);
     Resumed { vault, report, found: found.into_inner().unwrap(), bytes }
@@ -164,9 +165,9 @@ fn noise(len: u64) -> GeneratedDisk {
 fn a_first_full_goes_on_where_it_was_interrupted() {
     let (store, disk) = (new_store(), noise(128 * MIB));
     // Ten of sixteen packs.
-    let first = interrupted(&store, &[("os", &disk)], &settings(), 10, &[]);
+    let first = interrupted(&store, &[("os", &disk)], &settings(), 10, Resume::Never);
     let left = data_packs(&store, first);
-    let resumed = resume(&store, &[("os", &disk)], &settings(), &[first]);
+    let resumed = resume(&store, &[("os", &disk)], &settings(), first);
     assert_eq!((resumed.found, left.len()), ((10, 0), 10));
     assert_eq!((resumed.report.bytes_changed, resumed.report.disks[0].bytes_changed), (128 * MIB, 128 * MIB));
     assert_eq!(resumed.report.bytes_adopted, resumed.report.disks[0].bytes_adopted);
@@ -195,7 +196,7 @@ fn a_cancelled_backup_is_gone_on_from_as_well() {
     // What was on its way when it was cancelled may still land.
     drop(vault);
     let first = sessions(&store).pop_first().unwrap();
-    let resumed = resume(&store, &[("os", &disk)], &settings(), &[first]);
+    let resumed = resume(&store, &[("os", &disk)], &settings(), first);
     assert!(resumed.report.bytes_adopted >= 23 * MIB, "{}", resumed.report.bytes_adopted);
     assert_holds(&resumed.vault, "os", &disk);
 }
@@ -203,10 +204,10 @@ fn a_cancelled_backup_is_gone_on_from_as_well() {
 #[test]
 fn what_changed_meanwhile_is_stored_as_it_is_now() {
     let (store, mut disk) = (new_store(), noise(64 * MIB));
-    let first = interrupted(&store, &[("os", &disk)], &settings(), 5, &[]);
-    let before = resume(&store_of(&snapshot(&store)), &[("os", &disk)], &settings(), &[first]);
+    let first = interrupted(&store, &[("os", &disk)], &settings(), 5, Resume::Never);
+    let before = resume(&store_of(&snapshot(&store)), &[("os", &disk)], &settings(), first);
     disk.change((0..600).step_by(7));
-    let resumed = resume(&store, &[("os", &disk)], &settings(), &[first]);
+    let resumed = resume(&store, &[("os", &disk)], &settings(), first);
     let changed_there = (0..600.min(before.report.bytes_adopted >> 16)).step_by(7).count() as u64;
     assert_eq!(resumed.report.bytes_adopted, before.report.bytes_adopted - (changed_there << 16));
     assert_holds(&resumed.vault, "os", &disk);
@@ -215,7 +216,7 @@ fn what_changed_meanwhile_is_stored_as_it_is_now() {
 #[test]
 fn a_pack_with_a_damaged_footer_is_passed_over() {
     let (store, disk) = (new_store(), noise(64 * MIB));
-    let first = interrupted(&store, &[("os", &disk)], &settings(), 5, &[]);
+    let first = interrupted(&store, &[("os", &disk)], &settings(), 5, Resume::Never);
     let left = data_packs(&store, first);
     let mut objects = snapshot(&store);
     let footer = objects.get_mut(&left[2].0).unwrap();
@@ -223,7 +224,7 @@ fn a_pack_with_a_damaged_footer_is_passed_over() {
     let at = damaged.len() - 40;
     damaged[at] ^= 1;
     *footer = damaged.into();
-    let resumed = resume(&store_of(&objects), &[("os", &disk)], &settings(), &[first]);
+    let resumed = resume(&store_of(&objects), &[("os", &disk)], &settings(), first);
     assert_eq!(resumed.found, (4, 1));
     let adopted = resumed.report.bytes_adopted;
     assert!((28 * MIB..36 * MIB).contains(&adopted), "{adopted}");
@@ -233,12 +234,12 @@ fn a_pack_with_a_damaged_footer_is_passed_over() {
 #[test]
 fn another_disk_or_block_size_is_not_matched() {
     let (store, disk) = (new_store(), noise(32 * MIB));
-    let first = interrupted(&store, &[("os", &disk)], &settings(), 3, &[]);
-    let renamed = resume(&store_of(&snapshot(&store)), &[("data", &disk)], &settings(), &[first]);
+    let first = interrupted(&store, &[("os", &disk)], &settings(), 3, Resume::Never);
+    let renamed = resume(&store_of(&snapshot(&store)), &[("data", &disk)], &settings(), first);
     assert_eq!((renamed.found.0, renamed.report.bytes_adopted), (3, 0));
     assert_holds(&renamed.vault, "data", &disk);
     let smaller = Settings { block_size: BlockSize::MIN, ..settings() };
-    let smaller = resume(&store, &[("os", &disk)], &smaller, &[first]);
+    let smaller = resume(&store, &[("os", &disk)], &smaller, first);
     assert_eq!((smaller.found.0, smaller.report.bytes_adopted), (3, 0));
     assert_holds(&smaller.vault, "os", &disk);
 }
@@ -246,11 +247,11 @@ fn another_disk_or_block_size_is_not_matched() {
 #[test]
 fn two_interruptions_add_up() {
     let (store, mut disk) = (new_store(), noise(96 * MIB));
-    let first = interrupted(&store, &[("os", &disk)], &settings(), 4, &[]);
+    let first = interrupted(&store, &[("os", &disk)], &settings(), 4, Resume::Never);
     // What the second stores anew of the first's part, the third finds with the second.
     disk.change(100..140);
-    let second = interrupted(&store, &[("os", &disk)], &settings(), 4, &[first]);
-    let resumed = resume(&store, &[("os", &disk)], &settings(), &[first, second]);
+    let second = interrupted(&store, &[("os", &disk)], &settings(), 4, Resume::Session(first));
+    let resumed = resume(&store, &[("os", &disk)], &settings(), second);
     assert_eq!(resumed.found, (8, 0));
     let missing = 96 * MIB - resumed.report.bytes_adopted;
     assert!(missing <= 36 * MIB, "{missing} bytes are stored again");
@@ -329,7 +330,7 @@ proptest! {
         let known = sessions(&store);
         let first = {
             let disks = memory(&now);
-            interrupted(&store, &named(&disks), &settings, case.puts, &[])
+            interrupted(&store, &named(&disks), &settings, case.puts, Resume::Never)
         };
         prop_assert!(!known.contains(&first));
         for (disk, at, what) in &case.edits {
@@ -344,8 +345,9 @@ proptest! {
         }
         let disks = memory(&now);
         let left: u64 = data_packs(&store, first).iter().map(|(_, size)| size).sum();
-        let Resumed { vault, report, found, .. } = resume(&store, &named(&disks), &settings, &[first]);
-        prop_assert_eq!(found, (data_packs(&store, first).len() as u64, 0));
+        let packs = data_packs(&store, first).len() as u64;
+        let Resumed { vault, report, found, .. } = resume(&store, &named(&disks), &settings, first);
+        prop_assert_eq!(found, (packs, 0));
 
         let block = BLOCK as u64;
         prop_assert_eq!(report.bytes_changed, changed(&base, &now) * block);

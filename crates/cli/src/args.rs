@@ -1,5 +1,7 @@
 //! The command line, as clap reads it.
 
+mod deletion;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
@@ -7,6 +9,7 @@ use clap_complete::Shell;
 use vmkeep::model::{BlockSize, DiskName, PointRef, VmName};
 use vmkeep::vault::CompressionLevel;
 
+pub(crate) use self::deletion::{CloseArgs, PointArgs, ResumeArg, SweepArgs, UnpinArgs, VmArgs, VoidArgs};
 use crate::disk_arg::DiskArg;
 use crate::{bytes, disk_arg};
 
@@ -37,6 +40,17 @@ role    what the disk is for [default: data]; a temp disk is described in the po
 lun     its logical unit number
 format  detected when not given; give it for raw disks, because their guest could make them look
         like something else";
+
+const RESUME_HELP: &str = "\
+Interrupted backup to go on from [default: auto]
+
+What that backup had stored is not stored again. It is ended by this: should it still run, it fails
+when it would finish.
+
+auto     one that began more than 24 hours ago and has not finished
+newest   the newest that has stored anything: for when it is known to run no more; also without a value
+never    none
+SESSION  this one, as vmkeep sessions shows it";
 
 const GLOBAL: &str = "Global options";
 
@@ -81,8 +95,9 @@ pub(crate) enum Command {
     ///
     /// Only blocks that changed since the VM's newest point are stored. The disks are read as they are: stop the VM or
     /// take a snapshot first, for a disk that is written while it is read is torn. An interrupted backup leaves all
-    /// earlier points as they were; run it again. Where the point before is damaged, the disk is stored again as a whole:
-    /// the new point is good, and exit code 3 tells of the damage.
+    /// earlier points as they were; run it again. What it had stored need not be stored again: see --resume. Where the
+    /// point before is damaged, the disk is stored again as a whole: the new point is good, and exit code 3 tells of the
+    /// damage.
     #[command(verbatim_doc_comment)]
     Backup(BackupArgs),
     /// List recovery points
@@ -102,14 +117,55 @@ pub(crate) enum Command {
     ///
     /// A disk becomes DIR/NAME.raw or DIR/NAME.qcow2; a stored VM configuration becomes DIR/config when all disks are
     /// restored. Files are written under a name that ends in .partial and get their own names when all of them are
-    /// complete. Temporary disks are not stored and so not restored.
+    /// complete. Temporary disks are not stored and so not restored. While it is read, the point is pinned: no sweep
+    /// takes it.
     #[command(verbatim_doc_comment)]
     Restore(RestoreArgs),
-    /// Forget a point: it no longer counts as latest, and its space may be taken back
+    /// Forget a point: it no longer counts as latest, and the next sweep may remove it
     ///
-    /// Nothing is removed yet: until it is, the point can still be restored by its number.
+    /// Nothing is removed yet: until a sweep has taken it, the point can be restored by its number, and vmkeep undelete
+    /// takes the forgetting back. The newest point of a VM stays until there is a newer one or the VM is closed.
     #[command(verbatim_doc_comment)]
-    Forget(ForgetArgs),
+    Forget(PointArgs),
+    /// Take back that a point was forgotten
+    ///
+    /// Possible until a sweep has taken the point.
+    #[command(verbatim_doc_comment)]
+    Undelete(PointArgs),
+    /// Hold a point: no sweep removes it, forgotten or not, until it is released
+    Hold(PointArgs),
+    /// Release a hold
+    Release(PointArgs),
+    /// Remove forgotten points and what interrupted backups left, and free their space
+    ///
+    /// What it removes is gone for good. Points that are the newest of their VM, held or pinned stay, and are named.
+    /// Backups and restores may run beside it, and it may be stopped at any time: the next sweep goes on. A backup that
+    /// still runs but counts as abandoned is ended by it, and is told so.
+    #[command(verbatim_doc_comment)]
+    Sweep(SweepArgs),
+    /// List the pins on a VM's points: restores that run, or were killed
+    Pins(VmArgs),
+    /// Break a pin, so that a sweep may take the point
+    ///
+    /// A restore that still runs may then find the point gone; it fails and says so. Pins of restores that were killed
+    /// stay until they are broken.
+    #[command(verbatim_doc_comment)]
+    Unpin(UnpinArgs),
+    /// List a VM's backups that have not finished: running, or interrupted
+    Sessions(VmArgs),
+    /// End a backup that has not finished
+    ///
+    /// It can never become a point from then on. Should it still run, it is told so when it would finish. What it has
+    /// stored is removed by the next sweep.
+    #[command(verbatim_doc_comment)]
+    Void(VoidArgs),
+    /// End the protection of a VM
+    ///
+    /// Its points stay as they are, but its newest can then be forgotten and swept like any other. A backup that runs is
+    /// ended. A later backup of a VM of this name is a full one that begins again with point 1, and hides what was kept
+    /// before: forget what is not to stay first.
+    #[command(verbatim_doc_comment)]
+    Close(CloseArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }
@@ -173,6 +229,18 @@ pub(crate) struct BackupArgs {
     /// A file that an image may use as backing or data file; may be given several times
     #[arg(long, value_name = "PATH")]
     pub(crate) allow_backing: Vec<PathBuf>,
+    /// Interrupted backup to go on from: a session, newest (or no value), never [default: auto]
+    #[arg(
+        long,
+        value_name = "SESSION",
+        num_args = 0..=1,
+        default_value = "auto",
+        hide_default_value = true,
+        default_missing_value = "newest",
+        value_parser = deletion::resume,
+        long_help = RESUME_HELP
+    )]
+    pub(crate) resume: ResumeArg,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -244,6 +312,9 @@ pub(crate) struct RestoreArgs {
     /// Replace files that exist, each once the new one is complete
     #[arg(long)]
     pub(crate) force: bool,
+    /// Do not pin the point: nothing is written to the vault
+    #[arg(long)]
+    pub(crate) no_pin: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -259,15 +330,6 @@ impl TargetFormat {
             Self::Qcow2 => "qcow2",
         }
     }
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ForgetArgs {
-    #[command(flatten)]
-    pub(crate) vault: VaultArg,
-    /// The point to forget
-    #[arg(value_parser = point)]
-    pub(crate) point: PointRef,
 }
 
 #[derive(Debug, Args)]

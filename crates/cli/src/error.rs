@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use vmkeep::backup::BackupError;
 use vmkeep::disk::DiskError;
 use vmkeep::envelope::KeyError;
-use vmkeep::model::{Cancelled, DiskName};
+use vmkeep::model::{Cancelled, DiskName, PointRef, SessionId};
 use vmkeep::restore::RestoreError;
 use vmkeep::vault::VaultError;
 
@@ -63,6 +63,12 @@ pub(crate) enum Error {
         #[source]
         source: io::Error,
     },
+    #[error("not confirmed; nothing was changed")]
+    NotConfirmed,
+    #[error("session {0} has ended already: it committed, or something else took its number")]
+    SessionOver(SessionId),
+    #[error("{0} has no pin {1}")]
+    NoSuchPin(PointRef, SessionId),
     #[error("cannot write the output")]
     Output(#[source] io::Error),
     #[error("cannot listen for Ctrl-C")]
@@ -139,6 +145,10 @@ impl Error {
         }
         match self {
             Self::Exists(_) => return Some("restore to another folder, or replace the file with --force"),
+            Self::NoSuchPin(..) => return Some("vmkeep pins lists the pins of a VM"),
+            Self::SessionOver(_) => {
+                return Some("vmkeep sessions lists the backups of a VM that have not finished");
+            }
             Self::Unfinished(_) => return Some("when no other restore is running, delete it"),
             Self::Key(KeyError::KeyFileMissing { .. }) => {
                 return Some(
@@ -153,6 +163,9 @@ impl Error {
             }
             (Some(VaultError::NoSuchVm(_) | VaultError::NoSuchPoint { .. }), _) => {
                 Some("vmkeep points lists what the vault holds")
+            }
+            (Some(VaultError::NoSuchSession { .. }), _) => {
+                Some("vmkeep sessions lists the backups of a VM that have not finished")
             }
             (Some(error), _) if error.is_damage() => {
                 Some("vmkeep verify lists everything that is damaged; other points and disks may be whole")

@@ -16,8 +16,10 @@
 mod args;
 mod bytes;
 mod commands;
+mod confirm;
 mod context;
 mod disk_arg;
+mod duration;
 mod error;
 mod key;
 mod output;

@@ -7,8 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-use vmkeep::model::{ByteLen, DiskName, PointNumber, VmName};
-use vmkeep::vault::VaultError;
+use vmkeep::model::{ByteLen, DiskName, PointNumber, SessionId, VmName};
+use vmkeep::vault::{OpenSession, VaultError};
 use vmkeep::{backup, restore};
 
 use crate::error::chain;
@@ -75,6 +75,23 @@ enum Line<'a> {
         number: u64,
         base: Option<u64>,
     },
+    /// Another backup of the VM has not finished, and this one does not go on from it.
+    LeftOpen {
+        session: String,
+        began: String,
+        began_ms: i64,
+    },
+    /// The backup to go on from has ended meanwhile.
+    NotResumed {
+        session: String,
+        causes: Vec<String>,
+    },
+    /// What an interrupted backup stored is used.
+    Resumed {
+        session: String,
+        packs: u64,
+        skipped: u64,
+    },
     Vanished {
         disk: &'a str,
     },
@@ -128,6 +145,28 @@ impl<'a> Progress<'a> {
         let warn = || output::warn(&format!("{what} cannot be read; it is stored again as a whole"), &causes);
         self.bars.as_ref().map_or_else(warn, |bars| bars.suspend(warn));
         self.output.json(&Line::BaseUnreadable { disk: disk.map(DiskName::as_str), causes });
+    }
+
+    /// A remark for people, above the bars.
+    fn note(&self, text: &str) {
+        let note = || output::note(text);
+        self.bars.as_ref().map_or_else(note, |bars| bars.suspend(note));
+    }
+
+    fn left_open(&self, session: &OpenSession) {
+        self.note(&format!(
+            "a backup of this VM that began {} has not finished and is left alone; when it runs no more, --resume {} goes \
+             on from it",
+            session.opened, session.id
+        ));
+        let (began, began_ms) = (session.opened.to_string(), session.opened.0);
+        self.output.json(&Line::LeftOpen { session: session.id.to_string(), began, began_ms });
+    }
+
+    fn not_resumed(&self, session: SessionId, error: &VaultError) {
+        let causes = chain(error);
+        self.note(&format!("{}; this backup begins afresh", causes.join(": ")));
+        self.output.json(&Line::NotResumed { session: session.to_string(), causes });
     }
 
     /// Whether a backup came by damage of the vault that it could do without.
@@ -191,6 +230,11 @@ impl backup::Observer for Progress<'_> {
         use backup::Event;
         match event {
             Event::Began { vm, target, base } => self.vm_began(vm, target, base),
+            Event::LeftOpen { session } => self.left_open(session),
+            Event::NotResumed { session, error } => self.not_resumed(session, error),
+            Event::Inherited { from, packs, skipped } => {
+                self.output.json(&Line::Resumed { session: from.to_string(), packs, skipped });
+            }
             Event::Vanished { disk } => self.output.json(&Line::Vanished { disk }),
             Event::BaseUnreadable { disk, error } => self.base_unreadable(disk, error),
             Event::DiskBegan { disk, size, change } => {

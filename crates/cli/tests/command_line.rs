@@ -8,8 +8,25 @@ use std::process::Stdio;
 
 use harness::{Ran, Scratch};
 
-const COMMANDS: [&str; 8] =
-    ["init", "backup", "points", "diff", "verify", "restore", "forget", "completions"];
+const COMMANDS: [&str; 17] = [
+    "init",
+    "backup",
+    "points",
+    "diff",
+    "verify",
+    "restore",
+    "forget",
+    "undelete",
+    "hold",
+    "release",
+    "sweep",
+    "pins",
+    "unpin",
+    "sessions",
+    "void",
+    "close",
+    "completions",
+];
 
 #[test]
 fn help_names_every_command_every_exit_code_and_where_the_key_comes_from() {
@@ -33,6 +50,26 @@ fn every_option_of_every_command_is_explained() {
     }
     let version = scratch.ok("--version").stdout;
     assert_eq!(version, format!("vmkeep {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn the_readme_shows_commands_and_options_that_exist() {
+    let scratch = Scratch::empty();
+    let readme = include_str!("../../../README.md").replace("\\\n", " ");
+    let shown = readme.lines().filter(|line| line.contains(" --vault "));
+    let shown: Vec<&str> = shown.filter_map(|line| line.strip_prefix("vmkeep ")).collect();
+    for line in &shown {
+        let (command, rest) = line.split_once(' ').unwrap();
+        let help = scratch.ok(&format!("{command} -h")).stdout;
+        let words = rest.split('#').next().unwrap().split([' ', '[', ']', '|']);
+        for option in words.filter(|word| word.starts_with("--")) {
+            assert!(help.contains(&format!("{option} ")) || help.contains(&format!("{option}\n")), "{line}");
+        }
+    }
+    for command in COMMANDS.iter().filter(|command| **command != "completions") {
+        assert!(readme.contains(command), "{command} is not in the README");
+    }
+    assert!(shown.len() >= 14, "{shown:?}");
 }
 
 #[test]
@@ -81,7 +118,24 @@ fn what_is_no_command_line_is_refused() {
         "restore --vault v --key-file key --to out",
         "restore --vault v --key-file key a@1 --to out --format vhd",
         "restore --vault v --key-file key a@-1 --to out",
+        "backup --vault v --key-file key --vm a --disk d=disk --resume yesterday",
         "forget --vault v --key-file key a@",
+        "undelete --vault v --key-file key a",
+        "hold --vault v --key-file key",
+        "release --vault v --key-file key a@x",
+        "sweep --vault v --key-file key a@1",
+        "sweep --vault v --key-file key --max-repack 1.5G",
+        "sweep --vault v --key-file key --max-repack -1",
+        "sweep --vault v --key-file key --abandoned-after 24",
+        "sweep --vault v --key-file key --abandoned-after soon",
+        "pins --vault v --key-file key",
+        "pins --vault v --key-file key a@1",
+        "unpin --vault v --key-file key a@1",
+        "unpin --vault v --key-file key a@1 pin --yes",
+        "sessions --vault v --key-file key a/b",
+        "void --vault v --key-file key 0123 --yes",
+        "void --vault v --key-file key 00000000000000000000000000000000",
+        "close --vault v --key-file key --yes",
     ] {
         let ran = scratch.run(words).expect(2, words);
         assert!(ran.stdout.is_empty() && !ran.stderr.is_empty(), "{words}: {}", ran.stdout);
@@ -109,6 +163,12 @@ fn failures_say_what_and_why_and_leave_the_vault_as_it_was() {
         ("verify a@latest", "no VM a"),
         ("restore a@1 --to out", "no VM a"),
         ("diff a@1 a@2", "no VM a"),
+        ("undelete a@1", "no VM a"),
+        ("hold a@latest", "no VM a"),
+        ("pins a", "no VM a"),
+        ("sessions a", "no VM a"),
+        ("close a --yes", "no VM a"),
+        ("void 00000000000000000000000000000000 --yes", "no open session 00000000000000000000000000000000"),
     ] {
         let ran = scratch.json(words).expect(1, words);
         let error = ran.error();
@@ -126,6 +186,23 @@ fn failures_say_what_and_why_and_leave_the_vault_as_it_was() {
         assert!(ran.stderr.contains("there is no vault in"), "{}", ran.stderr);
     }
     assert_eq!(scratch.summary("verify")["clean"], true);
+}
+
+#[test]
+fn a_size_a_time_and_an_id_that_do_not_parse_are_told_with_what_would() {
+    let scratch = Scratch::with_vault();
+    for (words, told) in [
+        ("sweep --max-repack 1X", "write bytes, or a number with K, M, G or T"),
+        ("sweep --abandoned-after 1w", "write a number with s, m, h or d, such as 90m or 3d"),
+        ("void 12", "an id is 32 lower-case hexadecimal digits"),
+        (
+            "backup --vm a --disk d=k --resume 12",
+            "32 lower-case hexadecimal digits, or auto, newest or never",
+        ),
+    ] {
+        let error = scratch.json(words).expect(2, words).error();
+        assert!(error["message"].as_str().unwrap().contains(told), "{words}: {error}");
+    }
 }
 
 #[test]

@@ -27,10 +27,16 @@ const CALLS: &str = "openat,rename,renameat,renameat2,link,linkat,unlink,unlinka
 const MIB: u64 = 1 << 20;
 
 /// What is run, in this order, each under the rules.
-const COMMANDS: [&str; 3] = [
+const COMMANDS: [&str; 9] = [
     "backup --vm web --disk os=os --disk data=data",
     "backup --vm web --disk os=os --disk data=data",
     "backup --vm db --disk os=data",
+    "forget web@1",
+    "undelete web@1",
+    "forget web@1",
+    "sweep",
+    "close db --yes",
+    "restore web@2 --to out",
 ];
 
 /// Records by which others are found: what was there before is relied on from then on.

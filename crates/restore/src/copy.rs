@@ -23,7 +23,8 @@ pub struct Copied {
 /// Writes the content of `disk` to `target`, which must be as long and hold only zeros, and syncs it.
 ///
 /// Only blocks that hold data are written, so a sparse target stays sparse. After an error the target holds part
-/// of the disk and must not be used.
+/// of the disk and must not be used. When a sweep took the point meanwhile the error says so
+/// ([`RestoreError::is_swept`]): pin a point that may be forgotten.
 pub fn copy_disk(
     disk: &DiskReader,
     target: &dyn BlockWrite,
@@ -37,7 +38,7 @@ pub fn copy_disk(
     }
     let stored = ByteLen(disk.stored_blocks() * block_size.bytes_u64());
     observer.event(Event::DiskBegan { disk: name, size, stored });
-    let vault_error = |source| RestoreError::Vault { disk: name.clone(), source };
+    let vault_error = |source| RestoreError::of_disk(disk, source);
     let target_error = |source| RestoreError::Target { disk: name.clone(), source };
     let written = AtomicU64::new(0);
     for_each_window(disk, settings, cancel, |window| {

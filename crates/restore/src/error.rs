@@ -1,9 +1,11 @@
 //! Why a restore or a verification ended early.
 
+use std::sync::Arc;
+
 use thiserror::Error;
 use vmkeep_disk::DiskError;
 use vmkeep_model::{ByteLen, Cancelled, DiskName};
-use vmkeep_vault::VaultError;
+use vmkeep_vault::{DiskReader, VaultError};
 
 /// Why a restore or a verification ended early.
 #[derive(Debug, Error)]
@@ -16,7 +18,7 @@ pub enum RestoreError {
         disk: DiskName,
         /// Why.
         #[source]
-        source: std::sync::Arc<VaultError>,
+        source: Arc<VaultError>,
     },
     /// The vault could not be read before any disk was named.
     #[error("cannot read the vault")]
@@ -46,6 +48,21 @@ pub enum RestoreError {
 }
 
 impl RestoreError {
+    /// What went wrong with a disk, or that its point was swept while it was read.
+    pub(crate) fn of_disk(disk: &DiskReader, source: Arc<VaultError>) -> Self {
+        let source = disk.swept(&source).map_or(source, Arc::new);
+        Self::Vault { disk: disk.name().clone(), source }
+    }
+
+    /// Whether the point that was read was swept meanwhile.
+    pub fn is_swept(&self) -> bool {
+        match self {
+            Self::Vault { source, .. } => matches!(**source, VaultError::PointSwept { .. }),
+            Self::Open(source) => matches!(source, VaultError::PointSwept { .. }),
+            _ => false,
+        }
+    }
+
     /// Whether stored data is wrong, as opposed to out of reach.
     pub fn is_damage(&self) -> bool {
         match self {

@@ -75,6 +75,7 @@ impl RecoveredDisk {
     }
 
     fn error(&self, operation: DiskOperation, at: Extent, source: Arc<VaultError>) -> DiskError {
+        let source = self.disk.swept(&source).map_or(source, Arc::new);
         DiskError::io(
             operation,
             format!("recovered disk {}", self.disk.name()),

@@ -48,8 +48,7 @@ pub(crate) fn for_each_window(
     work: impl Fn(&[(BlockIndex, Entry)]) -> Result<(), RestoreError> + Sync,
 ) -> Result<(), RestoreError> {
     let window_blocks = settings.window_blocks(disk.block_size());
-    let vault_error =
-        |source| RestoreError::Vault { disk: disk.name().clone(), source: std::sync::Arc::new(source) };
+    let vault_error = |source| RestoreError::of_disk(disk, std::sync::Arc::new(source));
     let entries = Mutex::new((disk.entries(BlockIndex(0)).map_err(vault_error)?, false));
     let failed = Mutex::new(None);
     let take = || -> Result<Vec<(BlockIndex, Entry)>, RestoreError> {

@@ -48,7 +48,7 @@ mod tests {
     use object_store::memory::InMemory;
     use proptest::prelude::*;
     use vmkeep_envelope::{KeyFileVault, SecretKey};
-    use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ByteLen, ContentHash, DiskName};
+    use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ByteLen, ContentHash, DiskName, PointNumber};
     use vmkeep_testkit::snapshot;
 
     use super::*;
@@ -125,7 +125,8 @@ mod tests {
     fn entries(session: &Session, written: &WrittenDisk) -> Vec<(BlockIndex, Entry)> {
         let nodes = &session.writing.nodes;
         let (vault, lineage) = (Arc::clone(&nodes.vault), nodes.lineage.clone());
-        let reader = DiskReader::new(vault, lineage, disk(), SIZE, written.size.0, written.root);
+        let reader =
+            DiskReader::new(vault, lineage, (PointNumber(1), disk()), SIZE, written.size.0, written.root);
         let entries = reader.entries(BlockIndex(0)).unwrap().map(Result::unwrap).collect::<Vec<_>>();
         let mut seen = 0;
         reader

@@ -15,7 +15,6 @@ use crate::pack::{Orphans, PackNodes};
 use crate::protocol::{Begin, Begun, CreateOnce, Created, Record};
 use crate::records::{self, Sealer, random_id};
 use crate::session::{Session, Writing};
-use crate::store::ResultExt;
 use crate::vault::{Inner, Vault};
 
 /// How often a session begins again because its number was taken while it began.
@@ -69,7 +68,11 @@ impl Session {
                 }
             };
             let head = lineage.whole_head(found, &mut driver);
-            let stored = stored + driver.stored(&ObjectName::Session(id));
+            let ended =
+                adopted.as_ref().map(|ended| ObjectName::Point(lineage.id, PointNumber(ended.target)));
+            let stored = stored
+                + driver.stored(&ObjectName::Session(id))
+                + ended.map_or(0, |ended| driver.stored(&ended));
             let inherited = match &adopted {
                 Some(adopted) => vault.estate(&lineage, adopted)?,
                 None => Vec::new(),
@@ -161,16 +164,40 @@ impl Vault {
 
     /// The sessions of `vm` that may still commit, running or abandoned, the newest last.
     pub fn open_sessions(&self, vm: &VmName) -> Result<Vec<OpenSession>, VaultError> {
-        let Some(lineage) = self.inner.lineage(vm)? else { return Ok(Vec::new()) };
-        let mut open = Vec::new();
-        for body in self.inner.open_sessions()?.remove(&lineage.id).unwrap_or_default() {
-            if lineage.at(&self.inner, body.target)?.is_none() {
-                let (id, target) = (SessionId(body.session), PointNumber(body.target));
-                open.push(OpenSession { id, target, opened: Timestamp(body.opened) });
-            }
+        // Most often there is none, and that takes one listing.
+        let mut sessions = self.inner.open_sessions()?;
+        if sessions.is_empty() {
+            return Ok(Vec::new());
         }
+        let Some(lineage) = self.inner.lineage(vm)? else { return Ok(Vec::new()) };
+        // Numbers have no gaps: one that is free is above all that are taken or retired.
+        let top = lineage.head(&self.inner)?.top;
+        let bodies = sessions.remove(&lineage.id).unwrap_or_default();
+        let mut open: Vec<OpenSession> = bodies
+            .iter()
+            .filter(|body| body.target > top)
+            .map(|body| OpenSession {
+                id: SessionId(body.session),
+                target: PointNumber(body.target),
+                opened: Timestamp(body.opened),
+            })
+            .collect();
         open.sort_by_key(|session| (session.target, session.opened.0, session.id));
         Ok(open)
+    }
+
+    /// Bytes that a backup of `vm` would find when it went on from `session` ([`resume`](Self::resume)): what the
+    /// session has stored, and what it had inherited.
+    pub fn stored_by(&self, vm: &VmName, session: SessionId) -> Result<u64, VaultError> {
+        let vault = &self.inner;
+        let lineage = vault.lineage(vm)?.ok_or_else(|| VaultError::NoSuchVm(vm.clone()))?;
+        let body = vault.session_of(&lineage, session)?.ok_or(VaultError::NoSuchSession { session })?;
+        let mut stored = 0;
+        for session in vault.estate(&lineage, &body)? {
+            let packs = vault.objects.list(&format!("packs/{}/{session}", lineage.id))?;
+            stored += packs.iter().map(|(_, size)| size).sum::<u64>();
+        }
+        Ok(stored)
     }
 
     /// Ends an abandoned session: it can never commit from then on, whoever still runs it.
@@ -179,7 +206,7 @@ impl Vault {
     pub fn void_session(&self, session: SessionId) -> Result<bool, VaultError> {
         let vault = &self.inner;
         let name = ObjectName::Session(session);
-        let bytes = vault.objects.read(&name).or_missing(&name)?;
+        let bytes = vault.objects.read(&name)?.ok_or(VaultError::NoSuchSession { session })?;
         let body: SessionBody = records::open(&name, &bytes, &vault.record)?;
         let void = VoidBody {
             lineage: body.lineage,

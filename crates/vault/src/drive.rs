@@ -113,12 +113,12 @@ impl<'a> Driver<'a> {
     }
 
     fn error_of(&mut self, trouble: Trouble) -> VaultError {
-        let (Trouble::GaveUp(name) | Trouble::Unreadable(name) | Trouble::Missing(name)) = &trouble;
+        let (Trouble::GaveUp(name) | Trouble::Unreadable(name)) = &trouble;
         if let Some(error) = self.troubles.remove(name) {
             return error;
         }
         match trouble {
-            Trouble::GaveUp(_) | Trouble::Missing(_) => VaultError::Missing { object: name.to_string() },
+            Trouble::GaveUp(_) => VaultError::Missing { object: name.to_string() },
             Trouble::Unreadable(_) => {
                 let what = crate::format::FormatError("it is another kind of record".to_owned());
                 VaultError::malformed(name, what)

@@ -74,6 +74,8 @@ pub use read::{BlockSink, DiskEntries, DiskReader};
 pub use session::{BaseDisk, CONFIG_MAX, Committed, Draft, DraftDisk, Session};
 pub use store::{FolderStore, conformance};
 pub use sweep::{ABANDONED_AFTER_MS, Kept, SweepEvent, SweepReport, SweepSettings};
+#[doc(hidden)]
+pub use vault::Rule;
 pub use vault::{History, Ports, Vault};
 pub use verify::{Accounting, Audit, AuditDepth, Damage, Found, Tally};
 pub use vmkeep_envelope::PackName;

@@ -111,13 +111,16 @@ impl OpenPoint {
         if !error.is_damage() {
             return error;
         }
-        match self.lineage.retired(&self.vault) {
-            Ok(Some(retired)) if retired.holds(self.point.id.number.0) => match pin {
-                Some(_) => VaultError::PinBroken { point: self.reference() },
-                None => VaultError::PointSwept { point: self.reference() },
-            },
-            _ => error,
+        match (self.swept(), pin) {
+            (Some(_), Some(_)) => VaultError::PinBroken { point: self.reference() },
+            (Some(swept), None) => swept,
+            (None, _) => error,
         }
+    }
+
+    /// [`VaultError::PointSwept`] when a sweep took the point since it was opened.
+    pub fn swept(&self) -> Option<VaultError> {
+        self.lineage.swept(&self.vault, self.point.id.number.0)
     }
 }
 
@@ -187,6 +190,21 @@ impl Vault {
         point.lineage.mark(&self.inner, point.point.id.number.0).map(|state| state & HELD != 0)
     }
 
+    /// The points of `vm` that are held, oldest first. One listing, whatever their number.
+    pub fn held(&self, vm: &VmName) -> Result<Vec<PointNumber>, VaultError> {
+        let lineage = self.inner.lineage(vm)?.ok_or_else(|| VaultError::NoSuchVm(vm.clone()))?;
+        let marks = lineage.marks(&self.inner)?;
+        Ok(marks.iter().filter(|(_, state)| **state & HELD != 0).map(|(n, _)| PointNumber(*n)).collect())
+    }
+
+    /// The point of `vm` that stays even when it is forgotten, because the next backup builds on it: the newest.
+    /// `None` when there is none, or the VM is closed.
+    pub fn newest(&self, vm: &VmName) -> Result<Option<PointNumber>, VaultError> {
+        let lineage = self.inner.lineage(vm)?.ok_or_else(|| VaultError::NoSuchVm(vm.clone()))?;
+        let head = lineage.head(&self.inner)?;
+        Ok(head.newest.filter(|_| !head.closed).map(|point| PointNumber(point.head.number)))
+    }
+
     /// The pins on points of `vm`, oldest point first.
     pub fn pins(&self, vm: &VmName) -> Result<Vec<PinInfo>, VaultError> {
         let lineage = self.inner.lineage(vm)?.ok_or_else(|| VaultError::NoSuchVm(vm.clone()))?;
@@ -243,6 +261,13 @@ impl Vault {
 }
 
 impl Lineage {
+    /// The error that says so when a point was removed.
+    pub(crate) fn swept(&self, vault: &Inner, number: u64) -> Option<VaultError> {
+        // When that cannot be read nothing is known.
+        let retired = self.retired(vault).ok().flatten()?;
+        retired.holds(number).then(|| VaultError::PointSwept { point: self.reference(number) })
+    }
+
     /// A point of it as a person writes it.
     pub(crate) fn reference(&self, number: u64) -> PointRef {
         PointRef { vm: self.vm.clone(), selector: PointSelector::Number(PointNumber(number)) }

@@ -84,7 +84,7 @@ impl OpenPoint {
         Ok(DiskReader::new(
             Arc::clone(&self.vault),
             self.lineage.clone(),
-            name.clone(),
+            (self.point.id.number, name.clone()),
             block_size,
             disk.size,
             root,

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use vmkeep_envelope::SlotKind;
-use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ByteLen, CancelToken, ContentHash, DiskName};
+use vmkeep_model::{
+    BlockIndex, BlockRun, BlockSize, ByteLen, CancelToken, ContentHash, DiskName, PointNumber,
+};
 
 use crate::error::VaultError;
 use crate::format::FormatError;
@@ -22,6 +24,7 @@ use crate::vault::Inner;
 #[derive(Clone, Debug)]
 pub struct DiskReader {
     nodes: PackNodes,
+    point: PointNumber,
     disk: DiskName,
     block_size: BlockSize,
     size: ByteLen,
@@ -35,12 +38,12 @@ impl DiskReader {
     pub(crate) fn new(
         vault: Arc<Inner>,
         lineage: Lineage,
-        disk: DiskName,
+        (point, disk): (PointNumber, DiskName),
         block_size: BlockSize,
         size: u64,
         root: Root,
     ) -> Self {
-        Self { nodes: PackNodes { vault, lineage }, disk, block_size, size: ByteLen(size), root }
+        Self { nodes: PackNodes { vault, lineage }, point, disk, block_size, size: ByteLen(size), root }
     }
 
     /// The disk's name.
@@ -61,6 +64,12 @@ impl DiskReader {
     /// Number of blocks that are not all zero.
     pub fn stored_blocks(&self) -> u64 {
         self.root.map_or(0, |root| root.blocks)
+    }
+
+    /// [`VaultError::PointSwept`] when `error` is damage and a sweep took the point meanwhile: what is missing then was
+    /// removed rightly. `None` when the error is what it says.
+    pub fn swept(&self, error: &VaultError) -> Option<VaultError> {
+        error.is_damage().then(|| self.nodes.lineage.swept(&self.nodes.vault, self.point.0)).flatten()
     }
 
     pub(crate) fn map(&self) -> Result<MapReader<'_>, VaultError> {

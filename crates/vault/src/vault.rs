@@ -45,6 +45,22 @@ impl Default for Ports {
     }
 }
 
+/// A rule of the protocol that a test can do without, to see what it is for.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// A create whose answer is lost or "taken" is settled by reading back.
+    ReadBack,
+    /// A writer reads the retirement record after its create.
+    RereadRetired,
+    /// The newest committed point is never collected.
+    KeepNewest,
+    /// A session is ended by a void record before its packs are removed.
+    Void,
+    /// A sweep looks for pins after it has doomed a point.
+    HonourPins,
+}
+
 /// Memory for what was read lately, in bytes.
 const NODE_CACHE_BYTES: usize = 24 << 20;
 const INDEX_CACHE_BYTES: usize = 8 << 20;
@@ -240,6 +256,21 @@ impl Vault {
     #[must_use]
     pub fn uncached(&self) -> Self {
         Self { inner: Arc::new(self.inner.with_objects(self.inner.objects.uncached())) }
+    }
+
+    /// The same vault breaking a rule, for tests that show what the rule is for.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn without_rule(&self, rule: Rule) -> Self {
+        let mut inner = self.inner.with_objects(self.inner.objects.uncached());
+        match rule {
+            Rule::ReadBack => inner.rules.read_back = false,
+            Rule::RereadRetired => inner.rules.reread_retired = false,
+            Rule::KeepNewest => inner.rules.keep_newest = false,
+            Rule::Void => inner.rules.void = false,
+            Rule::HonourPins => inner.rules.honour_pins = false,
+        }
+        Self { inner: Arc::new(inner) }
     }
 
     /// The vault's id.

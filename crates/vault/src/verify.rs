@@ -5,6 +5,9 @@
 //! that does not answer ends it, because nothing can be said then.
 
 mod auditor;
+mod line;
+mod packs;
+mod reach;
 
 use vmkeep_model::{BlockIndex, BlockRun, CancelToken, PointNumber};
 
@@ -49,9 +52,9 @@ pub struct Tally {
 pub struct Accounting {
     /// Belongs to points, keys, names or the journal.
     pub live: Tally,
-    /// Left by ended or interrupted sessions; the sweep removes it.
+    /// Needed by nothing any more: left by sessions that ended, or by points that were removed. The sweep removes it.
     pub garbage: Tally,
-    /// Belongs to a session that may still commit.
+    /// Belongs to a session that may still commit, or to a sweep that was not finished: the next one goes on.
     pub in_progress: Tally,
     /// Does not belong to a vault, or to nothing in this one: names and sizes.
     pub unexplained: Vec<(String, u64)>,

@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 
 use common::*;
-use vmkeep::backup::{self, BackupError, Report, run_inheriting};
+use vmkeep::backup::{self, BackupError, Report, Resume};
 use vmkeep::disk::{BlockRead, Memory};
 use vmkeep::model::{CancelToken, SessionId};
 use vmkeep::object_store::ObjectStore;
@@ -21,13 +21,14 @@ fn settings() -> backup::Settings {
     backup::Settings { workers: 2, ..inline() }
 }
 
-fn back_up_after(vault: &Vault, disks: &Disks, sessions: &[SessionId]) -> Result<Report, BackupError> {
+fn back_up_from(vault: &Vault, disks: &Disks, resume: Resume) -> Result<Report, BackupError> {
     let memory: Vec<(&str, Memory)> =
         disks.iter().map(|(name, bytes)| (name.as_str(), Memory::from(bytes.clone()))).collect();
     let sources: Vec<(&str, &dyn BlockRead)> =
         memory.iter().map(|(name, disk)| (*name, disk as &dyn BlockRead)).collect();
     let plan = plan("web", &sources);
-    run_inheriting(vault, &plan, &settings(), &backup::Silent, &CancelToken::new(), sessions)
+    let settings = backup::Settings { resume, ..settings() };
+    backup::run(vault, &plan, &settings, &backup::Silent, &CancelToken::new())
 }
 
 /// The four disks: noise with a hole, repetition, and blocks of both.
@@ -52,7 +53,7 @@ fn interrupted(disks: &Disks, puts: u64) -> (InMemory, SessionId) {
     let faulty = FaultyStore::counting_only(Arc::new(store.clone()), [Fault::StopBefore(puts)], |call| {
         call.kind() == RequestKind::Put && call.path.as_ref().starts_with("packs/")
     });
-    back_up_after(&open(Arc::new(faulty), 2), disks, &[]).unwrap_err();
+    back_up_from(&open(Arc::new(faulty), 2), disks, Resume::Never).unwrap_err();
     let session = snapshot(&store).keys().find_map(|path| match ObjectName::parse(path.as_ref()) {
         Some(ObjectName::Session(session)) => Some(session),
         _ => None,
@@ -78,7 +79,7 @@ fn a_point_in_packs_of_two_sessions_restores_and_verifies() {
         set_block(os, 17, &vec![0; BLOCK]);
         disks.get_mut("odd").unwrap().truncate(4_000_000);
         let vault = open(Arc::new(store.clone()), 3);
-        let report = back_up_after(&vault, &disks, &[first]).unwrap();
+        let report = back_up_from(&vault, &disks, Resume::Session(first)).unwrap();
         assert!(report.bytes_adopted > 0 && report.bytes_adopted < report.bytes_changed, "{when}");
         assert_point_whole(&open(Arc::new(store), 4), "web@latest", &disks, &when);
     }
@@ -96,7 +97,7 @@ fn a_pack_damaged_in_its_slots_is_adopted_and_found_by_the_verification() {
     damaged[1000] ^= 1;
     *pack = damaged.into();
     let store: Arc<dyn ObjectStore> = Arc::new(store_of(&objects));
-    let report = back_up_after(&open(Arc::clone(&store), 3), &disks, &[first]).unwrap();
+    let report = back_up_from(&open(Arc::clone(&store), 3), &disks, Resume::Session(first)).unwrap();
     assert!(report.bytes_adopted > 0);
 
     let point = open(store, 4).point(&point_ref("web@latest")).unwrap();

@@ -29,6 +29,9 @@ struct Summary<'a> {
     bytes_read: u64,
     bytes_changed: u64,
     bytes_zeroed: u64,
+    /// Of the changed bytes, those that an interrupted backup had stored already, and the session of that backup.
+    bytes_adopted: u64,
+    resumed: Option<String>,
     /// All bytes written to the vault; `bytes_metadata` is the part of them that is not data of disks.
     bytes_stored: u64,
     bytes_metadata: u64,
@@ -101,6 +104,7 @@ fn settings(args: &BackupArgs) -> Result<Settings, Error> {
         block_size: args.block_size,
         workers: args.workers.map_or(default.workers, usize::from),
         memory_bytes,
+        resume: args.resume.into(),
     })
 }
 
@@ -139,6 +143,13 @@ fn print(context: &Context<'_>, report: &Report) {
     for disk in &report.vanished {
         output.text(format!("{disk}: was in the point before and is not in this one"));
     }
+    if let Some(from) = &report.resumed {
+        output.text(format!(
+            "went on from an interrupted backup of {}: {} were there already",
+            from.opened,
+            bytes::show(report.bytes_adopted)
+        ));
+    }
     output.text(format!(
         "{point}: {} read, {} changed, {} stored, in {}.{:03} s",
         bytes::show(report.bytes_read),
@@ -154,6 +165,8 @@ fn print(context: &Context<'_>, report: &Report) {
         bytes_read: report.bytes_read,
         bytes_changed: report.bytes_changed,
         bytes_zeroed: report.disks.iter().map(|disk| disk.bytes_zeroed).sum(),
+        bytes_adopted: report.bytes_adopted,
+        resumed: report.resumed.map(|from| from.id.to_string()),
         bytes_stored: all(report.stored),
         bytes_metadata: report.stored.metadata,
         config_bytes: report.point.config_len,

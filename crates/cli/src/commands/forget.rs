@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::args::ForgetArgs;
+use crate::args::PointArgs;
 use crate::context::Context;
 use crate::error::{Error, Outcome};
 
@@ -11,15 +11,24 @@ use crate::error::{Error, Outcome};
 struct Summary {
     point: String,
     forgotten: bool,
+    /// It stays until there is a newer one or the VM is closed.
+    newest: bool,
 }
 
-pub(crate) fn run(context: &Context<'_>, args: &ForgetArgs) -> Result<Outcome, Error> {
+pub(crate) fn run(context: &Context<'_>, args: &PointArgs) -> Result<Outcome, Error> {
     let vault = context.open_vault(&args.vault.vault)?;
     let forgotten = vault.forget(&args.point)?;
     let point = format!("{}@{}", forgotten.vm, forgotten.id.number);
-    context
-        .output
-        .text(format!("forgot {point}; it can be restored by its number until its space is taken back"));
-    context.output.json(&Summary { point, forgotten: forgotten.forgotten });
+    let newest = vault.newest(&forgotten.vm)? == Some(forgotten.id.number);
+    context.output.text(format!(
+        "forgot {point}; until a sweep has taken it, it can be restored by its number, and vmkeep undelete takes this back"
+    ));
+    if newest {
+        context.output.text(format!(
+            "{point} is the newest point of {}: it stays until there is a newer one or the VM is closed",
+            forgotten.vm
+        ));
+    }
+    context.output.json(&Summary { point, forgotten: forgotten.forgotten, newest });
     Ok(Outcome::Good)
 }

@@ -1,13 +1,22 @@
 //! The commands, one file each.
 
 mod backup;
+mod close;
 mod completions;
 mod diff;
 mod forget;
+mod hold;
 mod init;
+mod pins;
 mod points;
+mod release;
 mod restore;
+mod sessions;
+mod sweep;
+mod undelete;
+mod unpin;
 mod verify;
+mod void;
 
 use crate::args::Command;
 use crate::context::Context;
@@ -22,6 +31,15 @@ pub(crate) fn run(context: &Context<'_>, command: Command) -> Result<Outcome, Er
         Command::Verify(args) => verify::run(context, &args),
         Command::Restore(args) => restore::run(context, &args),
         Command::Forget(args) => forget::run(context, &args),
+        Command::Undelete(args) => undelete::run(context, &args),
+        Command::Hold(args) => hold::run(context, &args),
+        Command::Release(args) => release::run(context, &args),
+        Command::Sweep(args) => sweep::run(context, &args),
+        Command::Pins(args) => pins::run(context, &args),
+        Command::Unpin(args) => unpin::run(context, &args),
+        Command::Sessions(args) => sessions::run(context, &args),
+        Command::Void(args) => void::run(context, &args),
+        Command::Close(args) => close::run(context, &args),
         Command::Completions(args) => completions::run(context, &args),
     }
 }

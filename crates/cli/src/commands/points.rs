@@ -1,7 +1,10 @@
 //! `vmkeep points`.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::Serialize;
-use vmkeep::model::{DiskRecord, RecoveryPoint};
+use vmkeep::model::{DiskRecord, PointNumber, RecoveryPoint, VmName};
+use vmkeep::vault::{Vault, VaultError};
 
 use crate::args::PointsArgs;
 use crate::bytes;
@@ -23,6 +26,8 @@ struct PointLine {
     lineage: String,
     session: String,
     forgotten: bool,
+    held: bool,
+    pins: usize,
     config_bytes: u64,
     disks: Vec<Disk>,
 }
@@ -62,7 +67,23 @@ struct Summary {
     vms: usize,
     points: usize,
     forgotten: usize,
+    held: usize,
+    pinned: usize,
     unreadable: usize,
+}
+
+/// What keeps points of a VM from a sweep.
+#[derive(Default)]
+struct Kept {
+    held: BTreeSet<PointNumber>,
+    pins: BTreeMap<PointNumber, usize>,
+}
+
+/// A point with what keeps it.
+struct Listed {
+    point: RecoveryPoint,
+    held: bool,
+    pins: usize,
 }
 
 pub(crate) fn run(context: &Context<'_>, args: &PointsArgs) -> Result<Outcome, Error> {
@@ -74,9 +95,10 @@ pub(crate) fn run(context: &Context<'_>, args: &PointsArgs) -> Result<Outcome, E
     let (mut points, mut unreadable) = (Vec::new(), 0);
     for vm in &vms {
         context.cancel.check()?;
+        let kept = Kept::of(&vault, vm)?;
         for (number, point) in vault.history(vm)? {
             match point {
-                Ok(point) => points.push(point),
+                Ok(point) => points.push(kept.list(point)),
                 Err(error) => {
                     let (point, causes) = (format!("{vm}@{number}"), chain(&error));
                     output::warn(&format!("{point} cannot be read"), &causes);
@@ -94,17 +116,54 @@ pub(crate) fn run(context: &Context<'_>, args: &PointsArgs) -> Result<Outcome, E
     } else {
         table(&points).lines().for_each(|line| context.output.text(line));
     }
-    let forgotten = points.iter().filter(|point| point.forgotten).count();
-    context.output.json(&Summary { vms: vms.len(), points: points.len(), forgotten, unreadable });
+    let number = |holds: fn(&Listed) -> bool| points.iter().filter(|listed| holds(listed)).count();
+    context.output.json(&Summary {
+        vms: vms.len(),
+        points: points.len(),
+        forgotten: number(|listed| listed.point.forgotten),
+        held: number(|listed| listed.held),
+        pinned: number(|listed| listed.pins > 0),
+        unreadable,
+    });
     Ok(if unreadable == 0 { Outcome::Good } else { Outcome::Damage })
 }
 
+impl Kept {
+    fn of(vault: &Vault, vm: &VmName) -> Result<Self, VaultError> {
+        let mut kept = Self { held: vault.held(vm)?.into_iter().collect(), pins: BTreeMap::new() };
+        match vault.pins(vm) {
+            Ok(pins) => pins.iter().for_each(|pin| *kept.pins.entry(pin.number).or_default() += 1),
+            // The points are what they are.
+            Err(e) if e.is_of_one_object() => {
+                output::warn(&format!("the pins of {vm} cannot be read"), &chain(&e));
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(kept)
+    }
+
+    fn list(&self, point: RecoveryPoint) -> Listed {
+        let number = point.id.number;
+        let (held, pins) = (self.held.contains(&number), self.pins.get(&number).copied().unwrap_or(0));
+        Listed { point, held, pins }
+    }
+}
+
+impl Listed {
+    fn marks(&self) -> String {
+        let marks = [(self.point.forgotten, "forgotten"), (self.held, "held"), (self.pins > 0, "pinned")];
+        let set = marks.iter().filter(|(set, _)| *set).map(|(_, mark)| *mark);
+        set.collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// A line per disk; what belongs to the point stands on the first of them.
-fn table(points: &[RecoveryPoint]) -> Table {
+fn table(points: &[Listed]) -> Table {
     let left = ["POINT", "CREATED (UTC)", "CONSISTENCY", "DISK", "ROLE"].map(Column::Left);
     let right = ["SIZE", "ALLOCATED", "CHANGED"].map(Column::Right);
     let mut table = Table::new(left.into_iter().chain(right).chain([Column::Left("")]));
-    for point in points {
+    for listed in points {
+        let point = &listed.point;
         for (nth, disk) in point.disks.iter().enumerate() {
             let of_point = |text: String| if nth == 0 { text } else { String::new() };
             let of_stored = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), bytes::show);
@@ -117,15 +176,15 @@ fn table(points: &[RecoveryPoint]) -> Table {
                 bytes::show(disk.size.0),
                 of_stored(disk.stored.as_ref().map(|stored| stored.allocated.0)),
                 of_stored(disk.stored.as_ref().map(|stored| stored.changed.0)),
-                of_point(if point.forgotten { "forgotten".to_owned() } else { String::new() }),
+                of_point(listed.marks()),
             ]);
         }
     }
     table
 }
 
-impl From<&RecoveryPoint> for PointLine {
-    fn from(point: &RecoveryPoint) -> Self {
+impl From<&Listed> for PointLine {
+    fn from(Listed { point, held, pins }: &Listed) -> Self {
         Self {
             point: format!("{}@{}", point.vm, point.id.number),
             vm: point.vm.to_string(),
@@ -137,6 +196,8 @@ impl From<&RecoveryPoint> for PointLine {
             lineage: point.id.lineage.to_string(),
             session: point.session.to_string(),
             forgotten: point.forgotten,
+            held: *held,
+            pins: *pins,
             config_bytes: point.config_len,
             disks: point.disks.iter().map(Disk::from).collect(),
         }

@@ -8,19 +8,22 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use vmkeep::disk::{BlockWrite, DiskError, Overwrite, Qcow2Target, RawTarget};
 use vmkeep::model::{ByteLen, DiskName};
-use vmkeep::restore::{Copied, Settings, copy_disk};
-use vmkeep::vault::{DiskReader, OpenPoint, VaultError};
+use vmkeep::restore::{Copied, RestoreError, Settings, copy_disk};
+use vmkeep::vault::{DiskReader, OpenPoint, Pin, StoreOperation, VaultError};
 
 use crate::args::{RestoreArgs, TargetFormat};
 use crate::bytes;
 use crate::context::Context;
-use crate::error::{Error, Outcome};
+use crate::error::{Error, Outcome, causes, chain, sentence};
+use crate::output;
 use crate::paths;
 use crate::progress::Progress;
 use crate::staging::{Existing, Staged};
 
 /// A qcow2 image holds whole sectors.
 const SECTOR: u64 = 512;
+/// What is shown to whoever wonders what keeps a point.
+const PIN_REASON: &str = "vmkeep restore";
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename = "summary")]
@@ -62,13 +65,18 @@ pub(crate) fn run(context: &Context<'_>, args: &RestoreArgs) -> Result<Outcome, 
     let point = vault.point(&args.point)?;
     let mut jobs = jobs(&point, args)?;
     let config = config(&point, args)?;
+    let pin = if args.no_pin { None } else { pin(&point)? };
 
     make_folder(&args.to)?;
     let progress = Progress::new(context.output);
     let mut copied = Vec::new();
     for job in &mut jobs {
         let target = job.create(args.format)?;
-        copied.push(copy_disk(&job.disk, &*target, &Settings::default(), &progress, context.cancel)?);
+        let disk = copy_disk(&job.disk, &*target, &Settings::default(), &progress, context.cancel);
+        copied.push(disk.map_err(|error| explained(&point, pin.as_ref(), error))?);
+    }
+    if let Some(Err(error)) = pin.map(Pin::release) {
+        output::warn("the pin could not be taken away; vmkeep pins lists it", &chain(&error));
     }
     let config =
         config.map(|(mut file, content)| write_config(&mut file, content).map(|()| file)).transpose()?;
@@ -95,6 +103,31 @@ pub(crate) fn run(context: &Context<'_>, args: &RestoreArgs) -> Result<Outcome, 
         },
     );
     Ok(Outcome::Good)
+}
+
+/// Keeps sweeps from taking the point while it is read. A vault that cannot be written is no reason not to restore.
+fn pin(point: &OpenPoint) -> Result<Option<Pin>, Error> {
+    match point.pin(PIN_REASON) {
+        Ok(pin) => Ok(Some(pin)),
+        Err(error @ VaultError::Store { operation: StoreOperation::Write, .. }) => {
+            let why = sentence(&error.to_string(), &causes(&error));
+            output::note(&format!("the point is not pinned, so do not sweep while this runs: {why}"));
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What is missing because a sweep took the point meanwhile is no damage.
+fn explained(point: &OpenPoint, pin: Option<&Pin>, error: RestoreError) -> Error {
+    if error.is_damage() {
+        let gone = VaultError::Missing { object: point.reference().to_string() };
+        let told = point.explain(gone, pin);
+        if matches!(told, VaultError::PinBroken { .. } | VaultError::PointSwept { .. }) {
+            return told.into();
+        }
+    }
+    error.into()
 }
 
 /// The disks to restore, each with its file, which is not made yet.

@@ -135,11 +135,16 @@ impl SimStore {
         loop {
             match self.step() {
                 Step::Ended => break,
-                Step::Stuck => self.world.go_on_or_kill(),
+                Step::Stuck => self.unstick(),
                 Step::Called(_) | Step::Stopped(_) => {}
             }
         }
         self.world.settle();
+    }
+
+    /// Lets one of the stopped processes go on, or kills it: the seed decides.
+    pub fn unstick(&self) {
+        self.world.go_on_or_kill();
     }
 
     /// Does now, in order, what was to be done at later calls.
@@ -165,7 +170,13 @@ impl SimStore {
 
     /// Everything that happened so far.
     pub fn log(&self) -> Vec<SimEvent> {
-        self.world.log()
+        self.log_from(0)
+    }
+
+    /// What happened after the first `from` events. Waits, as [`log`](Self::log) does, until every process waits at a
+    /// call or has ended.
+    pub fn log_from(&self, from: usize) -> Vec<SimEvent> {
+        self.world.log_from(from)
     }
 }
 

@@ -7,8 +7,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use vmkeep_envelope::{PackName, SealContext, SlotId};
-use vmkeep_model::{LineageId, SessionId};
+#[cfg(test)]
+use vmkeep_envelope::SealContext;
+use vmkeep_envelope::{PackName, SlotId};
+#[cfg(test)]
+use vmkeep_model::LineageId;
+use vmkeep_model::SessionId;
 
 use super::index::PackIndex;
 use super::reader::{birth_of, slot_of};
@@ -18,7 +22,9 @@ use crate::layout::{ObjectName, highest_taken};
 use crate::lineage::Lineage;
 use crate::place::PackPlace;
 use crate::records;
-use crate::store::{Created, ResultExt};
+#[cfg(test)]
+use crate::store::Created;
+use crate::store::ResultExt;
 use crate::vault::Inner;
 
 /// Where the slots of a birth pack lie, as far as it is known.
@@ -119,6 +125,7 @@ impl Inner {
     }
 
     /// Stores the record `moved`. One create decides: with [`Created::Other`] another record of that k was first.
+    #[cfg(test)] // a sweep creates it through the protocol
     pub(crate) fn create_moved(
         &self,
         moved: &MovedBody,

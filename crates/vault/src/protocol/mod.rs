@@ -184,8 +184,6 @@ pub(crate) enum Trouble {
     GaveUp(ObjectName),
     /// A record that is needed does not open.
     Unreadable(ObjectName),
-    /// A record that must be there is not.
-    Missing(ObjectName),
 }
 
 /// Rules of the protocol that a test can switch off, one at a time, to see what they are for.

@@ -283,11 +283,7 @@ impl LineageSweep {
                 }
                 State::Over => {
                     // Nothing of it counts any more and nothing can come: what is left goes by its prefix.
-                    if self.is_over() {
-                        State::Clear(0)
-                    } else {
-                        State::Worn
-                    }
+                    if self.is_over() { State::Clear(0) } else { State::Worn }
                 }
                 State::Clear(step) => match (reply, Self::CLEARED.get(usize::from(*step))) {
                     (Reply::Begin, Some(prefix)) => {

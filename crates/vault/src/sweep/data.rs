@@ -293,19 +293,23 @@ impl<'a> SweepData<'a> {
         let mut built = Built::default();
         let mut slots: BTreeMap<PackBody, Vec<MovedSlotBody>> = BTreeMap::new();
         let context = self.sealer.context(&*self.vault.ports.entropy);
+        // What has nothing to keep is gone as it is; the rest once it is in a new pack, which a damaged one never is.
+        let kept: BTreeSet<PackBody> = sources.iter().map(|source| body_of(&source.pack)).collect();
+        let mut replaced: BTreeSet<PackBody> =
+            judged.keys().filter(|pack| !kept.contains(*pack)).copied().collect();
         let mut repacking = Repacking::new(self.vault, self.lineage, sweep, context, sources)?;
         while let Some(made) = repacking.next_pack()? {
             self.cancel.check()?;
             made.store(self.vault, self.lineage)?;
             built.made.push(body_of(&made.pack));
+            replaced.extend(made.sources.iter().map(body_of));
             for (birth, mut moved) in made.moved {
                 slots.entry(birth).or_default().append(&mut moved);
             }
             (self.events)(SweepEvent::Repacked { bytes: made.object.bytes().len() as u64 });
         }
-        for (pack, _) in repacking.skipped() {
-            judged.remove(&body_of(pack));
-        }
+        self.tally.damaged += repacking.skipped().len() as u64;
+        judged.retain(|pack, _| replaced.contains(pack));
         let emptied: BTreeSet<PackBody> = judged.keys().copied().collect();
         let births: BTreeSet<PackBody> = judged.values().flat_map(|(_, births)| births).copied().collect();
         for birth in births {

@@ -3,39 +3,37 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use vmkeep_envelope::{OpenedKeys, PackContent, SlotKind, open_key_object};
+use vmkeep_envelope::{OpenedKeys, open_key_object};
 use vmkeep_model::{CancelToken, DomainId, LineageId, PointNumber, SessionId, VmName};
 
 use super::{Accounting, Audit, AuditDepth, Damage};
 use crate::error::VaultError;
-use crate::format::{ForgetBody, FormatError, HeadBody, RetiredBody, SessionBody};
+use crate::format::{FormatError, SessionBody};
 use crate::journal::{self, JournalEntry};
 use crate::layout::ObjectName;
-use crate::lineage::{AtNumber, Lineage};
-use crate::map::ChangeListReader;
-use crate::pack::{NodeSlot, PackIndex};
-use crate::place::PackPlace;
+use crate::lineage::Lineage;
 use crate::point::OpenPoint;
 use crate::records;
 use crate::vault::Inner;
 
 /// An audit under way.
 pub(super) struct Auditor<'a> {
-    vault: &'a Arc<Inner>,
-    depth: AuditDepth,
-    cancel: &'a CancelToken,
+    pub(super) vault: &'a Arc<Inner>,
+    pub(super) depth: AuditDepth,
+    pub(super) cancel: &'a CancelToken,
     found: &'a mut dyn FnMut(Damage),
     /// Objects not accounted for yet, with their sizes.
-    left: BTreeMap<String, u64>,
+    pub(super) left: BTreeMap<String, u64>,
     accounting: Accounting,
-    /// Lineages whose keys were opened.
-    lineages: BTreeMap<LineageId, Lineage>,
-    points: Vec<OpenPoint>,
+    /// What the records of sessions say; `None` where one cannot be read.
+    pub(super) sessions: BTreeMap<SessionId, Option<SessionBody>>,
+    pub(super) points: Vec<OpenPoint>,
     foreign_keys: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
+/// What an object is there for; see [`Accounting`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
     Live,
     Garbage,
     InProgress,
@@ -55,7 +53,7 @@ impl<'a> Auditor<'a> {
             found,
             left: vault.objects.list("")?.into_iter().collect(),
             accounting: Accounting::default(),
-            lineages: BTreeMap::new(),
+            sessions: BTreeMap::new(),
             points: Vec::new(),
             foreign_keys: 0,
         })
@@ -63,12 +61,13 @@ impl<'a> Auditor<'a> {
 
     pub(super) fn run(mut self) -> Result<Audit, VaultError> {
         self.vault_itself()?;
+        // Before the points: a session whose number is free then is open, or has ended since.
+        self.read_sessions()?;
         for lineage in self.names()? {
             self.lineage(&lineage)?;
-            self.lineages.insert(lineage.id, lineage);
         }
-        self.sessions()?;
-        self.leftovers()?;
+        self.strays()?;
+        self.leftovers();
         let Self { accounting, points, foreign_keys, .. } = self;
         Ok(Audit { accounting, points, foreign_keys })
     }
@@ -96,6 +95,20 @@ impl<'a> Auditor<'a> {
         Ok(paths)
     }
 
+    /// What the records of sessions say. One that is gone by now ended since the listing.
+    fn read_sessions(&mut self) -> Result<(), VaultError> {
+        for path in self.under("sessions/") {
+            self.cancel.check()?;
+            let Some(name @ ObjectName::Session(session)) = ObjectName::parse(&path) else { continue };
+            let body = match self.vault.objects.read(&name)? {
+                Some(bytes) => self.damage_of(&name, records::open(&name, &bytes, &self.vault.record))?,
+                None => None,
+            };
+            self.sessions.insert(session, body);
+        }
+        Ok(())
+    }
+
     /// The VMs of the vault, by their name records.
     fn names(&mut self) -> Result<Vec<Lineage>, VaultError> {
         let mut lineages = Vec::new();
@@ -108,8 +121,7 @@ impl<'a> Auditor<'a> {
             };
             let Ok(vm) = body.vm.parse::<VmName>() else { continue };
             if self.vault.name_of(&vm, body.generation) != name {
-                let what = FormatError("it names another VM than its own name says".to_owned());
-                self.tell(&name, VaultError::malformed(&name, what));
+                self.tell_wrong(&name, "it names another VM than its own name says");
                 continue;
             }
             let keys = self.keys(DomainId(body.domain))?;
@@ -134,7 +146,7 @@ impl<'a> Auditor<'a> {
             let object = format!("keys/{domain}");
             (self.found)(Damage { object: object.clone(), error: VaultError::Missing { object } });
         }
-        for first in ["points", "heads", "retired", "forgets", "packs", "journal"] {
+        for first in ["points", "heads", "retired", "forgets", "pins", "sweep", "moved", "packs", "journal"] {
             for path in self.under(&format!("{first}/{lineage}")) {
                 if ObjectName::parse(&path).is_some() {
                     self.account(&path, Class::Live);
@@ -143,263 +155,53 @@ impl<'a> Auditor<'a> {
         }
     }
 
-    fn lineage(&mut self, lineage: &Lineage) -> Result<(), VaultError> {
-        let retired = self.retired(lineage)?;
-        let sessions = self.numbers(lineage, retired.as_ref())?;
-        let head = ObjectName::Head(lineage.id);
-        if let Some(hint) = self.record::<HeadBody>(&head)? {
-            self.must_exist(ObjectName::Point(lineage.id, PointNumber(hint.newest)))?;
-        }
-        for path in self.under(&format!("forgets/{}/", lineage.id)) {
-            let Some(name @ ObjectName::Forget(_, number)) = ObjectName::parse(&path) else { continue };
-            if let Some(body) = self.record::<ForgetBody>(&name)?
-                && ((body.lineage, body.number) != (lineage.id.0, number.0)
-                    || !self.vault.objects.exists(&ObjectName::Point(lineage.id, number))?)
-            {
-                let what = FormatError("it forgets a point that is not there".to_owned());
-                self.tell(&name, VaultError::malformed(&name, what));
-            }
-        }
-        self.acts(lineage, retired.as_ref())?;
-        self.packs(lineage, &sessions)
-    }
-
-    /// Compares what the journal of a lineage says was done with what is there.
-    fn acts(&mut self, lineage: &Lineage, retired: Option<&RetiredBody>) -> Result<(), VaultError> {
-        let entries = self.journal(lineage.id.0)?;
-        // What a later version wrote may have taken an act back.
-        let all_known = !entries.iter().any(|entry| matches!(entry, JournalEntry::Unknown { .. }));
-        for entry in &entries {
-            let (JournalEntry::Voided { number, .. } | JournalEntry::Forgotten { number }) = *entry else {
-                continue;
-            };
-            if retired.is_some_and(|retired| retired.holds(number)) {
-                continue;
-            }
-            self.must_exist(ObjectName::Point(lineage.id, PointNumber(number)))?;
-            if all_known && matches!(entry, JournalEntry::Forgotten { .. }) {
-                self.must_exist(ObjectName::Forget(lineage.id, PointNumber(number)))?;
-            }
-        }
-        Ok(())
-    }
-
     /// Tells of an object that another one names and that is not there. Asks the store: since the listing more may
     /// have come.
-    fn must_exist(&mut self, name: ObjectName) -> Result<(), VaultError> {
+    pub(super) fn must_exist(&mut self, name: ObjectName) -> Result<(), VaultError> {
         if !self.vault.objects.exists(&name)? {
             self.tell(&name, VaultError::Missing { object: name.to_string() });
         }
         Ok(())
     }
 
-    fn retired(&mut self, lineage: &Lineage) -> Result<Option<RetiredBody>, VaultError> {
-        for path in self.under(&format!("retired/{}/", lineage.id)) {
-            let Some(name @ ObjectName::Retired(..)) = ObjectName::parse(&path) else { continue };
-            self.record::<RetiredBody>(&name)?;
-        }
-        let newest = lineage.retired(self.vault);
-        Ok(self.damage_of(&ObjectName::Retired(lineage.id, 1), newest)?.flatten())
-    }
-
-    /// Opens every numbered record and returns the sessions that committed.
-    fn numbers(
-        &mut self,
-        lineage: &Lineage,
-        retired: Option<&RetiredBody>,
-    ) -> Result<BTreeSet<SessionId>, VaultError> {
-        let (mut sessions, mut numbers) = (BTreeSet::new(), BTreeSet::new());
-        for path in self.under(&format!("points/{}/", lineage.id)) {
-            if let Some(ObjectName::Point(_, number)) = ObjectName::parse(&path) {
-                self.account(&path, Class::Live);
-                numbers.insert(number.0);
-            }
-        }
-        // The highest that opens: anyone can leave a file with a large number.
-        let mut top = 0;
-        for &number in &numbers {
-            self.cancel.check()?;
-            if retired.is_some_and(|retired| retired.holds(number)) {
-                continue;
-            }
-            let name = ObjectName::Point(lineage.id, PointNumber(number));
-            let Some(Some(at)) = self.damage_of(&name, lineage.at(self.vault, number))? else { continue };
-            top = number;
-            if let AtNumber::Point(body) = at {
-                sessions.insert(SessionId(body.head.session));
-                let open = OpenPoint::of(self.vault, lineage, body);
-                let open = self.damage_of(&name, open)?;
-                self.points.extend(open);
-            }
-        }
-        for number in
-            (1..=top).filter(|n| !numbers.contains(n) && !retired.is_some_and(|retired| retired.holds(*n)))
-        {
-            let name = ObjectName::Point(lineage.id, PointNumber(number));
-            self.tell(&name, VaultError::Missing { object: name.to_string() });
-        }
-        Ok(sessions)
-    }
-
-    /// Checks every pack of sessions that committed; those of the others are left for [`sessions`](Self::sessions).
-    fn packs(&mut self, lineage: &Lineage, sessions: &BTreeSet<SessionId>) -> Result<(), VaultError> {
-        let mut copies: BTreeMap<PackPlace, u8> = BTreeMap::new();
-        for path in self.under(&format!("packs/{}/", lineage.id)) {
-            self.cancel.check()?;
-            let Some(name) = ObjectName::parse(&path) else { continue };
-            let (ObjectName::Pack(_, session, pack) | ObjectName::PackCopy(_, session, pack)) = name else {
-                continue;
-            };
-            if !sessions.contains(&session) {
-                continue;
-            }
-            self.account(&path, Class::Live);
-            let place = PackPlace { lineage: None, session, name: pack };
-            let Some(index) = self.damage_of(&name, self.vault.read_index(lineage, &place, &name))? else {
-                continue;
-            };
-            if index.content == PackContent::Metadata {
-                *copies.entry(place).or_default() += 1;
-                self.slots(lineage, &place, &index, &name)?;
-            } else if matches!(name, ObjectName::PackCopy(..)) {
-                let what = FormatError("a second copy of a data pack".to_owned());
-                self.tell(&name, VaultError::malformed(&name, what));
-            }
-        }
-        for (place, _) in copies.iter().filter(|(_, copies)| **copies == 1) {
-            let first = ObjectName::pack(lineage.id, place);
-            let second = ObjectName::PackCopy(lineage.id, place.session, place.name);
-            self.must_exist(first)?;
-            self.must_exist(second)?;
-        }
-        Ok(())
-    }
-
-    /// Opens every slot of a pack, when so much is asked for.
-    fn slots(
-        &mut self,
-        lineage: &Lineage,
-        place: &PackPlace,
-        index: &PackIndex,
-        name: &ObjectName,
-    ) -> Result<(), VaultError> {
-        if self.depth == AuditDepth::Structure {
-            return Ok(());
-        }
-        for (slot, placed) in (0_u32..).zip(&index.slots) {
-            let plain = self.vault.plain_slot(lineage, place, index, name, slot, placed.kind);
-            let Some(plain) = self.damage_of(name, plain)? else { continue };
-            let checked = match placed.kind {
-                SlotKind::Nodes => NodeSlot::parse(plain).map(drop),
-                SlotKind::ChangeList => ChangeListReader::new(&plain)
-                    .try_for_each(|run| run.map(drop))
-                    .map_err(|e| FormatError(e.to_string())),
-                _ => Ok(()),
-            };
-            if let Err(e) = checked {
-                self.tell(name, VaultError::malformed(name, e));
-            }
-        }
-        Ok(())
-    }
-
-    /// What sessions left or are about to leave.
-    fn sessions(&mut self) -> Result<(), VaultError> {
+    /// Half-written files, and sessions of VMs that were not looked at or cannot be told.
+    fn strays(&mut self) -> Result<(), VaultError> {
         for path in self.under("sessions/") {
             self.cancel.check()?;
             match ObjectName::parse(&path) {
                 Some(ObjectName::Stage(..)) => self.account(&path, Class::Garbage),
-                Some(name @ ObjectName::Session(session)) => self.session(&path, &name, session)?,
+                Some(ObjectName::Session(session)) => {
+                    let ended = match self.sessions.get(&session) {
+                        Some(Some(body)) => {
+                            let number = PointNumber(body.target);
+                            self.vault.objects.exists(&ObjectName::Point(LineageId(body.lineage), number))?
+                        }
+                        _ => false,
+                    };
+                    self.account(&path, if ended { Class::Garbage } else { Class::InProgress });
+                }
                 _ => {}
             }
         }
         Ok(())
     }
 
-    fn session(&mut self, path: &str, name: &ObjectName, session: SessionId) -> Result<(), VaultError> {
-        let (mut class, mut lineage) = (Class::InProgress, None);
-        // When it is gone, the session ended since the listing.
-        if let Some(bytes) = self.vault.objects.read(name)? {
-            let body: Result<SessionBody, _> = records::open(name, &bytes, &self.vault.record);
-            if let Some(body) = self.damage_of(name, body)? {
-                let target = ObjectName::Point(LineageId(body.lineage), PointNumber(body.target));
-                if self.vault.objects.exists(&target)? {
-                    class = Class::Garbage;
-                }
-                lineage = self.lineages.get(&LineageId(body.lineage)).cloned();
-            }
-        }
-        self.account(path, class);
-        for path in self.left.keys().cloned().collect::<Vec<_>>() {
-            let Some(name) = ObjectName::parse(&path) else { continue };
-            let (ObjectName::Pack(_, owner, pack) | ObjectName::PackCopy(_, owner, pack)) = name else {
-                continue;
-            };
-            if owner != session {
-                continue;
-            }
-            self.account(&path, class);
-            if let Some(lineage) = lineage.as_ref().filter(|_| class == Class::InProgress) {
-                self.unnamed_pack(lineage, &PackPlace { lineage: None, session, name: pack }, &name)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Checks a pack that no point names yet.
-    fn unnamed_pack(
-        &mut self,
-        lineage: &Lineage,
-        place: &PackPlace,
-        name: &ObjectName,
-    ) -> Result<(), VaultError> {
-        match self.vault.read_index(lineage, place, name) {
-            // Its session was ended and swept since the listing.
-            Err(VaultError::Missing { .. }) => Ok(()),
-            index => match self.damage_of(name, index)? {
-                Some(index) => self.slots(lineage, place, &index, name),
-                None => Ok(()),
-            },
-        }
-    }
-
-    /// Everything not accounted for: packs of sessions that are gone and keys that no VM uses are garbage, the rest has
-    /// no business here.
-    fn leftovers(&mut self) -> Result<(), VaultError> {
+    /// Everything not accounted for: keys that no VM uses are garbage, the rest has no business here.
+    fn leftovers(&mut self) {
         for (path, size) in std::mem::take(&mut self.left) {
-            self.cancel.check()?;
-            let name = ObjectName::parse(&path);
-            let garbage = match &name {
-                Some(ObjectName::Key { .. }) => true,
-                Some(
-                    name @ (ObjectName::Pack(lineage, session, pack)
-                    | ObjectName::PackCopy(lineage, session, pack)),
-                ) => match self.lineages.get(lineage) {
-                    Some(lineage) => {
-                        let place = PackPlace { lineage: None, session: *session, name: *pack };
-                        match self.vault.read_index(lineage, &place, name) {
-                            Err(e) if e.is_of_one_object() => matches!(e, VaultError::Missing { .. }),
-                            index => index.map(|_| true)?,
-                        }
-                    }
-                    None => false,
-                },
-                _ => false,
-            };
-            if garbage {
+            if let Some(ObjectName::Key { .. }) = ObjectName::parse(&path) {
                 self.tally(Class::Garbage, size);
-            } else {
-                let what = FormatError("it does not belong to this vault".to_owned());
-                let error = VaultError::malformed(&path, what);
-                (self.found)(Damage { object: path.clone(), error });
-                self.accounting.unexplained.push((path, size));
+                continue;
             }
+            let what = FormatError("it does not belong to this vault".to_owned());
+            let error = VaultError::malformed(&path, what);
+            (self.found)(Damage { object: path.clone(), error });
+            self.accounting.unexplained.push((path, size));
         }
-        Ok(())
     }
 
     /// Checks every entry of a stream, and their chain; gives those that can be read.
-    fn journal(&mut self, stream: [u8; 16]) -> Result<Vec<JournalEntry>, VaultError> {
+    pub(super) fn journal(&mut self, stream: [u8; 16]) -> Result<Vec<JournalEntry>, VaultError> {
         let (mut entries, mut next, mut before) = (Vec::new(), 1, Some([0; 32]));
         let mut numbers = BTreeSet::new();
         for path in self.under(&format!("journal/{}/", LineageId(stream))) {
@@ -423,15 +225,19 @@ impl<'a> Auditor<'a> {
         Ok(entries)
     }
 
-    /// Opens a record of the vault's own and accounts for it.
-    fn record<T: crate::format::Body>(&mut self, name: &ObjectName) -> Result<Option<T>, VaultError> {
-        self.account(&name.to_string(), Class::Live);
+    /// Opens a record of the vault's own and accounts for it. `None` also when it is gone by now.
+    pub(super) fn record<T: crate::format::Body>(
+        &mut self,
+        name: &ObjectName,
+        class: Class,
+    ) -> Result<Option<T>, VaultError> {
+        self.account(&name.to_string(), class);
         let Some(bytes) = self.vault.objects.read(name)? else { return Ok(None) };
         self.damage_of(name, records::open(name, &bytes, &self.vault.record))
     }
 
     /// Tells of damage and goes on; any other failure ends the audit.
-    fn damage_of<T>(
+    pub(super) fn damage_of<T>(
         &mut self,
         name: &ObjectName,
         result: Result<T, VaultError>,
@@ -446,17 +252,22 @@ impl<'a> Auditor<'a> {
         }
     }
 
-    fn tell(&mut self, name: &ObjectName, error: VaultError) {
+    /// Tells of an object that says something it must not.
+    pub(super) fn tell_wrong(&mut self, name: &ObjectName, what: &str) {
+        self.tell(name, VaultError::malformed(name, FormatError(what.to_owned())));
+    }
+
+    pub(super) fn tell(&mut self, name: &ObjectName, error: VaultError) {
         let object = error.object().map_or_else(|| name.to_string(), str::to_owned);
         (self.found)(Damage { object, error });
     }
 
-    fn under(&self, prefix: &str) -> Vec<String> {
+    pub(super) fn under(&self, prefix: &str) -> Vec<String> {
         let from = self.left.range(prefix.to_owned()..);
         from.map(|(path, _)| path).take_while(|path| path.starts_with(prefix)).cloned().collect()
     }
 
-    fn account(&mut self, path: &str, class: Class) {
+    pub(super) fn account(&mut self, path: &str, class: Class) {
         if let Some(size) = self.left.remove(path) {
             self.tally(class, size);
         }

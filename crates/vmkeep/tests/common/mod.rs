@@ -84,6 +84,7 @@ pub(crate) fn inline() -> backup::Settings {
         block_size: BlockSize::MIN,
         workers: 1,
         memory_bytes: backup::Settings::MEMORY_MIN,
+        ..backup::Settings::default()
     }
 }
 

@@ -222,8 +222,8 @@ impl World {
         }
     }
 
-    pub(super) fn log(&self) -> Vec<SimEvent> {
-        self.quiet().log.clone()
+    pub(super) fn log_from(&self, from: usize) -> Vec<SimEvent> {
+        self.quiet().log.iter().skip(from).cloned().collect()
     }
 }
 

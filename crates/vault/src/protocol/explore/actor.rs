@@ -1,5 +1,7 @@
 //! Processes that share a vault: each drives shipped machines, one request at a time.
 
+use std::hash::{Hash, Hasher};
+
 use vmkeep_model::{PointNumber, SessionId};
 
 use super::world::{L, Ref, Value, World, id, pack_name};
@@ -14,6 +16,23 @@ use crate::protocol::{
 const OPENED: i64 = 50;
 const NOW: i64 = 100;
 
+/// Replies since a machine began, to begin it again under a name. A machine is what its replies made of it, so they do
+/// not tell states apart.
+#[derive(Clone, Debug, Default)]
+pub(super) struct History(Vec<Reply>);
+
+impl PartialEq for History {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for History {}
+
+impl Hash for History {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
+}
+
 /// What a process is doing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Actor {
@@ -25,13 +44,16 @@ pub(super) enum Actor {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Writer {
+    /// 0 before it has left a trace.
     pub(super) who: u8,
+    history: History,
     rules: Rules,
     /// The session to go on from, when it is there.
     adopts: Option<u8>,
     attempts: u8,
     pub(super) session: Option<SessionBody>,
     pub(super) refs: Vec<Ref>,
+    adopted: Option<SessionBody>,
     pub(super) state: Writing,
 }
 
@@ -47,7 +69,10 @@ pub(super) enum Writing {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Sweeper {
+    /// 0 before it has left a trace.
     who: u8,
+    history: History,
+    waiting: Waiting,
     rules: Rules,
     repack: bool,
     rounds: u8,
@@ -98,16 +123,19 @@ fn session(who: u8, attempt: u8) -> SessionBody {
 }
 
 impl Actor {
-    pub(super) fn writer(who: u8, adopts: Option<u8>, rules: Rules) -> Self {
+    pub(super) fn writer(adopts: Option<u8>, attempts: u8, rules: Rules) -> Self {
         let state = match adopts {
             Some(_) => Writing::LookAdopted,
-            None => Writing::Begin(Begin::new(session(who, 0), None, rules)),
+            None => Writing::Begin(Begin::new(session(0, 0), None, rules)),
         };
-        Self::Writer(Writer { who, rules, adopts, attempts: 2, session: None, refs: Vec::new(), state })
+        let (who, history, session, refs) = (0, History::default(), None, Vec::new());
+        Self::Writer(Writer { who, history, rules, adopts, attempts, session, refs, adopted: None, state })
     }
 
-    pub(super) fn sweeper(who: u8, repack: bool, rules: Rules) -> Self {
-        Self::Sweeper(Sweeper { who, rules, repack, rounds: 3, state: Sweeping::Survey(Survey::default()) })
+    pub(super) fn sweeper(repack: bool, rounds: u8, rules: Rules) -> Self {
+        let (who, history, waiting) = (0, History::default(), Waiting::default());
+        let state = Sweeping::Survey(Survey::default());
+        Self::Sweeper(Sweeper { who, history, waiting, rules, repack, rounds, state })
     }
 
     pub(super) fn reader(number: u64, rules: Rules) -> Self {
@@ -125,7 +153,7 @@ impl Actor {
     pub(super) fn step(&mut self, reply: Reply, world: &mut World) -> Option<Request> {
         match self {
             Self::Writer(writer) => writer.step(reply, world),
-            Self::Sweeper(sweeper) => sweeper.step(reply),
+            Self::Sweeper(sweeper) => sweeper.step(reply, world),
             Self::Reader(reader) => reader.step(reply),
             Self::Marker(marker) => marker.step(reply),
         }
@@ -135,7 +163,22 @@ impl Actor {
 impl Writer {
     fn begin(&mut self, adopted: Option<SessionBody>) {
         let body = session(self.who, 2 - self.attempts);
+        self.history.0.clear();
+        self.adopted.clone_from(&adopted);
         self.state = Writing::Begin(Begin::new(body, adopted, self.rules));
+    }
+
+    /// Gets a name now that it is about to leave a trace, and asks the same under it.
+    fn name(&mut self, world: &mut World) -> Option<Request> {
+        world.named[0] += 1;
+        self.who = world.named[0];
+        let mut begin = Begin::new(session(self.who, 2 - self.attempts), self.adopted.clone(), self.rules);
+        let steps: Vec<_> = self.history.0.drain(..).map(|reply| begin.step(reply)).collect();
+        self.state = Writing::Begin(begin);
+        match steps.into_iter().last() {
+            Some(Step::Ask(request)) => Some(request),
+            _ => None,
+        }
     }
 
     fn again(&mut self) {
@@ -161,7 +204,13 @@ impl Writer {
                     }
                     _ => self.begin(None),
                 },
-                Writing::Begin(begin) => match begin.step(reply) {
+                Writing::Begin(begin) => match begin.step({
+                    if self.who == 0 {
+                        self.history.0.push(reply.clone());
+                    }
+                    reply
+                }) {
+                    Step::Ask(Request::Create(..)) if self.who == 0 => return self.name(world),
                     Step::Ask(request) => return Some(request),
                     Step::Done(Ok(Begun::Open(body, head))) => {
                         self.plan(&body, world);
@@ -238,7 +287,20 @@ pub(super) fn pack_value(body: &SessionBody) -> Value {
 }
 
 impl Sweeper {
-    fn step(&mut self, reply: Reply) -> Option<Request> {
+    /// Gets a name now that it is about to leave a trace, and asks the same under it.
+    fn name(&mut self, world: &mut World) -> Option<Request> {
+        world.named[1] += 1;
+        self.who = 10 + world.named[1];
+        let mut sweep = LineageSweep::new(self.input(), std::mem::take(&mut self.waiting));
+        let steps: Vec<_> = self.history.0.drain(..).map(|reply| sweep.step(reply)).collect();
+        self.state = Sweeping::Sweep(Box::new(sweep));
+        match steps.into_iter().last() {
+            Some(Step::Ask(request)) => Some(request),
+            _ => None,
+        }
+    }
+
+    fn step(&mut self, reply: Reply, world: &mut World) -> Option<Request> {
         let mut next = Some(reply);
         loop {
             let reply = next.take().unwrap_or(Reply::Begin);
@@ -249,15 +311,25 @@ impl Sweeper {
                         let waiting: Option<Waiting> = found.remove(&L);
                         self.state = match waiting {
                             Some(waiting) => {
+                                if self.who == 0 {
+                                    self.waiting.clone_from(&waiting);
+                                }
                                 Sweeping::Sweep(Box::new(LineageSweep::new(self.input(), waiting)))
                             }
                             None => Sweeping::Done,
                         };
                     }
                 },
-                Sweeping::Sweep(sweep) => match sweep.step(reply) {
+                Sweeping::Sweep(sweep) => match sweep.step({
+                    if self.who == 0 {
+                        self.history.0.push(reply.clone());
+                    }
+                    reply
+                }) {
+                    Step::Ask(Request::Create(..)) if self.who == 0 => return self.name(world),
                     Step::Ask(request) => return Some(request),
                     Step::Done(done) => {
+                        self.history.0.clear();
                         self.rounds -= 1;
                         let again = done.is_ok_and(|report| report.again) && self.rounds > 0;
                         self.state = if again { Sweeping::Survey(Survey::default()) } else { Sweeping::Done };
@@ -271,7 +343,7 @@ impl Sweeper {
     fn input(&self) -> SweepInput {
         SweepInput {
             lineage: L,
-            sweep: id(self.who * 10 + self.rounds),
+            sweep: id(self.who * 4 + self.rounds),
             at: OPENED,
             void_before: NOW,
             repack: if self.repack { 8 } else { 0 },

@@ -7,6 +7,7 @@
 //! point, and every process that is run alone from there ends.
 
 mod actor;
+mod runs;
 mod world;
 
 use std::collections::{BTreeSet, HashSet};
@@ -28,12 +29,19 @@ struct Process {
     asks: Option<Request>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 struct State {
     world: World,
-    processes: Vec<Process>,
+    /// Each with its fingerprint.
+    processes: Vec<(Rc<Process>, u64)>,
     /// How many more answers may be lost.
     losses: u8,
+}
+
+fn printed(process: Process) -> (Rc<Process>, u64) {
+    let mut hasher = DefaultHasher::new();
+    process.hash(&mut hasher);
+    (Rc::new(process), hasher.finish())
 }
 
 impl State {
@@ -41,27 +49,39 @@ impl State {
         let mut state = Self { world, processes: Vec::new(), losses };
         for mut actor in actors {
             let asks = actor.step(Reply::Begin, &mut state.world);
-            state.processes.push(Process { actor, asks });
+            state.processes.push(printed(Process { actor, asks }));
         }
         state
+    }
+
+    fn asks(&self, who: usize) -> Option<&Request> {
+        self.processes[who].0.asks.as_ref()
     }
 
     /// Lets a process take one step; `effect` and `lost` say how its call fares.
     fn step(&self, who: usize, effect: bool, lost: bool) -> Self {
         let mut next = self.clone();
-        let Some(request) = next.processes[who].asks.take() else { return next };
+        let mut process = (*self.processes[who].0).clone();
+        let Some(request) = process.asks.take() else { return next };
         let mut reply = next.world.ask(&request, effect);
         if lost {
             reply = Reply::Uncertain;
             next.losses -= 1;
         }
-        next.processes[who].asks = next.processes[who].actor.step(reply, &mut next.world);
+        process.asks = process.actor.step(reply, &mut next.world);
+        next.processes[who] = printed(process);
         next
     }
 
     fn successors(&self, out: &mut Vec<(usize, bool, bool, Self)>) {
-        for (who, process) in self.processes.iter().enumerate() {
-            let Some(request) = &process.asks else { continue };
+        // What is the same whenever it is done is done first.
+        let stable = |who: &usize| self.asks(*who).is_some_and(|request| self.world.is_stable(request));
+        if let Some(who) = (0..self.processes.len()).find(stable) {
+            out.push((who, true, false, self.step(who, true, false)));
+            return;
+        }
+        for who in 0..self.processes.len() {
+            let Some(request) = self.asks(who) else { continue };
             out.push((who, true, false, self.step(who, true, false)));
             let changes =
                 matches!(request, Request::Create(..) | Request::Delete(_) | Request::Overwrite(..));
@@ -70,6 +90,14 @@ impl State {
                 out.push((who, false, true, self.step(who, false, true)));
             }
         }
+    }
+
+    /// What tells it from other states. Processes of a kind that left no trace may change places.
+    fn print(&self) -> u64 {
+        let processes = self.processes.iter().fold(0_u64, |sum, (_, print)| sum.wrapping_add(*print));
+        let mut hasher = DefaultHasher::new();
+        (self.world.print(), processes, self.losses).hash(&mut hasher);
+        hasher.finish()
     }
 
     /// Everything that must hold in every state.
@@ -84,7 +112,7 @@ impl State {
                 other => return Err(format!("committed point {number} became {other:?}")),
             }
         }
-        for process in &self.processes {
+        for (process, _) in &self.processes {
             match &process.actor {
                 Actor::Writer(writer) => {
                     if let Writing::Committed(number) = writer.state {
@@ -133,7 +161,7 @@ impl State {
     /// Runs one process alone until it ends.
     fn alone(mut self, who: usize) -> Result<Self, String> {
         for _ in 0..400 {
-            if self.processes[who].asks.is_none() {
+            if self.asks(who).is_none() {
                 return Ok(self);
             }
             self = self.step(who, true, false);
@@ -144,11 +172,12 @@ impl State {
 
     /// Everything ended: a fresh sweep or two leave what points refer to, and nothing else.
     fn swept(mut self, repack: bool) -> Result<(), String> {
-        for who in [7, 8, 9] {
-            let actor = Actor::sweeper(who, repack, Rules::default());
+        self.world.fixed = None;
+        for _ in 0..3 {
+            let actor = Actor::sweeper(repack, 3, Rules::default());
             let mut process = Process { actor, asks: None };
             process.asks = process.actor.step(Reply::Begin, &mut self.world);
-            self.processes = vec![process];
+            self.processes = vec![printed(process)];
             self = self.alone(0)?;
         }
         let numbers = self.world.committed.keys().filter(|n| !self.world.is_retired(**n));
@@ -159,7 +188,7 @@ impl State {
             .keys()
             .filter_map(|n| if let ObjectName::Session(s) = n { Some(*s) } else { None })
             .collect();
-        for (name, value) in &self.world.objects {
+        for (name, value) in self.world.objects.iter() {
             if let (ObjectName::Pack(_, session, pack), Value::Pack(slots, _)) = (name, value) {
                 let own = (session.0, pack.0);
                 let needed = slots.iter().any(|(born, slot)| {
@@ -234,12 +263,6 @@ impl World {
     }
 }
 
-fn fingerprint(state: &State) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    state.hash(&mut hasher);
-    hasher.finish()
-}
-
 /// The calls that led to a state, the last first.
 struct Trail {
     call: String,
@@ -289,7 +312,7 @@ fn explore(start: State, repack: bool) -> Result<usize, String> {
     let mut stack: Vec<(State, Option<Rc<Trail>>)> = vec![(start, None)];
     let mut successors = Vec::new();
     while let Some((state, trail)) = stack.pop() {
-        let print = fingerprint(&state);
+        let print = state.print();
         if !seen.insert(print) {
             continue;
         }
@@ -316,7 +339,7 @@ fn explore(start: State, repack: bool) -> Result<usize, String> {
             state.clone().swept(repack).map_err(told)?;
         }
         for (who, effect, lost, next) in successors.drain(..) {
-            let request = state.processes[who].asks.as_ref();
+            let request = state.asks(who);
             let call = request.map_or_else(String::new, |request| call_of(who, request, effect, lost));
             stack.push((next, Some(Rc::new(Trail { call, before: trail.clone() }))));
         }
@@ -324,67 +347,32 @@ fn explore(start: State, repack: bool) -> Result<usize, String> {
     Ok(seen.len())
 }
 
-fn all(start: State, repack: bool) {
-    let time = std::time::Instant::now();
-    let states = explore(start, repack).unwrap_or_else(|e| panic!("{e}"));
-    println!("{states} states in {:?}", time.elapsed());
-}
-
-fn world() -> World {
-    World::with_two_points().forget(1).forget(2)
-}
-
-#[test]
-fn a_writer_and_a_sweeper() {
-    let rules = Rules::default();
-    all(State::new(world(), vec![Actor::writer(1, None, rules), Actor::sweeper(4, true, rules)], 2), true);
-}
-
-#[test]
-fn two_writers() {
-    let rules = Rules::default();
-    all(State::new(world(), vec![Actor::writer(1, None, rules), Actor::writer(2, None, rules)], 1), false);
-}
-
-#[test]
-fn two_sweepers() {
-    let rules = Rules::default();
-    all(State::new(world(), vec![Actor::sweeper(4, true, rules), Actor::sweeper(5, true, rules)], 0), true);
-}
-
-#[test]
-fn a_successor_that_adopts() {
-    let rules = Rules::default();
-    let actors = vec![
-        Actor::writer(1, None, rules),
-        Actor::writer(2, Some(1), rules),
-        Actor::sweeper(4, false, rules),
-    ];
-    all(State::new(world(), actors, 0), false);
-}
-
-#[test]
-fn a_reader_an_undelete_and_a_sweeper() {
-    let rules = Rules::default();
-    let actors = vec![
-        Actor::reader(1, rules),
-        Actor::marker(1, Change::Undelete, rules),
-        Actor::sweeper(4, false, rules),
-    ];
-    all(State::new(world(), actors, 1), false);
-}
-
-#[test]
-#[ignore]
-fn measure() {
-    let rules = Rules::default();
-    let one = || World::with_two_points().forget(1);
-    let w = |n| Actor::writer(n, None, rules);
-    let s = |n| Actor::sweeper(n, false, rules);
-    println!("w s s");
-    all(State::new(one(), vec![w(1), s(4), s(5)], 0), false);
-    println!("w w s");
-    all(State::new(one(), vec![w(1), w(2), s(4)], 0), false);
-    println!("w s s r");
-    all(State::new(one(), vec![w(1), Actor::reader(1, rules), s(4), s(5)], 0), false);
+/// Runs from the start to the end again and again, each time another way, as long as it takes to come by `states`
+/// states that were not seen before: for what is too large to be explored whole.
+fn wander(start: &State, mut seed: u64, states: usize) -> Result<usize, String> {
+    let mut seen = HashSet::new();
+    let (mut runs, mut successors) = (0, Vec::new());
+    while seen.len() < states {
+        runs += 1;
+        let (mut state, mut calls) = (start.clone(), Vec::new());
+        loop {
+            let told = |e: String| format!("{e}\nin run {runs} by\n  {}", calls.join("\n  "));
+            if seen.insert(state.print()) {
+                state.check().map_err(told)?;
+            }
+            state.successors(&mut successors);
+            if successors.is_empty() {
+                state.swept(false).map_err(told)?;
+                break;
+            }
+            // A linear congruential generator is random enough to choose a way.
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let which = usize::try_from(seed >> 33).unwrap() % successors.len();
+            let (who, effect, lost, next) = successors.swap_remove(which);
+            successors.clear();
+            calls.push(state.asks(who).map_or_else(String::new, |ask| call_of(who, ask, effect, lost)));
+            state = next;
+        }
+    }
+    Ok(runs)
 }

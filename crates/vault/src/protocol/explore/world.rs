@@ -1,6 +1,8 @@
 //! A store and what is in it, as small as it can be: every request is one step.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::rc::Rc;
 
 use vmkeep_envelope::PackName;
 use vmkeep_model::{LineageId, PointNumber, SessionId};
@@ -26,12 +28,67 @@ pub(super) enum Value {
     Pack(Vec<(PackBody, u32)>, u64),
 }
 
+/// A table whose fingerprint costs what changes.
+#[derive(Clone, Debug)]
+pub(super) struct Table<K, V> {
+    map: BTreeMap<K, Rc<V>>,
+    print: u64,
+}
+
+impl<K, V> Default for Table<K, V> {
+    fn default() -> Self {
+        Self { map: BTreeMap::new(), print: 0 }
+    }
+}
+
+impl<K: Ord + Hash, V: Hash> Table<K, V> {
+    fn print_of(key: &K, value: &V) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (key, value).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    pub(super) fn get(&self, key: &K) -> Option<&V> {
+        self.map.get(key).map(|value| &**value)
+    }
+
+    pub(super) fn contains_key(&self, key: &K) -> bool {
+        self.map.contains_key(key)
+    }
+
+    pub(super) fn insert(&mut self, key: K, value: V) {
+        self.remove(&key);
+        self.print ^= Self::print_of(&key, &value);
+        self.map.insert(key, Rc::new(value));
+    }
+
+    pub(super) fn remove(&mut self, key: &K) {
+        if let Some(value) = self.map.remove(key) {
+            self.print ^= Self::print_of(key, &value);
+        }
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = &K> {
+        self.map.keys()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.map.iter().map(|(key, value)| (key, &**value))
+    }
+}
+
 /// Everything there is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct World {
-    pub(super) objects: BTreeMap<ObjectName, Value>,
+    pub(super) objects: Table<ObjectName, Value>,
     /// What points refer to: the content of their maps, by session, which no request looks into but `Examine`.
-    pub(super) maps: BTreeMap<[u8; 16], BTreeSet<Ref>>,
+    pub(super) maps: Table<[u8; 16], BTreeSet<Ref>>,
+    /// How many writers and sweepers have a name: they get theirs when they first leave a trace, so that two of a kind
+    /// are the same until then.
+    pub(super) named: [u8; 2],
+    /// Hints are not written, and numbers that nothing can retire are known: reads of what cannot change need not be
+    /// interleaved.
+    pub(super) fixed: Option<Fixed>,
     /// Every point that ever counted, with its session.
     pub(super) committed: BTreeMap<u64, [u8; 16]>,
     /// Packs that were stored after their session had ended: the writer takes them away when it learns of it. If it
@@ -39,8 +96,34 @@ pub(super) struct World {
     pub(super) late: BTreeSet<PackBody>,
 }
 
+/// What cannot change in a run. Each is watched: a run in which one does fails.
+#[derive(Clone, Debug)]
+pub(super) struct Fixed {
+    /// The numbers that can be retired, all in one record.
+    pub(super) retirable: BTreeSet<u64>,
+}
+
 pub(super) fn id(n: u8) -> [u8; 16] {
     [n; 16]
+}
+
+/// Whether a listing of `prefix` shows `name`. By its first part when that alone tells.
+fn is_under(name: &ObjectName, prefix: &str) -> bool {
+    let first = match name {
+        ObjectName::Point(..) => "points",
+        ObjectName::Head(_) => "heads",
+        ObjectName::Retired(..) => "retired",
+        ObjectName::Session(_) => "sessions",
+        ObjectName::Forget(..) | ObjectName::Mark(..) => "forgets",
+        ObjectName::Pin(..) => "pins",
+        ObjectName::Plan(..) | ObjectName::Worn(..) | ObjectName::Repack(..) => "sweep",
+        ObjectName::Pack(..) => "packs",
+        ObjectName::Moved(..) => "moved",
+        _ => "",
+    };
+    prefix.starts_with(first)
+        && (prefix == first
+            || name.to_string().strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/')))
 }
 
 pub(super) fn pack_name(pack: PackBody) -> ObjectName {
@@ -48,6 +131,42 @@ pub(super) fn pack_name(pack: PackBody) -> ObjectName {
 }
 
 impl World {
+    pub(super) fn print(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.objects.print, self.maps.print, self.named, &self.committed, &self.late).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// Whether the answer is the same whenever it is asked from now on, and nothing is changed by asking.
+    pub(super) fn is_stable(&self, request: &Request) -> bool {
+        let Some(fixed) = &self.fixed else { return false };
+        match request {
+            Request::Read(ObjectName::Head(_)) | Request::Overwrite(..) => true,
+            Request::Read(name @ ObjectName::Retired(_, k)) => *k > 1 || self.objects.contains_key(name),
+            Request::Read(name @ ObjectName::Point(_, number))
+            | Request::Exists(name @ ObjectName::Point(_, number)) => {
+                !fixed.retirable.contains(&number.0) && self.objects.contains_key(name)
+            }
+            _ => false,
+        }
+    }
+
+    fn watch(&self, request: &Request) {
+        let Some(fixed) = &self.fixed else { return };
+        match request {
+            Request::Create(ObjectName::Retired(_, k), _) => assert_eq!(*k, 1, "another retirement"),
+            Request::Delete(names) => {
+                for name in names {
+                    assert!(!matches!(name, ObjectName::Retired(..) | ObjectName::Head(_)), "{name}");
+                    if let ObjectName::Point(_, number) = name {
+                        assert!(fixed.retirable.contains(&number.0), "{name} is removed");
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
     fn record(&self, name: &ObjectName) -> Option<&Record> {
         match self.objects.get(name) {
             Some(Value::Record(record)) => Some(record),
@@ -109,7 +228,9 @@ impl World {
 
     /// Does what is asked. `as_if` says whether it has an effect, for requests that have one.
     pub(super) fn answer(&mut self, request: &Request, effect: bool) -> Reply {
+        self.watch(request);
         match request {
+            Request::Overwrite(..) if self.fixed.is_some() => Reply::Done,
             Request::Read(name) => match self.record(name) {
                 Some(record) => Reply::Found(record.clone()),
                 None => Reply::Missing,
@@ -121,8 +242,7 @@ impl World {
             },
             Request::Exists(name) => Reply::There(self.objects.contains_key(name)),
             Request::List(prefix) => {
-                let under = format!("{prefix}/");
-                let names = self.objects.keys().filter(|name| name.to_string().starts_with(&under));
+                let names = self.objects.keys().filter(|name| is_under(name, prefix));
                 Reply::Names(names.cloned().collect())
             }
             Request::Create(name, _) if self.objects.contains_key(name) => Reply::Taken,
@@ -140,7 +260,7 @@ impl World {
             }
             Request::Delete(names) => {
                 if effect {
-                    names.iter().for_each(|name| drop(self.objects.remove(name)));
+                    names.iter().for_each(|name| self.objects.remove(name));
                 }
                 Reply::Done
             }

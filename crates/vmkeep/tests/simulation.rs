@@ -1,0 +1,82 @@
+//! Deletion beside writers and readers: whatever the store and the hosts do, a point that is kept restores to what the
+//! disks were.
+//!
+//! One seed, one run. `cargo xtask simulate --seconds N --seed S` goes on from any seed.
+
+#![allow(clippy::unwrap_used)] // in helpers too
+
+mod common;
+#[path = "simulation/mod.rs"]
+mod simulation;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use simulation::mix::Mix;
+use simulation::run::{Summary, finds, run};
+use vmkeep::vault::Rule;
+
+/// Seeds of a test run.
+const SEEDS: u64 = 500;
+
+/// Threads that run seeds.
+const THREADS: usize = 2;
+
+/// Runs seeds from `first` on, for as long as `more` says so of the next one; stops at the first that finds something.
+fn run_seeds(first: u64, more: impl Fn(u64) -> bool + Sync) -> Summary {
+    let (next, stop) = (AtomicU64::new(first), AtomicBool::new(false));
+    let (summary, failure) = (Mutex::new(Summary::default()), Mutex::new(None));
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if !more(seed) {
+                        break;
+                    }
+                    match run(seed, &Mix::ALL) {
+                        Ok(done) => summary.lock().unwrap().add(done),
+                        Err(told) => {
+                            stop.store(true, Ordering::Relaxed);
+                            failure.lock().unwrap().get_or_insert(told);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let summary = summary.into_inner().unwrap();
+    if let Some(told) = failure.into_inner().unwrap() {
+        println!("{summary}");
+        panic!("{told}");
+    }
+    summary
+}
+
+/// A number that `cargo xtask simulate` gives.
+fn given(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap())
+}
+
+#[test]
+fn what_is_kept_restores_whatever_happens_beside_it() {
+    let first = given("VMKEEP_SIMULATE_SEED").unwrap_or(0);
+    let summary = match given("VMKEEP_SIMULATE_SECONDS") {
+        None => run_seeds(first, |seed| seed < first + SEEDS),
+        Some(seconds) => {
+            let end = Instant::now() + Duration::from_secs(seconds);
+            run_seeds(first, |_| Instant::now() < end)
+        }
+    };
+    println!("{summary}");
+}
+
+#[test]
+fn a_seed_gives_one_run() {
+    for seed in 0..3 {
+        let told = || run(seed, &Mix::ALL).map(|summary| summary.to_string());
+        assert_eq!(told(), told(), "seed {seed}");
+    }
+}
