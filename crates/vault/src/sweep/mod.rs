@@ -182,9 +182,8 @@ impl Vault {
         events: &mut dyn FnMut(SweepEvent),
         report: &mut SweepReport,
     ) -> Result<bool, VaultError> {
-        // What was remembered of packs may have been repacked since, by this program too.
-        let fresh = self.uncached();
-        let vault = &fresh.inner;
+        // With nothing remembered: a pack that was repacked since would be judged where it no longer lies.
+        let vault = &self.uncached().inner;
         let now = vault.ports.clock.now().0;
         let sweep = SessionId(random_id(&*vault.ports.entropy)?);
         let input = SweepInput {
