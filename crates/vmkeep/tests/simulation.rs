@@ -21,6 +21,9 @@ use vmkeep::vault::Rule;
 /// Seeds of a test run.
 const SEEDS: u64 = 500;
 
+/// Most seeds that it may take to find what a rule is for.
+const SEEDS_WITHOUT_A_RULE: u64 = 1000;
+
 /// Threads that run seeds.
 const THREADS: usize = 2;
 
@@ -79,4 +82,38 @@ fn a_seed_gives_one_run() {
         let told = || run(seed, &Mix::ALL).map(|summary| summary.to_string());
         assert_eq!(told(), told(), "seed {seed}");
     }
+}
+
+/// Runs seeds of `mix` without `rule` until one finds what the rule is there to prevent, as one of `what` tells it.
+fn finds_the_loss(rule: Rule, mix: &Mix, what: &[&str]) {
+    let found = finds(mix, rule, SEEDS_WITHOUT_A_RULE);
+    let told = found.unwrap_or_else(|| panic!("{SEEDS_WITHOUT_A_RULE} seeds without {rule:?} found nothing"));
+    let first = told.lines().next().unwrap_or_default();
+    println!("without {rule:?}: {first}");
+    assert!(what.iter().any(|what| first.contains(what)), "{told}");
+}
+
+#[test]
+fn without_the_void_packs_of_a_point_are_lost() {
+    finds_the_loss(Rule::Void, &Mix::ALL, &["does not restore"]);
+}
+
+#[test]
+fn without_reading_the_retirement_again_a_commit_is_lost() {
+    finds_the_loss(Rule::RereadRetired, &Mix::STALLED_WRITERS, &["was committed by session"]);
+}
+
+#[test]
+fn without_keeping_the_newest_the_base_of_a_backup_is_lost() {
+    finds_the_loss(Rule::KeepNewest, &Mix::ALL, &["does not restore", "cannot be read"]);
+}
+
+#[test]
+fn without_reading_back_a_commit_is_lost() {
+    finds_the_loss(Rule::ReadBack, &Mix::ALL, &["does not restore", "was committed by session"]);
+}
+
+#[test]
+fn without_honouring_pins_a_reader_loses_its_point() {
+    finds_the_loss(Rule::HonourPins, &Mix::CHASED_READERS, &["is gone under pin", "under an unbroken pin"]);
 }

@@ -18,7 +18,7 @@ const NOW: i64 = 1_700_000_000_000;
 /// How often a reader whose error awaits an explanation asks for it: each time the store may fail.
 const EXPLANATIONS: u32 = 20;
 
-/// A clock that stands, as much after the writers' as it takes to find all of them abandoned, and a random source.
+/// A clock that stands, by so much later than others, and a random source.
 pub(crate) fn ports(seed: u64, later: i64) -> Ports {
     let clock = Arc::new(ManualClock::new(Timestamp(NOW + later)));
     Ports { clock, entropy: Arc::new(SeededEntropy::new(seed)) }
@@ -34,6 +34,8 @@ pub(crate) enum Operation {
     Read { pinned: bool },
     Mark(Mark),
     BreakPin,
+    /// Looks around, for a call or two.
+    Idle,
     Reopen,
 }
 
@@ -41,11 +43,18 @@ pub(crate) enum Operation {
 #[derive(Clone, Debug)]
 pub(crate) struct Host {
     pub(crate) name: String,
+    /// Which one of the round.
+    pub(crate) index: usize,
     pub(crate) vms: Vec<String>,
     pub(crate) work: Vec<(u32, Operation)>,
-    pub(crate) operations: u64,
+    /// The step at which it begins nothing new.
+    pub(crate) until: u64,
     pub(crate) packing: Packing,
     pub(crate) broken: Option<Rule>,
+    /// By how much its clock is ahead of those of others, in milliseconds.
+    pub(crate) later: i64,
+    /// Whether it chooses new points more often than old ones.
+    pub(crate) likes_new: bool,
     pub(crate) seed: u64,
 }
 
@@ -56,14 +65,16 @@ struct Desk {
     shared: Shared,
     dice: Dice,
     opened: u64,
+    /// It was killed: nothing that it asks of the store is answered any more.
+    killed: bool,
 }
 
 impl Host {
     pub(crate) fn run(self, store: Arc<dyn ObjectStore>, shared: Shared) {
         let dice = Dice::new(self.seed, 1);
-        let mut desk = Desk { host: self, store, shared, dice, opened: 0 };
+        let mut desk = Desk { host: self, store, shared, dice, opened: 0, killed: false };
         let mut vault = None;
-        for _ in 0..desk.host.operations {
+        while !desk.killed && desk.shared.lock().now < desk.host.until {
             if vault.is_none() {
                 vault = desk.open();
             }
@@ -80,10 +91,15 @@ impl Host {
 impl Desk {
     fn open(&mut self) -> Option<Vault> {
         self.opened += 1;
-        let later = i64::try_from(self.opened).unwrap() + 1000;
+        let later = i64::try_from(self.opened).unwrap() + self.host.later;
         let ports = ports(self.host.seed.wrapping_mul(1000) + self.opened, later);
-        let vault = Vault::open_inline(Arc::clone(&self.store), kek(), ports).ok()?;
-        Some(self.host.broken.map_or_else(|| vault.clone(), |rule| vault.without_rule(rule)))
+        match Vault::open_inline(Arc::clone(&self.store), kek(), ports) {
+            Ok(vault) => Some(self.host.broken.map_or_else(|| vault.clone(), |rule| vault.without_rule(rule))),
+            Err(e) => {
+                self.killed = is_of_the_dead(&e);
+                None
+            }
+        }
     }
 
     fn perform(&mut self, vault: &Vault, operation: Operation) {
@@ -97,24 +113,30 @@ impl Desk {
             Operation::Sweep { abandoned_after_ms, max_repack } => {
                 let settings = SweepSettings { abandoned_after_ms, max_repack, dry_run: false };
                 let report = vault.sweep(&settings, &CancelToken::new(), &mut |_| {});
-                (
-                    format!("sweep {abandoned_after_ms:?} {max_repack}"),
-                    report.map(|report| format!("{report:?}")),
-                )
+                if let Ok(report) = &report {
+                    let mut ledger = self.shared.lock();
+                    ledger.add("points swept", report.points.len() as u64);
+                    ledger.add("sessions ended by sweeps", report.ended.len() as u64);
+                    ledger.add("sessions left open by sweeps", report.open_sessions);
+                    ledger.add("packs repacked", report.repacked);
+                    ledger.add("damage met by sweeps", report.damaged);
+                }
+                (format!("sweep {abandoned_after_ms:?} {max_repack}"), report.map(|report| format!("{report:?}")))
             }
             Operation::Read { pinned } => match self.choose(&name) {
                 Some(point) => {
                     (format!("read {} pinned {pinned}", point.1), self.read(vault, &point, pinned))
                 }
-                None => return,
+                None => ("idle".to_owned(), vault.vms().map(|vms| format!("{vms:?}"))),
             },
             Operation::Mark(mark) => match self.choose(&name) {
                 Some(point) => (format!("{mark:?} {}", point.1), self.mark(vault, &point, mark, began)),
-                None => return,
+                None => ("idle".to_owned(), vault.vms().map(|vms| format!("{vms:?}"))),
             },
             Operation::BreakPin => ("break pin".to_owned(), self.break_pin(vault, &name)),
-            Operation::Reopen => return,
+            Operation::Idle | Operation::Reopen => ("idle".to_owned(), vault.vms().map(|vms| format!("{vms:?}"))),
         };
+        self.killed = ended.as_ref().is_err_and(is_of_the_dead);
         let mut ledger = self.shared.lock();
         let kind = format!("{operation:?}");
         let kind = kind.split([' ', '(']).next().unwrap_or_default();
@@ -133,7 +155,8 @@ impl Desk {
         // Old ones more often: that is what people forget.
         let at = (!numbers.is_empty()).then(|| {
             let at = self.dice.index(numbers.len());
-            at.min(self.dice.index(numbers.len()))
+            let other = self.dice.index(numbers.len());
+            if self.host.likes_new { at.max(other) } else { at.min(other) }
         });
         at.map(|at| (vm.to_owned(), numbers[at]))
     }
@@ -152,12 +175,15 @@ impl Desk {
         };
         let (mut base, mut unreadable) = (None, None);
         let made = back_up(vault, &vm(name), interrupted, &disks, self.host.packing, |session| {
-            self.shared.lock().attempts.insert(session.id(), disks.clone());
+            let mut ledger = self.shared.lock();
+            ledger.attempts.insert(session.id(), disks.clone());
+            ledger.writing.insert(self.host.index);
             base = session.base();
             unreadable =
                 session.unreadable_base().map(|(number, e)| format!("point {number} is gone: {e:?}"));
         });
         let mut ledger = self.shared.lock();
+        ledger.writing.remove(&self.host.index);
         if let Some(what) = unreadable {
             ledger.news.push(News::Wrong(format!("a writer of {name} was told that {what}")));
         }
@@ -183,7 +209,9 @@ impl Desk {
             return Ok("nothing to resume".to_owned());
         }
         let session = open[self.dice.index(open.len())].id;
-        self.back_up(vault, name, Some(session)).map(|done| format!("{session}: {done}"))
+        let done = self.back_up(vault, name, Some(session))?;
+        self.shared.lock().count("backups that went on from another");
+        Ok(format!("{session}: {done}"))
     }
 
     fn void(&mut self, vault: &Vault, name: &str) -> Result<String, VaultError> {
@@ -269,6 +297,11 @@ impl Desk {
         }
         ledger.news.push(News::Damaged { point: point.clone(), what: format!("{error:?}") });
     }
+}
+
+/// Whether the error is what a store tells a host that was killed.
+fn is_of_the_dead(error: &VaultError) -> bool {
+    format!("{error:?}").contains("the host was killed")
 }
 
 pub(crate) fn reference((name, number): &Point) -> PointRef {

@@ -38,6 +38,8 @@ pub(crate) struct Ledger {
     /// The step of the simulation.
     pub(crate) now: u64,
     pub(crate) guests: BTreeMap<String, Guest>,
+    /// Hosts of the round that have a session under way.
+    pub(crate) writing: BTreeSet<usize>,
     /// What each session writes.
     pub(crate) attempts: BTreeMap<SessionId, Disks>,
     /// The points that are there, each with what it says of itself, as the checker found them last.
@@ -59,7 +61,11 @@ impl Ledger {
     }
 
     pub(crate) fn count(&mut self, what: &str) {
-        *self.tally.entry(what.to_owned()).or_default() += 1;
+        self.add(what, 1);
+    }
+
+    pub(crate) fn add(&mut self, what: &str, more: u64) {
+        *self.tally.entry(what.to_owned()).or_default() += more;
     }
 }
 

@@ -18,11 +18,18 @@ pub(crate) struct Mix {
     pub(crate) sweepers: (u64, u64),
     pub(crate) readers: (u64, u64),
     pub(crate) markers: (u64, u64),
-    pub(crate) operations: u64,
+    /// Steps after which a round's hosts begin nothing new, from and to.
+    pub(crate) steps: (u64, u64),
     pub(crate) rounds: u64,
-    /// In a hundred: runs that begin with an empty vault, and rounds that a power cut ends.
+    /// In a hundred, as what follows: runs that begin with an empty vault, and rounds that a power cut ends.
     pub(crate) from_nothing: u64,
     pub(crate) power_cut: u64,
+    /// Rounds in which a writer stands still in the middle of a session, for long.
+    pub(crate) stall: u64,
+    /// The most hosts that pause in a round, one after another or at once.
+    pub(crate) pauses: u64,
+    /// Rounds whose hosts choose new points.
+    pub(crate) likes_new: u64,
     /// The most that the odds of each thing going wrong are, in a thousand.
     pub(crate) odds: Odds,
     /// Whether sweepers end sessions that run.
@@ -35,15 +42,49 @@ impl Mix {
     pub(crate) const ALL: Self = Self {
         writers: (2, 3),
         sweepers: (1, 2),
-        readers: (1, 1),
+        readers: (0, 1),
         markers: (1, 2),
-        operations: 4,
+        steps: (200, 1200),
         rounds: 2,
         from_nothing: 10,
         power_cut: 40,
-        odds: Odds { fail: 10, lose_answer: 10, repeat: 40, late: 10, stop: 30, resume: 60 },
+        stall: 40,
+        pauses: 6,
+        likes_new: 30,
+        odds: Odds { fail: 10, lose_answer: 10, repeat: 40, late: 10, stop: 15, resume: 12 },
         impatient: true,
         broken: None,
+    };
+
+    /// Writers that are stopped while everything else goes on: what they wanted is ended and retired before they commit.
+    pub(crate) const STALLED_WRITERS: Self = Self {
+        writers: (3, 3),
+        sweepers: (2, 2),
+        readers: (0, 0),
+        markers: (2, 2),
+        steps: (700, 1000),
+        rounds: 1,
+        from_nothing: 0,
+        power_cut: 0,
+        stall: 100,
+        pauses: 0,
+        likes_new: 100,
+        odds: Odds { fail: 0, lose_answer: 0, repeat: 0, late: 0, stop: 0, resume: 0 },
+        ..Self::ALL
+    };
+
+    /// Readers of points that are forgotten and swept.
+    pub(crate) const CHASED_READERS: Self = Self {
+        writers: (1, 1),
+        sweepers: (2, 3),
+        readers: (3, 3),
+        markers: (2, 2),
+        steps: (300, 600),
+        rounds: 1,
+        from_nothing: 0,
+        power_cut: 0,
+        odds: Odds { fail: 0, lose_answer: 0, repeat: 0, late: 0, stop: 40, resume: 20 },
+        ..Self::ALL
     };
 
     /// Packs of a few slots, so that a point has several and they become worn one by one.
@@ -67,18 +108,24 @@ impl Mix {
         }
     }
 
-    pub(crate) fn hosts(&self, dice: &mut Dice, seed: u64) -> Vec<Host> {
+    /// The hosts of a round that begins at step `now`.
+    pub(crate) fn hosts(&self, dice: &mut Dice, seed: u64, now: u64) -> Vec<Host> {
         let mut hosts: Vec<Host> = Vec::new();
+        let likes_new = dice.percent(self.likes_new);
+        let until = now + dice.between(self.steps.0, self.steps.1);
         let mut add = |name: &str, vms: &[&str], work: Vec<(u32, Operation)>, dice: &mut Dice| {
             let seed = seed * 20 + hosts.len() as u64;
             hosts.push(Host {
                 name: name.to_owned(),
+                index: hosts.len(),
                 vms: vms.iter().map(|&vm| vm.to_owned()).collect(),
                 work,
-                // A mark is quickly made.
-                operations: dice.between(1, self.operations) * if name == "marker" { 2 } else { 1 },
+                until,
                 packing: Self::packing(dice),
                 broken: self.broken,
+                // To a sweeper every session is an old one.
+                later: if name == "sweeper" { 1_000_000 } else { 0 },
+                likes_new,
                 seed,
             });
         };
@@ -89,13 +136,15 @@ impl Mix {
         }
         for _ in 0..dice.between(self.sweepers.0, self.sweepers.1) {
             let sweep = |abandoned_after_ms, max_repack| Operation::Sweep { abandoned_after_ms, max_repack };
-            let impatience = if self.impatient { Some(0) } else { None };
+            // Nothing is ever committed where all sweepers end all sessions all the time.
+            let impatient = if self.impatient { [0, 2, 12][dice.index(3)] } else { 0 };
             let work = vec![
-                (6, sweep(impatience, u64::MAX)),
-                (4, sweep(None, u64::MAX)),
+                (8, sweep(None, u64::MAX)),
                 (2, sweep(None, 0)),
-                (1, sweep(impatience, 2000)),
-                (u32::from(self.impatient), Operation::Void),
+                (2, sweep(None, 2000)),
+                (impatient, sweep(Some(0), u64::MAX)),
+                (impatient.min(1), Operation::Void),
+                (25, Operation::Idle),
                 (1, Operation::Reopen),
             ];
             add("sweeper", &VMS, work, dice);

@@ -113,8 +113,41 @@ pub(crate) fn run(seed: u64, mix: &Mix) -> Result<Summary, String> {
         }
     };
     match problem {
-        None => Ok(run.summary()),
+        None => {
+            if std::env::var_os("VMKEEP_SIMULATE_TELL").is_some() {
+                println!("{}", run.told("nothing"));
+            }
+            Ok(run.summary())
+        }
         Some(problem) => Err(run.told(&problem)),
+    }
+}
+
+/// A host that stands still for long.
+#[derive(Debug)]
+struct Stall {
+    from: u64,
+    until: u64,
+    /// In the middle of a session: one of those that have one.
+    writer: bool,
+    who: usize,
+    /// Which host, once it is.
+    stalled: Option<usize>,
+}
+
+impl Stall {
+    fn draw(mix: &Mix, dice: &mut Dice, now: u64, hosts: usize) -> Vec<Self> {
+        let mut stall = |writer, first: (u64, u64), last: (u64, u64)| {
+            let from = now + dice.between(first.0, first.1);
+            let until = from + dice.between(last.0, last.1);
+            Self { from, until, writer, who: dice.index(hosts * 12), stalled: None }
+        };
+        let mut stalls: Vec<Self> =
+            (0..mix.pauses).map(|_| stall(false, (0, mix.steps.1), (20, 400))).collect();
+        let writer = stall(true, (10, 200), (100, 800));
+        stalls.truncate(usize::try_from(dice.below(mix.pauses + 1)).unwrap());
+        stalls.extend(dice.percent(mix.stall).then_some(writer));
+        stalls
     }
 }
 
@@ -133,9 +166,11 @@ impl Run {
         self.checker.check_all()?;
         let rounds = dice.between(1, mix.rounds);
         for round in 0..rounds {
-            let hosts = self.spawn(mix.hosts(dice, self.seed * 100 + round));
+            self.shared.lock().writing.clear();
+            let hosts = self.spawn(mix.hosts(dice, self.seed * 100 + round, self.steps));
             let power_cut = dice.percent(mix.power_cut).then(|| self.steps + dice.between(20, 600));
-            let done = self.step_through(power_cut, &hosts);
+            let stalls = Stall::draw(mix, dice, self.steps, hosts.len());
+            let done = self.step_through(power_cut, stalls, &hosts);
             for host in &hosts {
                 // Those that have not ended: after a power cut, or when something is wrong.
                 self.sim.kill(host.id());
@@ -161,7 +196,12 @@ impl Run {
         hosts.into_iter().map(spawn).collect()
     }
 
-    fn step_through(&mut self, power_cut: Option<u64>, hosts: &[Spawned<()>]) -> Checked {
+    fn step_through(
+        &mut self,
+        power_cut: Option<u64>,
+        mut stalls: Vec<Stall>,
+        hosts: &[Spawned<()>],
+    ) -> Checked {
         loop {
             self.steps += 1;
             self.shared.lock().now = self.steps;
@@ -172,15 +212,45 @@ impl Run {
                 }
                 return Ok(());
             }
+            self.stall(&mut stalls, hosts);
             match self.sim.step() {
                 Step::Ended => return Ok(()),
-                Step::Stuck => self.sim.unstick(),
+                Step::Stuck => match stalls.iter().position(|stall| stall.stalled.is_some()) {
+                    // What everybody waits for does not come by itself.
+                    Some(at) => self.resume(&stalls.swap_remove(at), hosts),
+                    None => self.sim.unstick(),
+                },
                 Step::Called(_) | Step::Stopped(_) => {}
             }
             self.look()?;
             if self.steps > STEPS_MAX {
                 return Err("the hosts do not come to an end".to_owned());
             }
+        }
+    }
+
+    /// Begins and ends stalls that are due.
+    fn stall(&self, stalls: &mut Vec<Stall>, hosts: &[Spawned<()>]) {
+        let writing = self.shared.lock().writing.clone();
+        for stall in &mut *stalls {
+            if stall.stalled.is_some() || self.steps < stall.from {
+                continue;
+            }
+            let among: Vec<usize> =
+                if stall.writer { writing.iter().copied().collect() } else { (0..hosts.len()).collect() };
+            if let Some(&host) = among.get(stall.who % among.len().max(1)) {
+                self.sim.stop(hosts[host].id());
+                stall.stalled = Some(host);
+            }
+        }
+        let (over, rest) = stalls.drain(..).partition(|stall| stall.until <= self.steps);
+        *stalls = rest;
+        over.iter().for_each(|stall: &Stall| self.resume(stall, hosts));
+    }
+
+    fn resume(&self, stall: &Stall, hosts: &[Spawned<()>]) {
+        if let Some(host) = stall.stalled {
+            self.sim.resume(hosts[host].id());
         }
     }
 
