@@ -12,7 +12,7 @@ use crate::journal::{self, JournalEntry};
 use crate::layout::ObjectName;
 use crate::lineage::{AtNumber, Lineage};
 use crate::pack::{Orphans, PackNodes};
-use crate::protocol::{Begin, Begun, CreateOnce, Created, Record};
+use crate::protocol::{Begin, Begun, CreateOnce, Created, Record, Retirement};
 use crate::records::{self, Sealer, random_id};
 use crate::session::{Session, Writing};
 use crate::vault::{Inner, Vault};
@@ -221,8 +221,14 @@ impl Vault {
         }
         let target = ObjectName::Point(LineageId(body.lineage), PointNumber(body.target));
         let mut data = NoData;
+        let mut driver = Driver::new(vault, None, &mut data);
+        let mut probe = Retirement::after(LineageId(body.lineage), 0, None);
+        let retired = driver.finish(|reply| probe.step(reply))?;
+        if retired.is_some_and(|retired| retired.holds(body.target)) {
+            return Ok(false);
+        }
         let mut create = CreateOnce::new(target, Record::Void(void), vault.rules);
-        let created = Driver::new(vault, None, &mut data).finish(|reply| create.step(reply))?;
+        let created = driver.finish(|reply| create.step(reply))?;
         if created != Created::Ours {
             return Ok(false);
         }

@@ -68,9 +68,15 @@ impl Commit {
             self.state = match &mut self.state {
                 State::Create(create) => match good!(wait!(create, reply)) {
                     Created::Other(other) => {
-                        let inherited = matches!(&other, Some(Record::Inherited(ended)) if ended.session == self.session.session);
-                        // Unless its packs are an heir's, or that cannot be told.
-                        if other.is_none() || inherited {
+                        // What was stored is nobody's, unless it is an heir's, or that of a clone of this host, which has the
+                        // same session, or that cannot be told.
+                        let own = self.session.session;
+                        let may_be_used = match &other {
+                            Some(Record::Inherited(ended)) => ended.session == own,
+                            Some(Record::Point(point)) => point.session == own,
+                            other => other.is_none(),
+                        };
+                        if may_be_used {
                             return Step::Done(Ok(CommitOutcome::Lost(other)));
                         }
                         State::Lost(other)

@@ -275,6 +275,14 @@ impl Objects {
             .map(|found| found.is_some())
     }
 
+    /// When the object was written, in milliseconds since 1970, and its size; `None` when it is not there.
+    pub(crate) fn written(&self, name: &ObjectName) -> Result<Option<(i64, u64)>, VaultError> {
+        let (store, path) = (Arc::clone(&self.store), name.path());
+        let call = async move { store.head(&path).await };
+        let found = none_when_missing(Self::wait(StoreOperation::Read, name, self.bridge.start(call)))?;
+        Ok(found.map(|meta| (meta.last_modified.timestamp_millis(), meta.size)))
+    }
+
     /// Path and size of every object under `prefix` (of the whole store for an empty one), sorted by path.
     pub(crate) fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>, VaultError> {
         let store = Arc::clone(&self.store);

@@ -8,7 +8,7 @@ mod data;
 mod liveness;
 mod reachable;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use vmkeep_model::{CancelToken, LineageId, PointNumber, PointRef, PointSelector, SessionId, VmName};
 
@@ -20,7 +20,7 @@ use crate::journal::{self, JournalEntry};
 use crate::keyring;
 use crate::layout::ObjectName;
 use crate::lineage::Lineage;
-use crate::protocol::{LineageSweep, Survey, SweepInput, Waiting, ranges_of};
+use crate::protocol::{LineageSweep, Request, Step, Survey, SweepInput, Waiting, ranges_of};
 use crate::records::{self, random_id};
 use crate::vault::{Inner, Vault};
 
@@ -142,7 +142,10 @@ impl Vault {
     ) -> Result<SweepReport, VaultError> {
         let mut report = SweepReport::default();
         let mut budget = settings.max_repack;
-        let found = self.inner.survey()?;
+        let (found, stages) = self.inner.survey()?;
+        let (objects, bytes) = self.inner.remove_stages(stages, settings)?;
+        report.objects += objects;
+        report.freed += bytes;
         for (lineage, mut waiting) in found {
             let Some(lineage) = self.inner.lineage_of(lineage, &waiting)? else { continue };
             events(SweepEvent::Vm { vm: lineage.vm.clone() });
@@ -159,13 +162,7 @@ impl Vault {
                 if !again || round == ROUNDS || settings.dry_run {
                     break;
                 }
-                waiting = self
-                    .inner
-                    .survey()?
-                    .into_iter()
-                    .find(|(id, _)| *id == lineage.id)
-                    .map(|(_, w)| w)
-                    .unwrap_or_default();
+                waiting = self.inner.survey()?.0.remove(&lineage.id).unwrap_or_default();
             }
         }
         Ok(report)
@@ -244,11 +241,43 @@ impl Vault {
 }
 
 impl Inner {
-    fn survey(self: &Arc<Self>) -> Result<Vec<(LineageId, Waiting)>, VaultError> {
+    fn survey(&self) -> Result<(BTreeMap<LineageId, Waiting>, Vec<ObjectName>), VaultError> {
         let mut survey = Survey::default();
         let mut data = NoData;
-        let (found, _) = Driver::new(self, None, &mut data).run(|reply| survey.step(reply))?;
-        Ok(found.into_iter().collect())
+        Driver::new(self, None, &mut data).run(|reply| survey.step(reply))
+    }
+
+    /// Removes files that killed processes left half-written; gives their number and bytes.
+    fn remove_stages(
+        &self,
+        stages: Vec<ObjectName>,
+        settings: &SweepSettings,
+    ) -> Result<(u64, u64), VaultError> {
+        let Some(after) = settings.abandoned_after_ms else { return Ok((0, 0)) };
+        let before = self.ports.clock.now().0.saturating_sub(after);
+        let (mut old, mut bytes) = (Vec::new(), 0);
+        for stage in stages {
+            // Nothing refers to one: should its process still write it, its put fails and is tried again.
+            if let Some((written, size)) = self.objects.written(&stage)?
+                && written <= before
+            {
+                bytes += size;
+                old.push(stage);
+            }
+        }
+        let objects = old.len() as u64;
+        if objects > 0 && !settings.dry_run {
+            let mut asked = false;
+            let mut data = NoData;
+            Driver::new(self, None, &mut data).run(|_| {
+                if std::mem::replace(&mut asked, true) {
+                    Step::Done(())
+                } else {
+                    Step::Ask(Request::Delete(std::mem::take(&mut old)))
+                }
+            })?;
+        }
+        Ok((objects, bytes))
     }
 
     /// The lineage of that id: by the key domain that one of its points is sealed for, else by its name record.
