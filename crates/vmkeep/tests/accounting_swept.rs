@@ -15,12 +15,12 @@ use std::sync::{Arc, Mutex};
 use common::*;
 use vmkeep::backup::{self, Event, run_inheriting};
 use vmkeep::disk::{BlockRead, Memory};
-use vmkeep::model::{CancelToken, SessionId};
+use vmkeep::model::{BlockSize, ByteLen, CancelToken, ChangeProvenance, ConsistencyLevel, SessionId};
 use vmkeep::object_store::ObjectStore;
 use vmkeep::object_store::memory::InMemory;
 use vmkeep::object_store::path::Path;
 use vmkeep::restore::{self, Depth, RestoreError, verify_point};
-use vmkeep::vault::{Accounting, Kept, ObjectName, Vault, VaultError};
+use vmkeep::vault::{Accounting, Draft, DraftDisk, Kept, ObjectName, Vault, VaultError};
 use vmkeep_testkit::{Fault, FaultyStore, snapshot, store_of};
 
 /// Blocks of the disk of `web`: two data slots or more in one pack, so that some can be dead and some not.
@@ -216,6 +216,30 @@ fn what_a_session_inherits_is_in_progress_until_it_ends() {
     assert_eq!(ended.garbage, adopted.in_progress);
     sweep(&vault);
     account_swept(&store, &points, "swept");
+
+    // An heir that commits and needs nothing of what it inherited: the disk is as it was.
+    let first = interrupt(&vault, &content);
+    let heir = vault.resume(&vm("db"), first).unwrap();
+    let os = "os".parse().unwrap();
+    let writer = heir.disk_writer(&os, BlockSize::MIN, 1 << 20).unwrap();
+    let written = writer.finish(ByteLen(BLOCK as u64)).unwrap();
+    let draft = Draft {
+        disks: vec![DraftDisk::Stored {
+            description: description("os"),
+            written,
+            provenance: ChangeProvenance::Scan,
+        }],
+        config: None,
+        consistency: ConsistencyLevel::Crash,
+        evidence: Vec::new(),
+        bytes_read: 0,
+        duration_ms: 0,
+    };
+    let number = heir.commit(draft).unwrap().point.id.number;
+    points.insert(format!("db@{number}"), points["db@1"].clone());
+    account(&store, &points, "the heir committed");
+    sweep(&vault);
+    account_swept(&store, &points, "the heir committed, and swept");
 
     // The packs of a session that was ended, in the point of another.
     let first = interrupt(&vault, &content);
