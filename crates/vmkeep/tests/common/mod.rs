@@ -18,7 +18,7 @@ use vmkeep::model::{
 use vmkeep::object_store::ObjectStore;
 use vmkeep::object_store::memory::InMemory;
 use vmkeep::restore::{self, Depth, RestoreError, VerifyReport, copy_disk, verify_point, verify_vault};
-use vmkeep::vault::{CompressionLevel, FolderStore, Ports, Vault, VaultError};
+use vmkeep::vault::{CompressionLevel, FolderStore, Ports, SweepReport, SweepSettings, Vault, VaultError};
 use vmkeep_testkit::{Fault, FaultyStore};
 
 /// Block size of the disks here, in bytes.
@@ -31,6 +31,12 @@ pub(crate) type Disks = BTreeMap<String, Vec<u8>>;
 pub(crate) fn ports(seed: u64) -> Ports {
     let clock = Arc::new(ManualClock::new(Timestamp(1_700_000_000_000)));
     Ports { clock, entropy: Arc::new(SeededEntropy::new(seed)) }
+}
+
+/// As [`ports`], two days later: what was abandoned then counts as abandoned.
+pub(crate) fn later_ports(seed: u64) -> Ports {
+    let clock = Arc::new(ManualClock::new(Timestamp(1_700_000_000_000 + 2 * 24 * 60 * 60 * 1000)));
+    Ports { clock, ..ports(seed) }
 }
 
 /// The key that the vaults here are opened with.
@@ -207,6 +213,12 @@ pub(crate) fn assert_vault_clean(vault: &Vault, when: &str) -> VerifyReport {
     let accounting = report.accounting.as_ref().unwrap();
     assert!(accounting.unexplained.is_empty(), "{when}: {accounting:?}");
     report
+}
+
+/// Sweeps the whole vault.
+#[track_caller]
+pub(crate) fn sweep(vault: &Vault) -> SweepReport {
+    vault.sweep(&SweepSettings::default(), &CancelToken::new(), &mut |_| {}).unwrap()
 }
 
 /// The vault's error within a backup's.
