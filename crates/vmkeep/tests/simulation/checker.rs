@@ -163,7 +163,9 @@ impl Checker {
             match known.state() {
                 (true, false) => {}
                 (forgotten, held) => {
-                    return Err(format!("{at:?} is gone, though forgotten is {forgotten} and held is {held}"));
+                    return Err(format!(
+                        "{at:?} is gone, though forgotten is {forgotten} and held is {held}"
+                    ));
                 }
             }
             let pin = ledger.pins.iter().find(|(pin, point)| *point == at && !ledger.broken.contains(pin));
@@ -191,7 +193,8 @@ impl Checker {
 
     fn restore(&mut self, at: &Point) -> Checked {
         let Some(known) = self.points.get_mut(at) else { return Ok(()) };
-        let noted = || std::mem::take(&mut *self.reads.tap().0.lock().unwrap_or_else(PoisonError::into_inner));
+        let noted =
+            || std::mem::take(&mut *self.reads.tap().0.lock().unwrap_or_else(PoisonError::into_inner));
         noted();
         let open = self.vault.uncached().point(&reference(at)).map_err(Wrong::from);
         open.and_then(|open| compare(&open, &known.content)).map_err(|wrong| match wrong {

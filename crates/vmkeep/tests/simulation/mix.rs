@@ -131,8 +131,7 @@ impl Mix {
         };
         for writer in 0..dice.between(self.writers.0, self.writers.1) {
             let vms = if writer < 2 { &VMS[..1] } else { &VMS[1..] };
-            let work =
-                vec![(10, Operation::BackUp), (3, Operation::Resume), (1, Operation::Reopen)];
+            let work = vec![(10, Operation::BackUp), (3, Operation::Resume), (1, Operation::Reopen)];
             add("writer", vms, work, dice);
         }
         for _ in 0..dice.between(self.sweepers.0, self.sweepers.1) {

@@ -243,9 +243,9 @@ impl Run {
                 stall.stalled = Some(host);
             }
         }
-        let (over, rest) = stalls.drain(..).partition(|stall| stall.until <= self.steps);
-        *stalls = rest;
-        over.iter().for_each(|stall: &Stall| self.resume(stall, hosts));
+        for over in stalls.extract_if(.., |stall| stall.until <= self.steps) {
+            self.resume(&over, hosts);
+        }
     }
 
     fn resume(&self, stall: &Stall, hosts: &[Spawned<()>]) {
