@@ -8,6 +8,7 @@ mod failure;
 mod peers;
 mod process;
 mod random;
+mod simulate;
 mod test;
 mod timing;
 mod tools;
@@ -26,6 +27,10 @@ cargo xtask CHORE [OPTIONS]
 
   explore
       Explores what the tests leave out of the interleavings of writers, readers and sweepers, in release: hours.
+
+  simulate [--seconds N] [--seed S]
+      Hosts that back up, forget, sweep and read beside one another, one run per seed from S on (default: 60 s
+      from 1000). A failure prints its seed; --seconds 0 runs that seed alone.
 
   disks DIR [--size GIB] [--fill MIB] [--seed N]
       Makes a realistic VM disk and later versions of it (default: 8 GiB, 3500 MiB of files).
@@ -51,6 +56,7 @@ fn run(chore: &str, words: Vec<String>) -> Result<()> {
     match chore {
         "test" => test::run(Args::parse(words, &["from", "only"])?),
         "explore" => explore(Args::parse(words, &[])?),
+        "simulate" => simulate::run(Args::parse(words, &["seconds", "seed"])?),
         "disks" => disks::run(Args::parse(words, &["size", "fill", "seed"])?),
         "peers" => peers::run(Args::parse(words, &["rounds", "only", "rustic"])?),
         "help" | "--help" | "-h" => {

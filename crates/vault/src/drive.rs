@@ -54,6 +54,8 @@ pub(crate) struct Driver<'a> {
     points: BTreeMap<u64, Box<PointBody>>,
     /// Why writes failed and records did not open.
     troubles: HashMap<ObjectName, VaultError>,
+    /// Why the last delete that failed did: a machine that gives up then names what it wanted in the end.
+    undeleted: Option<VaultError>,
     /// When nothing is to be changed: what would have been made, and (`None`) removed.
     pretended: Option<BTreeMap<ObjectName, Option<Record>>>,
 }
@@ -61,7 +63,7 @@ pub(crate) struct Driver<'a> {
 impl<'a> Driver<'a> {
     pub(crate) fn new(vault: &'a Inner, lineage: Option<&'a Lineage>, data: &'a mut dyn DataPlane) -> Self {
         let (sealed, points, troubles) = (HashMap::new(), BTreeMap::new(), HashMap::new());
-        Self { vault, lineage, data, sealed, points, troubles, pretended: None }
+        Self { vault, lineage, data, sealed, points, troubles, undeleted: None, pretended: None }
     }
 
     /// From now on changes nothing, and goes on as if it had.
@@ -115,6 +117,9 @@ impl<'a> Driver<'a> {
     fn error_of(&mut self, trouble: Trouble) -> VaultError {
         let (Trouble::GaveUp(name) | Trouble::Unreadable(name)) = &trouble;
         if let Some(error) = self.troubles.remove(name) {
+            return error;
+        }
+        if let (Trouble::GaveUp(_), Some(error)) = (&trouble, self.undeleted.take()) {
             return error;
         }
         match trouble {
@@ -183,9 +188,7 @@ impl<'a> Driver<'a> {
                     Reply::Done
                 }
                 Err(error) => {
-                    if let Some(name) = names.first() {
-                        self.troubles.insert(name.clone(), error);
-                    }
+                    self.undeleted = Some(error);
                     Reply::Uncertain
                 }
             }),

@@ -49,11 +49,8 @@ impl Guest {
 
     /// The guest works for a while; at times it does nothing.
     pub(crate) fn work(&mut self, dice: &mut Dice) {
-        if self.most_disks > 1 && dice.percent(5) {
-            match self.disks.contains_key("data1") {
-                true => drop(self.disks.remove("data1")),
-                false => self.add_disk(1, dice),
-            }
+        if self.most_disks > 1 && dice.percent(5) && self.disks.remove("data1").is_none() {
+            self.add_disk(1, dice);
         }
         for disk in self.disks.values_mut() {
             let disk = Arc::make_mut(disk);

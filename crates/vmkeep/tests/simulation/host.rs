@@ -30,8 +30,13 @@ pub(crate) enum Operation {
     BackUp,
     Resume,
     Void,
-    Sweep { abandoned_after_ms: Option<i64>, max_repack: u64 },
-    Read { pinned: bool },
+    Sweep {
+        abandoned_after_ms: Option<i64>,
+        max_repack: u64,
+    },
+    Read {
+        pinned: bool,
+    },
     Mark(Mark),
     BreakPin,
     /// Looks around, for a call or two.
@@ -94,7 +99,9 @@ impl Desk {
         let later = i64::try_from(self.opened).unwrap() + self.host.later;
         let ports = ports(self.host.seed.wrapping_mul(1000) + self.opened, later);
         match Vault::open_inline(Arc::clone(&self.store), kek(), ports) {
-            Ok(vault) => Some(self.host.broken.map_or_else(|| vault.clone(), |rule| vault.without_rule(rule))),
+            Ok(vault) => {
+                Some(self.host.broken.map_or_else(|| vault.clone(), |rule| vault.without_rule(rule)))
+            }
             Err(e) => {
                 self.killed = is_of_the_dead(&e);
                 None
@@ -121,7 +128,10 @@ impl Desk {
                     ledger.add("packs repacked", report.repacked);
                     ledger.add("damage met by sweeps", report.damaged);
                 }
-                (format!("sweep {abandoned_after_ms:?} {max_repack}"), report.map(|report| format!("{report:?}")))
+                (
+                    format!("sweep {abandoned_after_ms:?} {max_repack}"),
+                    report.map(|report| format!("{report:?}")),
+                )
             }
             Operation::Read { pinned } => match self.choose(&name) {
                 Some(point) => {
@@ -134,13 +144,23 @@ impl Desk {
                 None => ("idle".to_owned(), vault.vms().map(|vms| format!("{vms:?}"))),
             },
             Operation::BreakPin => ("break pin".to_owned(), self.break_pin(vault, &name)),
-            Operation::Idle | Operation::Reopen => ("idle".to_owned(), vault.vms().map(|vms| format!("{vms:?}"))),
+            Operation::Idle | Operation::Reopen => {
+                ("idle".to_owned(), vault.vms().map(|vms| format!("{vms:?}")))
+            }
         };
         self.killed = ended.as_ref().is_err_and(is_of_the_dead);
         let mut ledger = self.shared.lock();
         let kind = format!("{operation:?}");
         let kind = kind.split([' ', '(']).next().unwrap_or_default();
         ledger.count(&format!("{kind}: {}", if ended.is_ok() { "done" } else { "failed" }));
+        if let Err(e) = &ended
+            && !matches!(e, VaultError::Store { .. })
+        {
+            let why = format!("{e:?}");
+            let why = why.split([' ', '(']).next().unwrap_or_default();
+            let at = e.object().and_then(|object| object.split('/').next()).unwrap_or_default();
+            ledger.count(&format!("{kind}: {why} {at}"));
+        }
         let now = ledger.now;
         let host = &self.host.name;
         ledger.story.push(match ended {
@@ -277,7 +297,7 @@ impl Desk {
                 }
                 let mut ledger = self.shared.lock();
                 if damage {
-                    self.judge(&mut ledger, point, pin.as_ref(), &explained);
+                    judge(&mut ledger, point, pin.as_ref(), &explained);
                 }
                 Err(explained)
             }
@@ -287,16 +307,16 @@ impl Desk {
         }
         read
     }
+}
 
-    /// Something was missing for a reader: is it what it was told?
-    fn judge(&self, ledger: &mut Ledger, point: &Point, pin: Option<&Pin>, error: &VaultError) {
-        let broken = pin.is_none_or(|pin| ledger.broken.contains(&pin.id()));
-        if !broken {
-            let what = format!("a reader of {point:?} lost it under an unbroken pin: {error:?}");
-            ledger.news.push(News::Wrong(what));
-        }
-        ledger.news.push(News::Damaged { point: point.clone(), what: format!("{error:?}") });
+/// Something was missing for a reader: is it what it was told?
+fn judge(ledger: &mut Ledger, point: &Point, pin: Option<&Pin>, error: &VaultError) {
+    let broken = pin.is_none_or(|pin| ledger.broken.contains(&pin.id()));
+    if !broken {
+        let what = format!("a reader of {point:?} lost it under an unbroken pin: {error:?}");
+        ledger.news.push(News::Wrong(what));
     }
+    ledger.news.push(News::Damaged { point: point.clone(), what: format!("{error:?}") });
 }
 
 /// Whether the error is what a store tells a host that was killed.

@@ -56,6 +56,19 @@ impl Mix {
         broken: None,
     };
 
+    /// Much is forgotten, and several sweeps are at it.
+    pub(crate) const RIVAL_SWEEPS: Self = Self {
+        writers: (1, 2),
+        sweepers: (3, 4),
+        readers: (0, 2),
+        markers: (2, 3),
+        steps: (600, 1800),
+        power_cut: 20,
+        pauses: 12,
+        odds: Odds { fail: 4, lose_answer: 4, repeat: 40, late: 6, stop: 20, resume: 12 },
+        ..Self::ALL
+    };
+
     /// Writers that are stopped while everything else goes on: what they wanted is ended and retired before they commit.
     pub(crate) const STALLED_WRITERS: Self = Self {
         writers: (3, 3),
@@ -86,6 +99,11 @@ impl Mix {
         odds: Odds { fail: 0, lose_answer: 0, repeat: 0, late: 0, stop: 40, resume: 20 },
         ..Self::ALL
     };
+
+    /// What the run of a seed is like.
+    pub(crate) fn of(seed: u64) -> &'static Self {
+        if seed % 4 == 3 { &Self::RIVAL_SWEEPS } else { &Self::ALL }
+    }
 
     /// Packs of a few slots, so that a point has several and they become worn one by one.
     pub(crate) fn packing(dice: &mut Dice) -> Packing {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
@@ -36,11 +37,14 @@ const SWEEPS: u32 = 6;
 pub(crate) struct Summary {
     pub(crate) seeds: u64,
     pub(crate) counts: BTreeMap<String, u64>,
+    /// Of every line of every log.
+    pub(crate) checksum: u64,
 }
 
 impl Summary {
     pub(crate) fn add(&mut self, other: Self) {
         self.seeds += other.seeds;
+        self.checksum = self.checksum.wrapping_add(other.checksum);
         for (what, count) in other.counts {
             *self.counts.entry(what).or_default() += count;
         }
@@ -243,9 +247,9 @@ impl Run {
                 stall.stalled = Some(host);
             }
         }
-        let (over, rest) = stalls.drain(..).partition(|stall| stall.until <= self.steps);
-        *stalls = rest;
-        over.iter().for_each(|stall: &Stall| self.resume(stall, hosts));
+        for over in stalls.extract_if(.., |stall| stall.until <= self.steps) {
+            self.resume(&over, hosts);
+        }
     }
 
     fn resume(&self, stall: &Stall, hosts: &[Spawned<()>]) {
@@ -339,7 +343,9 @@ impl Run {
         let mut counts = self.shared.lock().tally.clone();
         counts.insert("steps".to_owned(), self.steps);
         counts.insert("restores".to_owned(), self.checker.restored);
-        Summary { seeds: 1, counts }
+        let mut sum = DefaultHasher::new();
+        self.sim.log().iter().for_each(|event| event.to_string().hash(&mut sum));
+        Summary { seeds: 1, counts, checksum: sum.finish() }
     }
 
     /// What went wrong, and how it came to that.

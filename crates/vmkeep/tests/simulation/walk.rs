@@ -75,9 +75,9 @@ fn write_disk(
             return Ok(());
         }
         let blocks: Vec<(BlockIndex, ContentHash)> = chunks.iter().map(|c| (c.block, c.hash)).collect();
-        let encoded = encoder.encode(blocks, Chunk::together(chunks)).unwrap();
+        let packed = encoder.encode(blocks, Chunk::together(chunks)).unwrap();
         chunks.clear();
-        writer.frame(&encoded)
+        writer.frame(&packed)
     };
     for segment in Segments::new(&disk, BlockSize::MIN, SegmentSize::default(), before) {
         let segment = match segment {
