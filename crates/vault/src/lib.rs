@@ -31,6 +31,7 @@
 //! ```
 
 mod adoption;
+mod asked;
 mod begin;
 mod drive;
 mod error;

@@ -1,7 +1,7 @@
 //! A vault: made, opened, and asked for its VMs and points.
 
 use std::path::Path as FsPath;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use object_store::ObjectStore;
 use vmkeep_envelope::{BranchKey, Entropy, KeyVault, OsEntropy, SlotCiphers};
@@ -344,15 +344,6 @@ impl Vault {
     }
 }
 
-/// Forgets what a machine asked for once it is answered.
-pub(crate) struct InFlight(Arc<Mutex<Option<Request>>>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-}
-
 fn folder_store(path: &FsPath, ports: &Ports) -> Result<Arc<dyn ObjectStore>, VaultError> {
     let own = SessionId(random_id(&*ports.entropy)?);
     let store = FolderStore::open(path, own);
@@ -375,12 +366,6 @@ impl Inner {
             rules: self.rules,
             asked: Arc::clone(&self.asked),
         }
-    }
-
-    /// Notes what a machine asks for until the answer is there.
-    pub(crate) fn in_flight(&self, request: &Request) -> InFlight {
-        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(request.clone());
-        InFlight(Arc::clone(&self.asked))
     }
 
     pub(crate) fn name_of(&self, vm: &VmName, generation: u32) -> ObjectName {
