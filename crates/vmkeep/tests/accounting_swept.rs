@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use common::*;
-use vmkeep::backup::{self, Event, run_inheriting};
+use vmkeep::backup::{self, Event, Resume, Settings};
 use vmkeep::disk::{BlockRead, Memory};
 use vmkeep::model::{BlockSize, ByteLen, CancelToken, ChangeProvenance, ConsistencyLevel, SessionId};
 use vmkeep::object_store::ObjectStore;
@@ -245,9 +245,9 @@ fn what_a_session_inherits_is_in_progress_until_it_ends() {
     let first = interrupt(&vault, &content);
     let memory = Memory::from(content["os"].clone());
     let plan = plan("db", &[("os", &memory as &dyn BlockRead)]);
-    vault.void_session(first).unwrap();
     let cancel = CancelToken::new();
-    let report = run_inheriting(&vault, &plan, &inline(), &backup::Silent, &cancel, &[first]).unwrap();
+    let settings = Settings { resume: Resume::Session(first), ..inline() };
+    let report = backup::run(&vault, &plan, &settings, &backup::Silent, &cancel).unwrap();
     assert!(report.bytes_adopted > 0);
     points.insert(format!("db@{}", report.point.id.number), content);
     account(&store, &points, "inherited");
