@@ -125,8 +125,14 @@ mod tests {
     fn entries(session: &Session, written: &WrittenDisk) -> Vec<(BlockIndex, Entry)> {
         let nodes = &session.writing.nodes;
         let (vault, lineage) = (Arc::clone(&nodes.vault), nodes.lineage.clone());
-        let reader =
-            DiskReader::new(vault, lineage, (PointNumber(1), disk()), SIZE, written.size.0, written.root);
+        let reader = DiskReader::new(
+            vault,
+            lineage,
+            (vmkeep_model::PointNumber(1), disk()),
+            SIZE,
+            written.size.0,
+            written.root,
+        );
         let entries = reader.entries(BlockIndex(0)).unwrap().map(Result::unwrap).collect::<Vec<_>>();
         let mut seen = 0;
         reader
