@@ -26,13 +26,11 @@ impl Session {
     }
 
     /// Pack objects of its own that no disk refers to, because their writer was dropped; each is given once.
-
     pub(crate) fn orphans(&self) -> Vec<ObjectName> {
         self.writing.orphans.take()
     }
 
     /// Pack objects of the sessions it inherited that no disk refers to.
-
     pub(crate) fn unused(&self) -> Result<Vec<ObjectName>, VaultError> {
         self.adopted().map_or_else(|| Ok(Vec::new()), Adopted::unused)
     }
@@ -48,7 +46,7 @@ mod tests {
     use object_store::memory::InMemory;
     use proptest::prelude::*;
     use vmkeep_envelope::{KeyFileVault, SecretKey};
-    use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ByteLen, ContentHash, DiskName, PointNumber};
+    use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ByteLen, ContentHash, DiskName};
     use vmkeep_testkit::snapshot;
 
     use super::*;

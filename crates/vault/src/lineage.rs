@@ -171,7 +171,9 @@ impl Lineage {
     pub(crate) fn marks(&self, vault: &Inner) -> Result<BTreeMap<u64, u8>, VaultError> {
         let mut waiting = Waiting::default();
         for (path, _) in vault.objects.list(&format!("forgets/{}", self.id))? {
-            ObjectName::parse(&path).iter().for_each(|name| waiting.add(name));
+            if let Some(name) = ObjectName::parse(&path) {
+                waiting.add(&name);
+            }
         }
         let mut marks = BTreeMap::new();
         for (number, g) in waiting.marks {

@@ -174,8 +174,9 @@ const IN_A_SWEEP: [Outside; 2] = [Outside::Lineage, Outside::Journal];
 
 fn version(n: u64) -> Vec<u8> {
     let mut os = noise(1 << 40, 60 * BLOCK);
-    for block in 0..n as usize {
-        let at = (block * 7 + n as usize) % 60;
+    let count = usize::try_from(n).unwrap();
+    for block in 0..count {
+        let at = (block * 7 + count) % 60;
         set_block(&mut os, at, &noise(n << 32 | at as u64, BLOCK));
     }
     os

@@ -209,7 +209,10 @@ fn a_void_at_any_call_of_a_backup_ends_it_or_comes_too_late() {
         }
         assert_vault_clean(&vault, &when);
     }
-    assert!(ended >= 5 && again <= 3 && late >= 5, "{ended} ended, {again} of them early, {late} came too late");
+    assert!(
+        ended >= 5 && again <= 3 && late >= 5,
+        "{ended} ended, {again} of them early, {late} came too late"
+    );
 }
 
 #[test]

@@ -118,7 +118,7 @@ enum Same {
 
 /// A node of the map after that could not be read.
 struct Lost {
-    node: Child,
+    node: Box<Child>,
     error: Box<MapError>,
 }
 
@@ -169,7 +169,7 @@ impl<'a> Kept<'a> {
             }
             Err(error) => {
                 self.hidden = node.end();
-                Err(Lost { node: *node, error: Box::new(error) })
+                Err(Lost { node: Box::new(*node), error: Box::new(error) })
             }
         }
     }

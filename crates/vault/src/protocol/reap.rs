@@ -23,6 +23,7 @@ pub(crate) struct Reap {
     /// Number and the mark that dooms it. The next one is the last.
     doomed: Vec<(u64, u32)>,
     pinned: BTreeSet<u64>,
+    pinned_before: BTreeSet<u64>,
     reaped: Reaped,
     state: State,
 }
@@ -44,6 +45,8 @@ pub(crate) struct Reaped {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum State {
+    /// Who is pinned already need not be doomed: that would leave two marks with every sweep.
+    First,
     Next,
     Look(NewestMark),
     Doom(u64, u32, CreateOnce),
@@ -70,8 +73,9 @@ impl Reap {
             left,
             doomed: Vec::new(),
             pinned: BTreeSet::new(),
+            pinned_before: BTreeSet::new(),
             reaped: Reaped::default(),
-            state: State::Next,
+            state: State::First,
         }
     }
 
@@ -86,6 +90,20 @@ impl Reap {
         loop {
             let reply = next.take().unwrap_or(Reply::Begin);
             self.state = match &mut self.state {
+                State::First => match reply {
+                    Reply::Begin if !self.left.is_empty() && self.rules.honour_pins => {
+                        return Step::Ask(Request::List(format!("pins/{}", self.lineage)));
+                    }
+                    Reply::Names(names) => {
+                        let pins = names.into_iter().filter_map(|name| match name {
+                            ObjectName::Pin(_, number, _) => Some(number.0),
+                            _ => None,
+                        });
+                        self.pinned_before = pins.collect();
+                        State::Next
+                    }
+                    _ => State::Next,
+                },
                 State::Next => match self.left.last() {
                     Some(&(number, g)) => State::Look(NewestMark::from(self.lineage, number, g)),
                     None if self.doomed.is_empty() => return Step::Done(Ok(self.done())),
@@ -167,6 +185,8 @@ impl Reap {
             self.reaped.held.push(number);
         } else if state & DOOMED != 0 {
             self.doomed.push((number, g));
+        } else if state & FORGOTTEN != 0 && self.pinned_before.contains(&number) {
+            self.reaped.pinned.push(number);
         } else if state & FORGOTTEN != 0 {
             let create = self.mark(number, g + 1, FORGOTTEN | DOOMED);
             return State::Doom(number, g + 1, create);

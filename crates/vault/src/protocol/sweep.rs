@@ -74,7 +74,7 @@ impl Survey {
                         | ObjectName::Plan(lineage, ..)
                         | ObjectName::Worn(lineage, ..)
                         | ObjectName::Repack(lineage, _) => {
-                            self.found.entry(*lineage).or_default().add(&name)
+                            self.found.entry(*lineage).or_default().add(&name);
                         }
                         _ => {}
                     }
@@ -141,6 +141,8 @@ pub(crate) struct LineageSweep {
     marks: BTreeMap<u64, u32>,
     stray_pins: Vec<ObjectName>,
     report: SweepReport,
+    /// What another sweep left may be worn.
+    tidied: bool,
     state: State,
 }
 
@@ -177,6 +179,7 @@ impl LineageSweep {
             marks,
             stray_pins: Vec::new(),
             report: SweepReport::default(),
+            tidied: false,
             state,
         }
     }
@@ -279,6 +282,7 @@ impl LineageSweep {
                 },
                 State::Tidy(tidy) => {
                     good!(wait!(tidy, reply));
+                    self.tidied = true;
                     State::NextRepack
                 }
                 State::Over => {
@@ -304,13 +308,17 @@ impl LineageSweep {
                 State::Worn => match reply {
                     Reply::Names(names) => {
                         let mut worn = Waiting::default();
-                        names.iter().for_each(|name| worn.add(name));
+                        for name in &names {
+                            worn.add(name);
+                        }
                         worn.worn.truncate(repack);
                         let head = self.head.clone();
                         State::Repack(Repack::new(lineage, (sweep, at), head, worn.worn, rules))
                     }
                     // Only what this sweep, or one before, found worn.
-                    Reply::Begin if self.report.retired.is_empty() && self.waiting.worn.is_empty() => {
+                    Reply::Begin
+                        if self.report.retired.is_empty() && self.waiting.worn.is_empty() && !self.tidied =>
+                    {
                         return self.done();
                     }
                     Reply::Begin => return Step::Ask(Request::List(format!("sweep/{lineage}/worn"))),

@@ -37,7 +37,7 @@ fn block(disk: &str, number: u64, version: u64) -> Vec<u8> {
 
 /// What point `number` holds in block `n`: at point 2 every third block is another.
 fn version(n: u64, number: u64) -> u64 {
-    if number > 1 && n % 3 == 0 { number } else { 1 }
+    if number > 1 && n.is_multiple_of(3) { number } else { 1 }
 }
 
 fn vault_key() -> Arc<KeyFileVault> {

@@ -349,7 +349,7 @@ fn explore(start: State, repack: bool) -> Result<usize, String> {
 
 /// Runs from the start to the end again and again, each time another way, as long as it takes to come by `states`
 /// states that were not seen before: for what is too large to be explored whole.
-fn wander(start: &State, mut seed: u64, states: usize) -> Result<usize, String> {
+fn wander(start: &State, mut random: u64, states: usize) -> Result<usize, String> {
     let mut seen = HashSet::new();
     let (mut runs, mut successors) = (0, Vec::new());
     while seen.len() < states {
@@ -366,8 +366,8 @@ fn wander(start: &State, mut seed: u64, states: usize) -> Result<usize, String> 
                 break;
             }
             // A linear congruential generator is random enough to choose a way.
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let which = usize::try_from(seed >> 33).unwrap() % successors.len();
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let which = usize::try_from(random >> 33).unwrap() % successors.len();
             let (who, effect, lost, next) = successors.swap_remove(which);
             successors.clear();
             calls.push(state.asks(who).map_or_else(String::new, |ask| call_of(who, ask, effect, lost)));

@@ -260,7 +260,9 @@ impl World {
             }
             Request::Delete(names) => {
                 if effect {
-                    names.iter().for_each(|name| self.objects.remove(name));
+                    for name in names {
+                        self.objects.remove(name);
+                    }
                 }
                 Reply::Done
             }
@@ -379,13 +381,13 @@ impl World {
         })
     }
 
-    fn build(&mut self, build: &Build, effect: bool) -> Reply {
+    fn build(&mut self, asked: &Build, effect: bool) -> Reply {
         let mut built = Built::default();
-        let made = (build.sweep, id(build.packs.first().map_or(0, |pack| pack.1[0]).wrapping_add(100)));
+        let made = (asked.sweep, id(asked.packs.first().map_or(0, |pack| pack.1[0]).wrapping_add(100)));
         let mut slots = Vec::new();
         let mut birth_of = 0;
         let mut moves: BTreeMap<PackBody, Vec<MovedSlotBody>> = BTreeMap::new();
-        for pack in &build.packs {
+        for pack in &asked.packs {
             let name = pack_name(*pack);
             let live = self.judge(&name, &self.all_retired());
             let Some(Value::Pack(held, birth)) = self.objects.get(&name) else { continue };
@@ -409,11 +411,11 @@ impl World {
             built.sources.push((dead, births.into_iter().collect()));
         }
         for (birth, mut slots) in moves {
-            let Some((_, k, before)) = build.moved.iter().find(|(known, ..)| *known == birth) else {
+            let Some((_, k, before)) = asked.moved.iter().find(|(known, ..)| *known == birth) else {
                 continue;
             };
             for slot in before.iter().flat_map(|before| &before.slots) {
-                if !build.packs.contains(&slot.pack) && !slots.iter().any(|s| s.slot == slot.slot) {
+                if !asked.packs.contains(&slot.pack) && !slots.iter().any(|s| s.slot == slot.slot) {
                     slots.push(slot.clone());
                 }
             }
