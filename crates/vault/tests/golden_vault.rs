@@ -214,7 +214,9 @@ fn the_same_inputs_make_the_same_vault() {
 
 #[test]
 fn every_object_of_every_golden_vault_verifies() {
-    FOLDERS.iter().for_each(|name| each_object_of_every_golden_vault_verifies(name));
+    for name in FOLDERS {
+        each_object_of_every_golden_vault_verifies(name);
+    }
 }
 
 fn each_object_of_every_golden_vault_verifies(name: &str) {
@@ -236,7 +238,9 @@ fn each_object_of_every_golden_vault_verifies(name: &str) {
 
 #[test]
 fn every_point_of_every_golden_vault_restores() {
-    FOLDERS.iter().for_each(|name| each_point_of_every_golden_vault_restores(name));
+    for name in FOLDERS {
+        each_point_of_every_golden_vault_restores(name);
+    }
 }
 
 fn each_point_of_every_golden_vault_restores(name: &str) {
