@@ -116,6 +116,12 @@ impl Edit {
     }
 }
 
+fn apply(edits: &[Edit], disk: &mut Vec<u8>) {
+    for edit in edits {
+        edit.apply(disk);
+    }
+}
+
 /// A point as it has to be.
 struct Made {
     disks: Disks,
@@ -161,14 +167,10 @@ impl World {
         let point = |number: u64| point_ref(&format!("{WEB}@{number}"));
         match act {
             Act::BackUp { os, data } => {
-                for edit in os {
-                    edit.apply(&mut self.os);
-                }
+                apply(os, &mut self.os);
                 let mut disks = disks([("os", self.os.clone())]);
                 if let Some(edits) = data {
-                    for edit in edits {
-                        edit.apply(&mut self.data);
-                    }
+                    apply(edits, &mut self.data);
                     disks.insert("data".to_owned(), self.data.clone());
                 }
                 let report = back_up(self.host(), WEB, &disks).unwrap();
@@ -177,9 +179,7 @@ impl World {
             }
             Act::Interrupt { os } => {
                 let mut disk = self.os.clone();
-                for edit in os {
-                    edit.apply(&mut disk);
-                }
+                apply(os, &mut disk);
                 interrupted(self.host(), WEB, &disk);
             }
             Act::Void => {
