@@ -65,8 +65,8 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// Level default, 64 KiB blocks, a worker per processor (at most 8), 128 MiB, going on from a backup that was
-    /// interrupted more than a day ago.
+    /// Level default, 64 KiB blocks, a worker per processor (at most 8), 128 MiB, going on from an interrupted
+    /// backup that began more than a week ago.
     fn default() -> Self {
         let workers = std::thread::available_parallelism().map_or(1, usize::from).min(8);
         Self {

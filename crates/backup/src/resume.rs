@@ -29,7 +29,7 @@ pub enum Resume {
 }
 
 impl Default for Resume {
-    /// From one that began 24 hours ago or earlier.
+    /// From one that began 7 days ago or earlier.
     fn default() -> Self {
         Self::Abandoned { after_ms: ABANDONED_AFTER_MS }
     }

@@ -105,20 +105,23 @@ fn interrupted(vault: &Vault, bytes: u64, resume: Resume) -> SessionId {
     open[0].id
 }
 
+/// In hours.
+const WEEK: i64 = 7 * 24;
+
 #[test]
-fn by_default_one_that_began_a_day_ago_is_gone_on_from_and_no_younger_one() {
+fn by_default_one_that_began_a_week_ago_is_gone_on_from_and_no_younger_one() {
     let store = new_store();
     let old = interrupted(&at(&store, 0), 30 * MIB, Resume::Never);
-    let (report, told) = back_up(&at(&snapshot(&store), 23), Resume::default());
+    let (report, told) = back_up(&at(&snapshot(&store), WEEK - 1), Resume::default());
     assert_eq!((report.resumed, report.bytes_adopted), (None, 0));
     assert_eq!(told, Told { left_open: vec![old], ..Told::default() });
 
-    let (report, told) = back_up(&at(&store, 24), Resume::default());
+    let (report, told) = back_up(&at(&store, WEEK), Resume::default());
     assert_eq!(report.resumed.map(|from| (from.id, from.opened)), Some((old, Timestamp(1_700_000_000_000))));
     assert!(report.bytes_adopted >= 20 * MIB, "{}", report.bytes_adopted);
     assert!(report.stored.data <= 21 * MIB, "{:?}", report.stored);
     assert_eq!(told, Told { inherited: vec![old], ..Told::default() });
-    assert_eq!(at(&store, 24).open_sessions(&vm()).unwrap(), []);
+    assert_eq!(at(&store, WEEK).open_sessions(&vm()).unwrap(), []);
 }
 
 #[test]
@@ -134,11 +137,11 @@ fn of_several_the_one_that_stored_the_most_or_the_newest() {
         (Resume::Session(newest), newest, most),
     ];
     for (resume, chosen, other) in cases {
-        let (report, told) = back_up(&at(&snapshot(&store), 40), resume);
+        let (report, told) = back_up(&at(&snapshot(&store), WEEK + 16), resume);
         assert_eq!(report.resumed.map(|from| from.id), Some(chosen), "{resume:?}");
         assert_eq!(told.left_open, [other, nothing], "{resume:?}");
     }
-    let (report, told) = back_up(&at(&store, 40), Resume::Never);
+    let (report, told) = back_up(&at(&store, WEEK + 16), Resume::Never);
     assert_eq!((report.resumed, told), (None, Told::default()));
 }
 

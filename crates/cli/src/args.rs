@@ -47,7 +47,7 @@ Interrupted backup to go on from [default: auto]
 What that backup had stored is not stored again. It is ended by this: should it still run, it fails
 when it would finish.
 
-auto     one that began more than 24 hours ago and has not finished
+auto     one that began more than 7 days ago and has not finished
 newest   the newest that has stored anything: for when it is known to run no more; also without a value
 never    none
 SESSION  this one, as vmkeep sessions shows it";

@@ -275,7 +275,7 @@ fn what_an_interrupted_backup_left_is_freed_once_it_is_ended() {
     let session = scratch.abandoned_backup();
     let left = scratch.bytes() - before;
     assert!(left > 2 * MIB, "{left}");
-    // It may still run: by default it is given a day.
+    // It may still run: by default it is given a week.
     for words in ["sweep", "sweep --abandoned-after never", "sweep --abandoned-after 90m"] {
         let swept = scratch.summary(words);
         assert_eq!((number(&swept, "open_sessions"), &swept["ended"]), (1, &json!([])), "{words}");

@@ -400,7 +400,7 @@ fn a_point_that_is_swept_while_it_is_read_is_told_as_that() {
 /// Two days after [`later_ports`].
 fn even_later_ports(seed: u64) -> vmkeep::vault::Ports {
     let later = later_ports(seed);
-    let now = later.clock.now().0 + 2 * 24 * 60 * 60 * 1000;
+    let now = later.clock.now().0 + 8 * 24 * 60 * 60 * 1000;
     vmkeep::vault::Ports {
         clock: Arc::new(vmkeep::model::ManualClock::new(vmkeep::model::Timestamp(now))),
         ..later

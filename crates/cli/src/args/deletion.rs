@@ -38,7 +38,7 @@ pub(crate) struct SweepArgs {
     #[arg(long, value_name = "BYTES", value_parser = bytes::parse)]
     pub(crate) max_repack: Option<u64>,
     /// End backups that began so long ago and did not finish: 90m, 3d, never
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = abandoned_after)]
+    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = abandoned_after)]
     pub(crate) abandoned_after: AbandonedAfter,
 }
 

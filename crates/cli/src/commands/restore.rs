@@ -120,7 +120,7 @@ fn pin(point: &OpenPoint) -> Result<Option<Pin>, Error> {
 
 /// What is missing because a sweep took the point meanwhile is no damage.
 fn explained(point: &OpenPoint, pin: Option<&Pin>, error: RestoreError) -> Error {
-    if error.is_damage() {
+    if error.is_damage() || error.is_swept() {
         let gone = VaultError::Missing { object: point.reference().to_string() };
         let told = point.explain(gone, pin);
         if matches!(told, VaultError::PinBroken { .. } | VaultError::PointSwept { .. }) {

@@ -27,8 +27,9 @@ use crate::vault::{Inner, Vault};
 /// How often a lineage is looked at again because another sweep was at it too.
 const ROUNDS: u32 = 8;
 
-/// A session or sweep that began longer ago counts as abandoned: 24 hours, in milliseconds.
-pub const ABANDONED_AFTER_MS: i64 = 24 * 60 * 60 * 1000;
+/// A session or sweep that began longer ago counts as abandoned: 7 days, in milliseconds. Long, because the first backup
+/// of a large disk takes days, and one that is ended while it runs has worked for nothing.
+pub const ABANDONED_AFTER_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 
 /// How a sweep is to go about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

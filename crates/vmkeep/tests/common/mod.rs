@@ -35,7 +35,7 @@ pub(crate) fn ports(seed: u64) -> Ports {
 
 /// As [`ports`], two days later: what was abandoned then counts as abandoned.
 pub(crate) fn later_ports(seed: u64) -> Ports {
-    let clock = Arc::new(ManualClock::new(Timestamp(1_700_000_000_000 + 2 * 24 * 60 * 60 * 1000)));
+    let clock = Arc::new(ManualClock::new(Timestamp(1_700_000_000_000 + 8 * 24 * 60 * 60 * 1000)));
     Ports { clock, ..ports(seed) }
 }
 
