@@ -18,6 +18,7 @@ mod create;
 #[cfg(test)]
 mod explore;
 mod head;
+mod leftover;
 mod mark;
 mod reap;
 mod repack;

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use vmkeep_envelope::PackName;
 use vmkeep_model::{LineageId, SessionId};
 
+use super::leftover::Leftovers;
 use super::reap::{Reap, Reaped};
 use super::repack::{Repack, Tidy};
-use super::retire::{Leftovers, Retire};
+use super::retire::Retire;
 use super::settle::{Settle, Settled};
 use super::{FindHead, Head, Record, Reply, Request, Rules, Step, Trouble, good, mark_name, wait};
 use crate::format::{HeadBody, PackBody};
