@@ -31,8 +31,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod fingerprint_file;
+mod page;
 mod scan;
 mod segment;
 
-pub use scan::{BlockHasher, Chunk, ScanBuffer, Scanned, is_zero, scan};
-pub use segment::{Segment, SegmentError, SegmentSize, Segments};
+pub use fingerprint_file::{FingerprintError, FingerprintFile, default_limit};
+pub use page::{
+    Fingerprints, NoFingerprints, PageHasher, PreviousContent, Was, changed_pages, pages_to_store,
+};
+pub use scan::{BlockHasher, Chunk, PageDiff, ScanBuffer, Scanned, is_zero, scan, scan_pages};
+pub use segment::{Before, Segment, SegmentError, SegmentSize, Segments};

@@ -1,11 +1,15 @@
 //! Reading one segment and saying what became of each block.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vmkeep_disk::{BlockRead, DiskError};
-use vmkeep_model::{BlockIndex, BlockRun, ContentHash};
+use vmkeep_model::{BlockIndex, BlockRun, ContentHash, PAGE_SIZE, PageMask};
 
 use crate::Segment;
+use crate::page::{
+    Fingerprints, PageHasher, PreviousContent, Was, changed_fingerprints, changed_pages, pages_to_store,
+};
 
 /// What names the content of a block. Must be collision resistant and keyed: whoever writes to the disk chooses
 /// the content, and an equal hash means "not stored again".
@@ -20,10 +24,12 @@ impl<F: Fn(&[u8]) -> ContentHash + Sync> BlockHasher for F {
     }
 }
 
-/// A buffer kept from one scan to the next on the same thread.
+/// Buffers kept from one scan to the next on the same thread.
 #[derive(Debug, Default)]
 pub struct ScanBuffer {
     bytes: Vec<u8>,
+    before: Vec<u64>,
+    now: Vec<u64>,
 }
 
 /// A changed block, within the buffer its segment was read into.
@@ -33,15 +39,35 @@ pub struct Chunk {
     pub block: BlockIndex,
     /// What it is now.
     pub hash: ContentHash,
+    /// The pages to store over the whole block that the map knows; `None` when the whole block is to be stored.
+    pub pages: Option<PageMask>,
     segment: Arc<Vec<u8>>,
     start: usize,
     len: usize,
+}
+
+impl std::fmt::Debug for PageDiff<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PageDiff({:?}, {:?})", self.hasher, self.known)
+    }
 }
 
 impl Chunk {
     /// The block's bytes, padded to a whole block.
     pub fn bytes(&self) -> &[u8] {
         &self.segment[self.start..self.start + self.len]
+    }
+
+    /// The pages to store of `chunks`, one after another; of a chunk without pages, nothing.
+    pub fn pages_together(chunks: &[Self]) -> Vec<u8> {
+        let pages = chunks.iter().flat_map(|chunk| &chunk.pages).map(PageMask::count).sum::<u32>();
+        let mut together = Vec::with_capacity(pages as usize * PAGE_SIZE);
+        for chunk in chunks {
+            if let Some(pages) = &chunk.pages {
+                pages.copy_from(chunk.bytes(), &mut together);
+            }
+        }
+        together
     }
 
     /// The bytes of `chunks` one after another, without a copy when they are neighbours in one buffer.
@@ -68,8 +94,28 @@ pub struct Scanned {
     pub data: Vec<Chunk>,
     /// Blocks that hold what they held.
     pub same: u64,
+    /// Of the changed blocks, those that are stored as a whole because it is not known which pages changed.
+    pub unknown_pages: u64,
+    /// A block that fingerprints were wrong about. What they say is not to be relied on: the disk is to be scanned again
+    /// without them.
+    pub distrusted: Option<BlockIndex>,
     /// Bytes read from the disk.
     pub bytes_read: u64,
+}
+
+/// How the changed pages of a changed block are found.
+#[derive(Clone, Copy)]
+pub struct PageDiff<'a> {
+    /// Makes fingerprints.
+    pub hasher: &'a PageHasher,
+    /// Knows those of the point before.
+    pub known: &'a dyn Fingerprints,
+    /// Knows the content of the point before.
+    pub previous: &'a dyn PreviousContent,
+    /// Whether a block whose fingerprints are not known is fetched and compared; else all of it is stored.
+    pub fetch_unknown: bool,
+    /// Says whether what fingerprints tell of a block is checked against the content of the point before.
+    pub is_checked: &'a (dyn Fn(BlockIndex) -> bool + Sync),
 }
 
 /// Reads `segment` of `disk` and compares each block with what it was.
@@ -79,6 +125,17 @@ pub fn scan(
     disk: &dyn BlockRead,
     segment: &Segment,
     hasher: &dyn BlockHasher,
+    buffer: &mut ScanBuffer,
+) -> Result<Scanned, DiskError> {
+    scan_pages(disk, segment, hasher, None, buffer)
+}
+
+/// The same, and with `pages` says of changed blocks which pages of them changed, when that can be told.
+pub fn scan_pages(
+    disk: &dyn BlockRead,
+    segment: &Segment,
+    hasher: &dyn BlockHasher,
+    pages: Option<&PageDiff<'_>>,
     buffer: &mut ScanBuffer,
 ) -> Result<Scanned, DiskError> {
     let block_len = segment.block_size.bytes();
@@ -93,36 +150,106 @@ pub fn scan(
     buffer.bytes[read_len..].fill(0);
     scanned.bytes_read = extent.len().0;
 
-    let mut changed = Vec::new();
+    let mut changed = Changed::default();
     let mut before = segment.before.iter().peekable();
-    for (block, bytes) in segment.run.iter().zip(buffer.bytes.chunks_exact(block_len)) {
-        let known = before.next_if(|(known, _)| *known == block).map(|(_, hash)| *hash);
+    let ScanBuffer { bytes: read, before: fingerprints, now } = buffer;
+    for (block, bytes) in segment.run.iter().zip(read.chunks_exact(block_len)) {
+        let was = before.next_if(|(known, _)| *known == block).map(|(_, was)| was);
         if is_zero(bytes) {
-            if known.is_some() {
+            if was.is_some() {
                 scanned.zeroed.push(BlockRun { start: block, len: 1 });
             }
             continue;
         }
         let hash = hasher.block_hash(bytes);
-        if known == Some(hash) {
-            scanned.same += 1;
-        } else {
-            changed.push((block, hash));
+        let is_same = was.is_some_and(|was| was.hash == hash);
+        scanned.same += u64::from(is_same);
+        if let Some(pages) = pages.filter(|pages| !is_same || pages.known.wants_all()) {
+            // The block has just been hashed, so it is in a cache near by.
+            pages.hasher.pages(bytes, now);
+            let is_known = !is_same && was.is_some_and(|was| pages.known.get(block, was.hash, fingerprints));
+            pages.known.put(block, hash, now);
+            if is_known {
+                changed.told.push((block, changed_fingerprints(segment.block_size, fingerprints, now)));
+            }
+        }
+        if !is_same {
+            changed.blocks.push((block, hash));
         }
     }
-    if !changed.is_empty() {
-        let bytes = Arc::new(std::mem::take(&mut buffer.bytes));
-        let first = segment.run.start.0;
-        scanned.data = changed
-            .into_iter()
-            .map(|(block, hash)| {
-                // Within the buffer: the block is one of the run's.
-                let start = usize::try_from(block.0 - first).unwrap_or(0) * block_len;
-                Chunk { block, hash, segment: Arc::clone(&bytes), start, len: block_len }
-            })
-            .collect();
+    if changed.blocks.is_empty() {
+        return Ok(scanned);
     }
+    let bytes = Arc::new(std::mem::take(&mut buffer.bytes));
+    let masks = match pages {
+        Some(pages) => page_masks(segment, &changed, pages, &bytes, &mut scanned),
+        None => BTreeMap::new(),
+    };
+    scanned.data = changed
+        .blocks
+        .into_iter()
+        .map(|(block, hash)| {
+            let pages = masks.get(&block).cloned();
+            let start = segment.offset_of(block);
+            Chunk { block, hash, pages, segment: Arc::clone(&bytes), start, len: block_len }
+        })
+        .collect();
     Ok(scanned)
+}
+
+/// What changed in a segment.
+#[derive(Default)]
+struct Changed {
+    blocks: Vec<(BlockIndex, ContentHash)>,
+    /// Blocks whose fingerprints were known, with the pages that differ; `None` when none do, which cannot be.
+    told: Vec<(BlockIndex, Option<PageMask>)>,
+}
+
+/// The pages to store of the changed blocks of which not all is to be stored.
+fn page_masks(
+    segment: &Segment,
+    changed: &Changed,
+    pages: &PageDiff<'_>,
+    bytes: &[u8],
+    scanned: &mut Scanned,
+) -> BTreeMap<BlockIndex, PageMask> {
+    let size = segment.block_size;
+    let was: BTreeMap<BlockIndex, &Was> = segment.before.iter().map(|(block, was)| (*block, was)).collect();
+    let mut told: BTreeMap<BlockIndex, PageMask> = BTreeMap::new();
+    let mut unknown: Vec<BlockIndex> = Vec::new();
+    let mut known = changed.told.iter().peekable();
+    for (block, _) in changed.blocks.iter().filter(|(block, _)| was.contains_key(block)) {
+        match known.next_if(|(known, _)| known == block) {
+            Some((_, Some(mask))) => drop(told.insert(*block, mask.clone())),
+            _ => unknown.push(*block),
+        }
+    }
+    let checked: Vec<BlockIndex> = told.keys().copied().filter(|block| (pages.is_checked)(*block)).collect();
+    let fetch = if pages.fetch_unknown { unknown.as_slice() } else { &[] };
+    let asked: Vec<BlockIndex> = checked.iter().chain(fetch).copied().collect();
+    scanned.unknown_pages = unknown.len() as u64;
+    if !asked.is_empty() {
+        pages.previous.previous(&asked, &mut |block, before| {
+            let start = segment.offset_of(block);
+            let now = bytes.get(start..start + size.bytes()).unwrap_or_default();
+            let found = before.and_then(|before| changed_pages(size, before, now));
+            match (told.get(&block), found) {
+                (Some(mask), Some(found)) if mask.holds(&found) => {}
+                (Some(_), Some(_)) => scanned.distrusted = Some(block),
+                // What lies below cannot be read: nothing is laid over it.
+                (Some(_), None) => drop(told.remove(&block)),
+                (None, Some(found)) => {
+                    scanned.unknown_pages -= 1;
+                    told.insert(block, found);
+                }
+                (None, None) => {}
+            }
+        });
+    }
+    let store = told
+        .into_iter()
+        .filter_map(|(block, mask)| Some((block, pages_to_store(size, was.get(&block)?, mask)?)));
+    store.collect()
 }
 
 /// Whether every byte is zero. Ends early at the first stretch that is not.

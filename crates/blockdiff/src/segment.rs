@@ -4,7 +4,9 @@ use std::iter::Peekable;
 
 use thiserror::Error;
 use vmkeep_disk::{BlockRead, DiskError};
-use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ByteOffset, ContentHash, Extent};
+use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ByteOffset, Extent};
+
+use crate::page::Was;
 
 /// Most zeroed runs carried by one segment; more go into a segment of their own.
 const ZEROED_MAX: usize = 4096;
@@ -30,7 +32,49 @@ pub struct Segment {
     /// Size of a block.
     pub block_size: BlockSize,
     /// What the blocks of `run` that held data were, ascending.
-    pub before: Vec<(BlockIndex, ContentHash)>,
+    pub before: Vec<(BlockIndex, Was)>,
+}
+
+impl Segment {
+    /// Where `block`, one of `run`, begins in a buffer that holds the run.
+    pub(crate) fn offset_of(&self, block: BlockIndex) -> usize {
+        let blocks = block.0.saturating_sub(self.run.start.0);
+        usize::try_from(blocks).unwrap_or(0).saturating_mul(self.block_size.bytes())
+    }
+}
+
+/// Tells what the blocks of a disk were, in ascending order.
+pub trait Before {
+    /// Why it cannot be told.
+    type Error: std::error::Error + 'static;
+
+    /// The first block at or after `from` and before `below` that held data, with what it was. `from` never goes back, and
+    /// a block that was given is not asked for again.
+    fn next_in(
+        &mut self,
+        from: BlockIndex,
+        below: BlockIndex,
+    ) -> Result<Option<(BlockIndex, Was)>, Self::Error>;
+}
+
+impl<I, E, W> Before for Peekable<I>
+where
+    I: Iterator<Item = Result<(BlockIndex, W), E>>,
+    E: std::error::Error + 'static,
+    W: Into<Was>,
+{
+    type Error = E;
+
+    fn next_in(&mut self, from: BlockIndex, below: BlockIndex) -> Result<Option<(BlockIndex, Was)>, E> {
+        loop {
+            match self.next_if(|known| known.as_ref().map_or(true, |(block, _)| *block < below)) {
+                Some(Ok((block, _))) if block < from => {}
+                Some(Ok((block, was))) => return Ok(Some((block, was.into()))),
+                Some(Err(e)) => return Err(e),
+                None => return Ok(None),
+            }
+        }
+    }
 }
 
 /// Why a walk over a disk ended early.
@@ -46,12 +90,12 @@ pub enum SegmentError<E: std::error::Error + 'static> {
 }
 
 /// The segments of a disk, in ascending order. Ends after an error.
-pub struct Segments<'d, I: Iterator> {
+pub struct Segments<'d, B> {
     disk: &'d dyn BlockRead,
     block_size: BlockSize,
     segment_blocks: u64,
     blocks: u64,
-    before: Peekable<I>,
+    before: B,
     /// First block not yet in a segment.
     next: u64,
     /// Data that was found ahead and not yet cut, in blocks.
@@ -59,23 +103,25 @@ pub struct Segments<'d, I: Iterator> {
     done: bool,
 }
 
-impl<I: Iterator> std::fmt::Debug for Segments<'_, I> {
+impl<B> std::fmt::Debug for Segments<'_, B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Segments({} of {} blocks)", self.next, self.blocks)
     }
 }
 
-impl<'d, I, E> Segments<'d, I>
-where
-    I: Iterator<Item = Result<(BlockIndex, ContentHash), E>>,
-    E: std::error::Error + 'static,
-{
-    /// Walks `disk` in blocks of `block_size`. `before` gives the blocks that held data and their hashes, ascending;
+impl<'d, I: Iterator> Segments<'d, Peekable<I>> {
+    /// Walks `disk` in blocks of `block_size`. `before` gives the blocks that held data and what they were, ascending;
     /// those past the end of the disk are ignored.
     pub fn new(disk: &'d dyn BlockRead, block_size: BlockSize, size: SegmentSize, before: I) -> Self {
+        Self::against(disk, block_size, size, before.peekable())
+    }
+}
+
+impl<'d, B> Segments<'d, B> {
+    /// The same, with `before` asked for what it is needed for.
+    pub fn against(disk: &'d dyn BlockRead, block_size: BlockSize, size: SegmentSize, before: B) -> Self {
         let segment_blocks = (size.0 / block_size.bytes()).max(1) as u64;
         let blocks = block_size.count_for(disk.len());
-        let before = before.peekable();
         Self {
             disk,
             block_size,
@@ -87,8 +133,10 @@ where
             done: false,
         }
     }
+}
 
-    fn cut(&mut self) -> Result<Option<Segment>, SegmentError<E>> {
+impl<B: Before> Segments<'_, B> {
+    fn cut(&mut self) -> Result<Option<Segment>, SegmentError<B::Error>> {
         if self.data.is_empty() {
             self.data = self.find_data()?;
         }
@@ -116,7 +164,7 @@ where
     }
 
     /// The next stretch of blocks with data, from `next` on; empty at the end of the disk.
-    fn find_data(&mut self) -> Result<BlockRun, SegmentError<E>> {
+    fn find_data(&mut self) -> Result<BlockRun, SegmentError<B::Error>> {
         if self.next >= self.blocks {
             return Ok(BlockRun::default());
         }
@@ -131,12 +179,8 @@ where
     }
 
     /// Takes the next known block if it lies below `end`.
-    fn before_below(&mut self, end: u64) -> Result<Option<(BlockIndex, ContentHash)>, SegmentError<E>> {
-        match self.before.next_if(|known| known.as_ref().map_or(true, |(block, _)| block.0 < end)) {
-            Some(Ok(known)) => Ok(Some(known)),
-            Some(Err(e)) => Err(SegmentError::Before(e)),
-            None => Ok(None),
-        }
+    fn before_below(&mut self, end: u64) -> Result<Option<(BlockIndex, Was)>, SegmentError<B::Error>> {
+        self.before.next_in(BlockIndex(0), BlockIndex(end)).map_err(SegmentError::Before)
     }
 }
 
@@ -147,12 +191,8 @@ fn push_block(runs: &mut Vec<BlockRun>, block: BlockIndex) {
     }
 }
 
-impl<I, E> Iterator for Segments<'_, I>
-where
-    I: Iterator<Item = Result<(BlockIndex, ContentHash), E>>,
-    E: std::error::Error + 'static,
-{
-    type Item = Result<Segment, SegmentError<E>>;
+impl<B: Before> Iterator for Segments<'_, B> {
+    type Item = Result<Segment, SegmentError<B::Error>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.done {

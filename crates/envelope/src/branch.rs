@@ -3,6 +3,7 @@
 use std::fmt;
 
 use vmkeep_model::{ContentHash, DomainId};
+use zeroize::Zeroizing;
 
 use crate::aead::subkey;
 use crate::{KeyError, OpenError, SecretKey, labels};
@@ -165,6 +166,15 @@ impl IdentityKey {
     /// Hash of an expanded node of a block map. Allocates nothing.
     pub fn node_hash(&self, expanded: &[u8]) -> ContentHash {
         ContentHash(half(&blake3::keyed_hash(self.node.expose(), expanded)))
+    }
+
+    /// What pages are fingerprinted with: as much secret as xxh3 takes. Fingerprints stay on the machine that makes
+    /// them, so this is no part of the format.
+    pub fn page_secret(&self) -> Zeroizing<[u8; 192]> {
+        let mut secret = Zeroizing::new([0; 192]);
+        let key = subkey(&self.key.key, labels::PAGE);
+        blake3::Hasher::new_keyed(key.expose()).finalize_xof().fill(&mut *secret);
+        secret
     }
 
     pub(crate) fn key(&self) -> &BranchKey {

@@ -9,6 +9,7 @@ pub(crate) const WRAP: &str = "vmkeep v1 wrap";
 pub(crate) const SALT: &str = "vmkeep v1 salt";
 pub(crate) const KEK_ID: &str = "vmkeep v1 kek id";
 pub(crate) const BLOCK: &str = "vmkeep v1 block";
+pub(crate) const PAGE: &str = "vmkeep v1 page";
 pub(crate) const NODE: &str = "vmkeep v1 node";
 
 /// Stands before the salt in the hash that is a pack's name.

@@ -20,6 +20,7 @@ mod geometry;
 mod hash;
 mod id;
 mod name;
+mod page;
 mod point;
 mod vm;
 
@@ -33,5 +34,6 @@ pub use id::{
     VaultId,
 };
 pub use name::{DiskName, NameError, VmName};
+pub use page::{PageMask, PageMaskError};
 pub use point::{ChangeProvenance, ConsistencyLevel, DiskRecord, PointId, RecoveryPoint, StoredDisk};
 pub use vm::{DISKS_MAX, DiskDescription, DiskRole, DiskRoleError, VmDescription, VmDescriptionError};

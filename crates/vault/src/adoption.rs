@@ -216,6 +216,7 @@ mod tests {
         let mut writer = session.disk_writer(&disk(), SIZE, PACK_BYTES).unwrap();
         assert!(matches!(writer.adopt(BlockIndex(1), foreign, hash), Err(VaultError::Misuse { .. })));
         writer.adopt(BlockIndex(1), at, hash).unwrap();
+        writer.settled(BlockIndex(2)).unwrap();
         assert!(matches!(writer.adopt(BlockIndex(1), at, hash), Err(VaultError::Misuse { .. })));
         let session = begin(&vault);
         let mut writer = session.disk_writer(&disk(), SIZE, PACK_BYTES).unwrap();

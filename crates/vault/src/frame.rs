@@ -1,12 +1,13 @@
 //! Frames: neighbouring changed blocks, compressed together.
 //!
 //! A frame is the unit of compression, of sealing (one slot) and of liveness. It holds whole blocks in
-//! ascending order, a tail block padded with zeros. What does not become smaller is stored as it is.
+//! ascending order, a tail block padded with zeros, or pages of blocks of which little changed. What does not become
+//! smaller is stored as it is.
 
 use std::borrow::Cow;
 
 use vmkeep_envelope::Codec;
-use vmkeep_model::{BlockIndex, BlockSize, ContentHash};
+use vmkeep_model::{BlockIndex, BlockSize, ContentHash, PageMask};
 use zstd::bulk::{Compressor, Decompressor};
 
 /// How much effort goes into making frames small.
@@ -31,14 +32,18 @@ impl CompressionLevel {
         }
     }
 
-    /// Most blocks of a frame; at least 1, whatever the block size.
-    pub fn frame_blocks(self, block_size: BlockSize) -> usize {
-        let bytes: usize = match self {
+    /// Length of a full frame, in bytes.
+    pub fn frame_bytes(self) -> usize {
+        match self {
             Self::Fast => 256 << 10,
             Self::Default => 512 << 10,
             Self::Best => 1 << 20,
-        };
-        (bytes / block_size.bytes()).max(1)
+        }
+    }
+
+    /// Most blocks of a frame; at least 1, whatever the block size.
+    pub fn frame_blocks(self, block_size: BlockSize) -> usize {
+        (self.frame_bytes() / block_size.bytes()).max(1)
     }
 }
 
@@ -52,6 +57,19 @@ pub struct Frame {
     /// Length of the blocks together, in bytes.
     pub plain_len: u32,
     /// The blocks, compressed or as they are.
+    pub body: Vec<u8>,
+}
+
+/// Pages of several blocks, compressed together and ready to be sealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PatchFrame {
+    /// The patched blocks, ascending: which pages of each are in it, and the hash of the whole block as it is now.
+    pub patches: Vec<(BlockIndex, PageMask, ContentHash)>,
+    /// How `body` is to be read.
+    pub codec: Codec,
+    /// Length of the pages together, in bytes.
+    pub plain_len: u32,
+    /// The pages of each patch in order, compressed or as they are.
     pub body: Vec<u8>,
 }
 
@@ -98,6 +116,16 @@ impl FrameEncoder {
     ) -> Result<Frame, FrameError> {
         let (codec, plain_len, body) = self.pack(plain)?;
         Ok(Frame { blocks, codec, plain_len, body })
+    }
+
+    /// The frame of `plain`, which holds the pages of `patches` one after another.
+    pub fn encode_patches(
+        &mut self,
+        patches: Vec<(BlockIndex, PageMask, ContentHash)>,
+        plain: Cow<'_, [u8]>,
+    ) -> Result<PatchFrame, FrameError> {
+        let (codec, plain_len, body) = self.pack(plain)?;
+        Ok(PatchFrame { patches, codec, plain_len, body })
     }
 
     /// `plain` compressed, or as it is when that is not smaller.

@@ -5,18 +5,15 @@ mod fetch;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use vmkeep_envelope::SlotKind;
 use vmkeep_model::{
     BlockIndex, BlockRun, BlockSize, ByteLen, CancelToken, ContentHash, DiskName, PointNumber,
 };
 
 use crate::error::VaultError;
-use crate::format::FormatError;
-use crate::layout::ObjectName;
 use crate::lineage::Lineage;
 use crate::map::{self, BoxError, Entries, Entry, MapError, MapReader, NodeSource, Root};
-use crate::pack::{PackNodes, SlotAt};
-use crate::place::{Reference, StorageId};
+use crate::pack::PackNodes;
+use crate::place::StorageId;
 use crate::session::BaseDisk;
 use crate::vault::Inner;
 
@@ -106,48 +103,6 @@ impl DiskReader {
         .collect()
     }
 
-    /// A block stored as pages over a whole block: two reads at most.
-    fn patched(
-        &self,
-        base: &Reference,
-        patch: &Reference,
-        pages: &map::PageMask,
-        hash: ContentHash,
-    ) -> Result<Vec<u8>, VaultError> {
-        let size = self.block_size.bytes();
-        let mut block = self.slot_part(base, SlotKind::Blocks, base.at.index as usize * size, size)?;
-        let page = vmkeep_model::PAGE_SIZE;
-        let count = pages.count() as usize;
-        let new = self.slot_part(patch, SlotKind::Patches, patch.at.index as usize * page, count * page)?;
-        for (number, bytes) in pages.pages().zip(new.chunks_exact(page)) {
-            block[number * page..(number + 1) * page].copy_from_slice(bytes);
-        }
-        let name = ObjectName::pack(self.nodes.lineage.id, &patch.at.pack);
-        if self.nodes.lineage.domain.identity()?.block_hash(&block) == hash {
-            return Ok(block);
-        }
-        let what = FormatError("a patched block holds other content than the map names".to_owned());
-        Err(VaultError::malformed(&name, what))
-    }
-
-    /// `len` bytes at `at` of what a data slot holds.
-    fn slot_part(
-        &self,
-        reference: &Reference,
-        kind: SlotKind,
-        at: usize,
-        len: usize,
-    ) -> Result<Vec<u8>, VaultError> {
-        let (vault, lineage) = (&self.nodes.vault, &self.nodes.lineage);
-        let (pack, slot) = (reference.at.pack, reference.at.slot);
-        let (name, plain) = vault.at_slot(lineage, &pack, slot, |SlotAt { pack, name, index, at }| {
-            Ok((name.clone(), vault.plain_slot(lineage, pack, index, name, *at, kind)?))
-        })?;
-        plain.get(at..at + len).map(<[u8]>::to_vec).ok_or_else(|| {
-            VaultError::malformed(&name, FormatError(format!("slot {slot} has no {len} bytes at {at}")))
-        })
-    }
-
     fn what(&self) -> String {
         format!("{}, disk {}", self.nodes.lineage.vm, self.disk)
     }
@@ -181,17 +136,25 @@ impl Iterator for DiskEntries<'_> {
     }
 }
 
+impl DiskEntries<'_> {
+    /// Leaves out what comes before `block`, and does not read what lies before it.
+    pub fn skip_to(&mut self, block: BlockIndex) {
+        self.entries.skip_to(block);
+    }
+}
+
 impl<'s> BaseDisk<'s> {
-    /// Every block at or after `from` that was not all zero, with the hash of its content, in order.
+    /// Every block at or after `from` that was not all zero, in order.
+    pub fn entries(&self, from: BlockIndex) -> DiskEntries<'s> {
+        DiskEntries { entries: self.map().entries(from), what: "the base point".to_owned() }
+    }
+
+    /// The same with the hash of each block's content alone.
     pub fn hashes(
         &self,
         from: BlockIndex,
     ) -> impl Iterator<Item = Result<(BlockIndex, ContentHash), VaultError>> + use<'s> {
-        let entries = self.map().entries(from);
-        entries.map(|entry| match entry {
-            Ok((block, entry)) => Ok((block, entry.hash())),
-            Err(e) => Err(map_error("the base point", e)),
-        })
+        self.entries(from).map(|entry| entry.map(|(block, entry)| (block, entry.hash())))
     }
 }
 

@@ -18,7 +18,7 @@ use crate::lineage::Lineage;
 use crate::map::{MapError, MapReader, Root};
 use crate::pack::{Adopted, DiskWriter, MetadataPacks, Orphans, PackNodes, StoredBytes, WrittenDisk};
 use crate::protocol::{Commit, CommitOutcome, PointStub, Record};
-use crate::read::map_error;
+use crate::read::{DiskReader, map_error};
 use crate::records::{self, Sealer};
 use crate::store::PendingCreate;
 use crate::vault::Inner;
@@ -176,6 +176,15 @@ impl Session {
         let Some((root, block_size, size)) = self.base_root(disk)? else { return Ok(None) };
         let map = MapReader::new(&self.writing.nodes, self.identity()?, block_size, root);
         Ok(Some(BaseDisk { block_size, size, map }))
+    }
+
+    /// Reads what `disk` was in the base point; `None` when it was not there or not stored.
+    pub fn base_reader(&self, disk: &DiskName) -> Result<Option<DiskReader>, VaultError> {
+        let (Some(point), Some((root, block_size, size))) = (self.base(), self.base_root(disk)?) else {
+            return Ok(None);
+        };
+        let (vault, lineage) = (Arc::clone(&self.writing.vault), self.writing.lineage.clone());
+        Ok(Some(DiskReader::new(vault, lineage, (point, disk.clone()), block_size, size.0, root)))
     }
 
     /// A writer for what changed on `disk` since the base point. The block size is the base's when there is one.

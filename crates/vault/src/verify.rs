@@ -109,16 +109,16 @@ impl DiskReader {
         let (vault, lineage) = (&self.nodes().vault, &self.nodes().lineage);
         let (full, patch) = match entry {
             Entry::Full { at, .. } => (at, None),
-            Entry::Patched { base, patch, .. } => (base, Some(patch)),
+            Entry::Patched { base, patch, pages, .. } => (base, Some((patch, pages.count()))),
         };
         let fits =
             vault.at_slot(lineage, &full.at.pack, full.at.slot, |SlotAt { name, index, at, .. }| {
                 let blocks = index.blocks.get(*at as usize);
                 let told = blocks.and_then(|blocks| blocks.get(full.at.index as usize));
-                let fits = match (told, patch) {
-                    (Some((number, hash)), None) => *number == block && *hash == entry.hash(),
-                    (told, patch) => told.is_some() && patch.is_some(),
-                };
+                // The whole block below a patch has another hash than the entry, which is that of the patched block.
+                let fits = told.is_some_and(|(number, hash)| {
+                    *number == block && (patch.is_some() || *hash == entry.hash())
+                });
                 if fits {
                     return Ok(());
                 }
@@ -126,10 +126,19 @@ impl DiskReader {
                 Err(VaultError::malformed(name, FormatError(what)))
             });
         fits?;
-        if let Some(patch) = patch {
-            vault.at_slot(lineage, &patch.at.pack, patch.at.slot, |_| Ok(()))?;
-        }
-        Ok(())
+        let Some((patch, pages)) = patch else { return Ok(()) };
+        vault.at_slot(lineage, &patch.at.pack, patch.at.slot, |SlotAt { name, index, at, .. }| {
+            let mut first = 0;
+            for (number, count) in index.patches.get(at).into_iter().flatten() {
+                if (first, *number, *count) == (patch.at.index, block, pages) {
+                    return Ok(());
+                }
+                first += count;
+            }
+            let what =
+                format!("its footer does not hold the patch of block {block} where the map says it is");
+            Err(VaultError::malformed(name, FormatError(what)))
+        })
     }
 }
 

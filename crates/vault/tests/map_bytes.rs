@@ -7,10 +7,10 @@ mod map_common;
 use map_common::{at, child, full, hash, inner, leaf, own, pack};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
-use vmkeep_model::{BlockIndex, BlockSize, PointNumber};
+use vmkeep_model::{BlockIndex, BlockSize, PageMask, PointNumber};
 use vmkeep_vault::map::testing::History;
 use vmkeep_vault::map::{
-    Base, Child, Decoded, Entry, MapError, Node, PageMask, Places, Slots, Visit, decode, encode, fuzzing,
+    Base, Child, Decoded, Entry, MapError, Node, Places, Slots, Visit, decode, encode, fuzzing,
 };
 use vmkeep_vault::{Reference, StorageId};
 

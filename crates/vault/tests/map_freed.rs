@@ -8,11 +8,9 @@ use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
-use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ContentHash, PointNumber, SessionId};
+use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ContentHash, PageMask, PointNumber, SessionId};
 use vmkeep_vault::map::testing::History;
-use vmkeep_vault::map::{
-    BLOCKS_MAX, Cursor, Entry, Freed, Lookup, MapReader, PageMask, Root, Spot, Visit, freed,
-};
+use vmkeep_vault::map::{BLOCKS_MAX, Cursor, Entry, Freed, Lookup, MapReader, Root, Spot, Visit, freed};
 use vmkeep_vault::{PackName, PackPlace, Reference, StorageId};
 
 type Held = BTreeSet<(Spot, Reference)>;

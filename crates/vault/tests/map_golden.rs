@@ -7,9 +7,9 @@ mod map_common;
 use std::path::Path;
 
 use map_common::{at, child, full, hash, inner, leaf, own};
-use vmkeep_model::{BlockIndex, BlockRun, BlockSize};
+use vmkeep_model::{BlockIndex, BlockRun, BlockSize, PageMask};
 use vmkeep_vault::map::{
-    Base, ChangeKind, ChangeListBuilder, ChangedRun, Decoded, Entry, Node, PageMask, Slots, decode, encode,
+    Base, ChangeKind, ChangeListBuilder, ChangedRun, Decoded, Entry, Node, Slots, decode, encode,
 };
 
 /// Compares with `tests/golden/<name>.bin`. With `VMKEEP_BLESS=1` a missing or other file is written instead.

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
-use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ContentHash, PointNumber, SessionId};
+use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ContentHash, PageMask, PointNumber, SessionId};
 use vmkeep_vault::map::testing::{History, MemoryNodes, MemorySink, TestHasher};
 use vmkeep_vault::map::{
-    BLOCKS_MAX, Change, Child, Entry, MapError, MapReader, MapWriter, PageMask, Root, Visit, diff,
+    BLOCKS_MAX, Change, Child, Entry, MapError, MapReader, MapWriter, Root, Visit, diff,
 };
 use vmkeep_vault::{PackName, PackPlace, Reference, StorageId};
 

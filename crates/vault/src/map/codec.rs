@@ -3,9 +3,9 @@
 //! Encoding and decoding are told which pack the node lies in. References into that pack are written as index 0 of the
 //! pack table, so a node can be written before its pack has a name.
 
-use vmkeep_model::{BlockSize, ContentHash, LineageId, PointNumber, SessionId};
+use vmkeep_model::{BlockSize, ContentHash, LineageId, PageMask, PointNumber, SessionId};
 
-use super::entry::{Entry, PageMask};
+use super::entry::Entry;
 use super::error::Malformed;
 use super::node::{Base, Child, Node, Slots};
 use super::places::Places;
@@ -319,7 +319,9 @@ impl Fields<'_> {
                     if self.reader.count(mask_len, "length of a page mask")? != mask_len {
                         return Err(Malformed { what: "length of a page mask" });
                     }
-                    let pages = PageMask::new(self.block_size, self.reader.bytes(mask_len, "page mask")?)?;
+                    let bits = self.reader.bytes(mask_len, "page mask")?;
+                    let pages =
+                        PageMask::new(self.block_size, bits).map_err(|_| Malformed { what: "page mask" })?;
                     let entry = Entry::Patched { base, patch, pages, hash: self.hash()? };
                     entry.check(self.block_size)?;
                     entries.push(place, entry)?;

@@ -61,7 +61,7 @@ pub(crate) use codec::spot;
 pub use codec::{Decoded, Delta, decode, encode};
 pub use cursor::{Cursor, Lookup};
 pub use diff::{Change, Diff, Difference, diff};
-pub use entry::{Entry, PageMask};
+pub use entry::Entry;
 pub use error::{BoxError, Malformed, MapError};
 pub use freed::{Freed, Spot, freed};
 pub use node::{Base, Child, Node, NodeHasher, Root, Slots};

@@ -210,6 +210,13 @@ pub struct Entries<'a> {
     from: u64,
 }
 
+impl Entries<'_> {
+    /// Leaves out what comes before `block`. Subtrees that lie before it are not read.
+    pub fn skip_to(&mut self, block: BlockIndex) {
+        self.from = self.from.max(block.0);
+    }
+}
+
 impl Iterator for Entries<'_> {
     type Item = Result<(BlockIndex, Entry), MapError>;
 

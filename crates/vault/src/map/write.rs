@@ -1,6 +1,6 @@
 //! Writing the next version of a map: changes in block order, one path of open nodes.
 
-use vmkeep_model::{BlockIndex, BlockRun, PointNumber, SessionId};
+use vmkeep_model::{BlockIndex, BlockRun, ContentHash, PageMask, PointNumber, SessionId};
 
 use super::codec;
 use super::entry::Entry;
@@ -136,13 +136,7 @@ impl<'a> MapWriter<'a> {
         entry: Option<Entry>,
     ) -> Result<(), MapError> {
         self.advance(block, block.0.saturating_add(1))?;
-        if let Some(entry) = &entry {
-            let wrong = |what| MapError::Entry { block, what };
-            entry.check(self.base.block_size()).map_err(|Malformed { what }| wrong(what))?;
-            if entry.references().any(|reference| reference.at.pack == OPEN_PACK) {
-                return Err(wrong("name of a pack"));
-            }
-        }
+        self.check(block, entry.as_ref())?;
         self.close_up_to(sink, block.0)?;
         loop {
             let top = self.top()?;
@@ -158,6 +152,59 @@ impl<'a> MapWriter<'a> {
                 OpenSlots::Inner(_) => self.descend(place)?,
             }
         }
+    }
+
+    /// Says that `block` has other `pages` now than the whole block has that lies below it, and has the content `hash`.
+    ///
+    /// The base map must have an entry for the block. The whole block of that stays below, also when it is patched
+    /// already: then `pages` must have all pages of the old patch, which the new one takes the place of.
+    pub fn patch(
+        &mut self,
+        sink: &mut dyn NodeSink,
+        block: BlockIndex,
+        patch: Reference,
+        pages: PageMask,
+        hash: ContentHash,
+    ) -> Result<(), MapError> {
+        self.advance(block, block.0.saturating_add(1))?;
+        self.close_up_to(sink, block.0)?;
+        let wrong = |what| Err(MapError::Entry { block, what });
+        let base = loop {
+            let top = self.top()?;
+            let place = shape::place_of(top.level, block.0);
+            match &top.slots {
+                OpenSlots::Leaf(entries) => match entries.get(place) {
+                    None => return wrong("patch without a whole block below"),
+                    Some(Entry::Full { at, .. }) => break *at,
+                    Some(Entry::Patched { base, pages: old, .. }) if pages.holds(old) => break *base,
+                    Some(Entry::Patched { .. }) => {
+                        return wrong("patch that leaves out pages of the one before");
+                    }
+                },
+                OpenSlots::Inner(children) if children.get(place).is_none() => {
+                    return wrong("patch without a whole block below");
+                }
+                OpenSlots::Inner(_) => self.descend(place)?,
+            }
+        };
+        let entry = Entry::Patched { base, patch, pages, hash };
+        self.check(block, Some(&entry))?;
+        let top = self.top()?;
+        let place = shape::place_of(top.level, block.0);
+        if let OpenSlots::Leaf(entries) = &mut top.slots {
+            top.changed |= entries.set(place, Some(entry));
+        }
+        Ok(())
+    }
+
+    fn check(&self, block: BlockIndex, entry: Option<&Entry>) -> Result<(), MapError> {
+        let Some(entry) = entry else { return Ok(()) };
+        let wrong = |what| MapError::Entry { block, what };
+        entry.check(self.base.block_size()).map_err(|Malformed { what }| wrong(what))?;
+        if entry.references().any(|reference| reference.at.pack == OPEN_PACK) {
+            return Err(wrong("name of a pack"));
+        }
+        Ok(())
     }
 
     /// Makes every block of `run` all zero. Subtrees within it are dropped unread.

@@ -13,7 +13,7 @@ mod repack;
 pub use adopted::Adopted;
 pub(crate) use begun::Orphans;
 pub(crate) use cache::Cache;
-pub use data::{DiskWriter, WrittenDisk};
+pub use data::{DiskWriter, Patched, WrittenDisk};
 pub(crate) use index::{PackIndex, SlotPlace, neighbours};
 pub(crate) use metadata::MetadataPacks;
 pub use metadata::StoredBytes;

@@ -1,10 +1,13 @@
 //! Fetching blocks: slots grouped by the packs they lie in, neighbours in one read.
+//!
+//! A patched block has two parts, its pages and the whole block below. The pages of all blocks that are wanted are
+//! fetched first and kept, so that each whole block is made up and given on when it comes by.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use vmkeep_envelope::{SlotId, SlotKind, open_slot};
-use vmkeep_model::{BlockIndex, ContentHash};
+use vmkeep_model::{BlockIndex, ContentHash, PAGE_SIZE, PageMask};
 
 use super::{BlockSink, DiskReader};
 use crate::error::VaultError;
@@ -13,13 +16,33 @@ use crate::frame::FrameDecoder;
 use crate::layout::ObjectName;
 use crate::map::Entry;
 use crate::pack::{PackIndex, Whereabouts, check_held, frame_error, moved_to, neighbours, slot_key};
-use crate::place::PackPlace;
+use crate::place::{PackPlace, StorageId};
 
+/// A stretch of a slot that is wanted.
 #[derive(Clone, Copy, Debug)]
 struct Wanted {
     block: BlockIndex,
+    /// The first unit: a block, or a page of a slot of patches.
     index: u32,
+    /// How many units.
+    count: u32,
+}
+
+/// A part that came, and the slot it was in.
+struct Part<'p> {
+    bytes: &'p [u8],
+    pack: &'p ObjectName,
+    slot: u32,
+}
+
+/// What takes the parts as they come, or why they cannot be had.
+type PartSink<'a> = dyn FnMut(BlockIndex, Result<Part<'_>, Arc<VaultError>>) -> Result<(), VaultError> + 'a;
+
+/// What the parts of a block make up.
+struct Whole<'w> {
     hash: ContentHash,
+    /// Pages to put over the whole block, once they are here.
+    patch: Option<(&'w PageMask, Option<Vec<u8>>)>,
 }
 
 /// What is wanted of one birth pack.
@@ -48,27 +71,73 @@ impl DiskReader {
     ///
     /// A block that cannot be had is given as an error and the others go on; an error of the sink ends the fetch.
     pub fn fetch(&self, wanted: &[(BlockIndex, Entry)], sink: &mut BlockSink<'_>) -> Result<(), VaultError> {
-        let mut births = Births::new();
+        let (mut patches, mut blocks, mut wholes) = (Births::new(), Births::new(), HashMap::new());
+        let ask = |births: &mut Births, at: &StorageId, block, count| {
+            let wanted = Wanted { block, index: at.index, count };
+            births.entry(at.pack).or_default().slots.entry(at.slot).or_default().push(wanted);
+        };
         for (block, entry) in wanted {
-            match entry {
-                Entry::Full { at, hash } => {
-                    let slots = &mut births.entry(at.at.pack).or_default().slots;
-                    let wanted = Wanted { block: *block, index: at.at.index, hash: *hash };
-                    slots.entry(at.at.slot).or_default().push(wanted);
+            let (full, patch) = match entry {
+                Entry::Full { at, .. } => (at, None),
+                Entry::Patched { base, patch, pages, .. } => {
+                    ask(&mut patches, &patch.at, *block, pages.count());
+                    (base, Some((pages, None)))
                 }
-                Entry::Patched { base, patch, pages, hash } => {
-                    let patched = self.patched(base, patch, pages, *hash);
-                    match patched {
-                        Ok(bytes) => sink(*block, Ok(&bytes))?,
-                        Err(e) => sink(*block, Err(Arc::new(e)))?,
-                    }
-                }
-            }
+            };
+            ask(&mut blocks, &full.at, *block, 1);
+            wholes.insert(*block, Whole { hash: entry.hash(), patch });
         }
         let mut decoder = FrameDecoder::new().map_err(|e| frame_error(&ObjectName::Vault, &e))?;
+        self.fetch_parts(patches, SlotKind::Patches, &mut decoder, &mut |block, part| match part {
+            Ok(part) => {
+                if let Some(Whole { patch: Some((_, pages)), .. }) = wholes.get_mut(&block) {
+                    *pages = Some(part.bytes.to_vec());
+                }
+                Ok(())
+            }
+            Err(e) => {
+                wholes.remove(&block);
+                sink(block, Err(e))
+            }
+        })?;
+        let identity = self.nodes.lineage.domain.identity()?;
+        let mut patched = Vec::new();
+        self.fetch_parts(blocks, SlotKind::Blocks, &mut decoder, &mut |block, part| {
+            let Some(Whole { hash, patch }) = wholes.remove(&block) else { return Ok(()) };
+            let Part { bytes, pack, slot } = match part {
+                Ok(part) => part,
+                Err(e) => return sink(block, Err(e)),
+            };
+            let is_patched = patch.is_some();
+            let bytes = match patch {
+                None => bytes,
+                Some((pages, patch)) => {
+                    patched.clear();
+                    patched.extend_from_slice(bytes);
+                    pages.copy_to(&patch.unwrap_or_default(), &mut patched);
+                    &patched
+                }
+            };
+            if identity.block_hash(bytes) == hash {
+                return sink(block, Ok(bytes));
+            }
+            let with = if is_patched { " with its patch" } else { "" };
+            let what = format!("slot {slot}: block {block}{with} holds other content than the map names");
+            sink(block, Err(Arc::new(VaultError::malformed(pack, FormatError(what)))))
+        })
+    }
+
+    /// Fetches parts of slots of one kind.
+    fn fetch_parts(
+        &self,
+        mut births: Births,
+        kind: SlotKind,
+        decoder: &mut FrameDecoder,
+        sink: &mut PartSink<'_>,
+    ) -> Result<(), VaultError> {
         // What a sweep moves away under the read is looked for again, each time where it was moved to later.
         while !births.is_empty() {
-            births = self.fetch_births(births, &mut decoder, sink)?;
+            births = self.fetch_births(births, kind, decoder, sink)?;
         }
         Ok(())
     }
@@ -77,8 +146,9 @@ impl DiskReader {
     fn fetch_births(
         &self,
         births: Births,
+        kind: SlotKind,
         decoder: &mut FrameDecoder,
-        sink: &mut BlockSink<'_>,
+        sink: &mut PartSink<'_>,
     ) -> Result<Births, VaultError> {
         let (vault, lineage) = (&self.nodes.vault, &self.nodes.lineage);
         let (mut again, mut moved) = (Births::new(), BTreeMap::<PackPlace, Vec<Asked>>::new());
@@ -110,14 +180,14 @@ impl DiskReader {
                 }
             }
             if let Whereabouts::InBirthPack(index) = &found {
-                self.fetch_from(&birth, index, here, decoder, sink, &mut again)?;
+                self.fetch_from(&birth, index, here, kind, decoder, sink, &mut again)?;
             }
         }
         for (pack, mut asked) in moved {
             // Slots of several birth packs may be neighbours here.
             asked.sort_by_key(|asked| asked.at);
             match vault.pack_index(lineage, &pack) {
-                Ok(index) => self.fetch_from(&pack, &index, asked, decoder, sink, &mut again)?,
+                Ok(index) => self.fetch_from(&pack, &index, asked, kind, decoder, sink, &mut again)?,
                 Err(VaultError::Missing { .. }) => look_again(asked, &mut again),
                 Err(e) => fail_all(asked.iter().flat_map(|asked| &asked.wanted), e, sink)?,
             }
@@ -131,8 +201,9 @@ impl DiskReader {
         pack: &PackPlace,
         index: &PackIndex,
         asked: Vec<Asked>,
+        kind: SlotKind,
         decoder: &mut FrameDecoder,
-        sink: &mut BlockSink<'_>,
+        sink: &mut PartSink<'_>,
         again: &mut Births,
     ) -> Result<(), VaultError> {
         let (vault, lineage) = (&self.nodes.vault, &self.nodes.lineage);
@@ -164,27 +235,29 @@ impl DiskReader {
                 // Within the range that was read, which is at most a few MiB.
                 let within = |at: u64| usize::try_from(at - range.start).unwrap_or(usize::MAX);
                 let (start, end) = (within(place(asked).start), within(place(asked).end));
-                self.give_slot(index, &name, asked, &mut bytes[start..end], decoder, sink)?;
+                self.give_slot(index, &name, asked, &mut bytes[start..end], kind, decoder, sink)?;
             }
         }
         Ok(())
     }
 
-    /// Opens one slot, unpacks it, and gives its blocks.
+    /// Opens one slot, unpacks it, and gives the parts that are wanted of it.
+    #[allow(clippy::too_many_arguments)] // a slot, where it lies, and what to do with it
     fn give_slot(
         &self,
         index: &PackIndex,
         name: &ObjectName,
         asked: &Asked,
         bytes: &mut [u8],
+        kind: SlotKind,
         decoder: &mut FrameDecoder,
-        sink: &mut BlockSink<'_>,
+        sink: &mut PartSink<'_>,
     ) -> Result<(), VaultError> {
         let (vault, lineage) = (&self.nodes.vault, &self.nodes.lineage);
         let expected = SlotId { pack: asked.birth.name, slot: asked.slot };
         let plain = slot_key(lineage, index)
             .and_then(|key| {
-                let opened = open_slot(bytes, key, expected, SlotKind::Blocks, &vault.ciphers);
+                let opened = open_slot(bytes, key, expected, kind, &vault.ciphers);
                 opened.map_err(|e| VaultError::open(name, e))
             })
             .and_then(|opened| {
@@ -195,17 +268,16 @@ impl DiskReader {
             Ok(plain) => plain,
             Err(e) => return fail_all(asked.wanted.iter(), e, sink),
         };
-        let identity = lineage.domain.identity()?;
-        for Wanted { block, index, hash } in &asked.wanted {
-            let wrong = |what: &str| {
-                let what = format!("slot {}: block {block} {what}", asked.at);
-                Err(Arc::new(VaultError::malformed(name, FormatError(what))))
-            };
-            let block_bytes = plain.chunks_exact(self.block_size.bytes()).nth(*index as usize);
-            match block_bytes {
-                Some(bytes) if identity.block_hash(bytes) == *hash => sink(*block, Ok(bytes))?,
-                Some(_) => sink(*block, wrong("holds other content than the map names"))?,
-                None => sink(*block, wrong("is not in the slot that the map names"))?,
+        let unit = if kind == SlotKind::Patches { PAGE_SIZE } else { self.block_size.bytes() };
+        for Wanted { block, index, count } in &asked.wanted {
+            let (start, len) = ((*index as usize).saturating_mul(unit), *count as usize * unit);
+            match plain.get(start..start.saturating_add(len)) {
+                Some(bytes) => sink(*block, Ok(Part { bytes, pack: name, slot: asked.at }))?,
+                None => {
+                    let what =
+                        format!("slot {}: block {block} is not in the slot that the map names", asked.at);
+                    sink(*block, Err(Arc::new(VaultError::malformed(name, FormatError(what)))))?;
+                }
             }
         }
         Ok(())
@@ -225,7 +297,7 @@ fn look_again(asked: Vec<Asked>, again: &mut Births) {
 fn fail_all<'w>(
     wanted: impl Iterator<Item = &'w Wanted>,
     error: VaultError,
-    sink: &mut BlockSink<'_>,
+    sink: &mut PartSink<'_>,
 ) -> Result<(), VaultError> {
     let error = Arc::new(error);
     for Wanted { block, .. } in wanted {

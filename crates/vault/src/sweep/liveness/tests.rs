@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use vmkeep_envelope::{Codec, KeyFileVault, PackName, SecretKey, SeededEntropy};
 use vmkeep_model::{
     BlockRun, ByteLen, ChangeProvenance, ConsistencyLevel, ContentHash, DiskDescription, DiskName, DiskRole,
-    ManualClock, SessionId, Timestamp, VmName,
+    ManualClock, PageMask, SessionId, Timestamp, VmName,
 };
 
 use super::*;
@@ -16,7 +16,7 @@ use crate::format::RootBody;
 use crate::frame::Frame;
 use crate::map::testing::{MemoryNodes, MemorySink};
 use crate::map::varint::put_varint;
-use crate::map::{MapWriter, NodeSink, PageMask};
+use crate::map::{MapWriter, NodeSink};
 use crate::pack::NodeSlot;
 use crate::place::Reference;
 use crate::session::{Draft, DraftDisk, Session};
