@@ -2,18 +2,20 @@
 
 use std::thread;
 
-use vmkeep_blockdiff::{Chunk, ScanBuffer, Scanned, SegmentError, SegmentSize, Segments, scan};
-use vmkeep_disk::BlockRead;
-use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ByteLen, CancelToken, ContentHash, DiskName};
-use vmkeep_vault::{
-    Adopted, BaseDisk, CompressionLevel, Frame, FrameEncoder, FrameError, Session, StorageId, VaultError,
-    WrittenDisk,
+use vmkeep_blockdiff::{
+    FingerprintFile, Fingerprints, NoFingerprints, PageDiff, PageHasher, ScanBuffer, Scanned, SegmentError,
+    SegmentSize, Segments, scan_pages,
 };
+use vmkeep_disk::BlockRead;
+use vmkeep_model::{BlockIndex, BlockSize, ByteLen, CancelToken, DiskName};
+use vmkeep_vault::{BaseDisk, Session, VaultError, WrittenDisk};
 
+use crate::base::{Known, Sample, Stored, fingerprints};
+use crate::groups::{Adoption, Groups, Step, encode};
 use crate::observer::{DiskChange, Event, Observer};
 use crate::ordered::ordered;
 use crate::plan::Shares;
-use crate::{BackupError, Settings};
+use crate::{BackupError, Compare, Settings};
 
 /// A disk that was walked.
 #[derive(Debug)]
@@ -21,19 +23,22 @@ pub(crate) struct Walked {
     pub(crate) written: WrittenDisk,
     pub(crate) change: DiskChange,
     pub(crate) bytes_read: u64,
+    /// Blocks stored as a whole because it was not known which pages changed.
+    pub(crate) whole_unknown: u64,
 }
 
-/// What the walk hands on, in ascending order of blocks.
-enum Step<T> {
-    Data(T),
-    /// Blocks that lie in the vault already.
-    Adopted(Vec<(BlockIndex, ContentHash, StorageId)>),
-    Zero(BlockRun),
-    /// Everything before this block is handed on; so many bytes were read for it.
-    Reached {
-        block: BlockIndex,
-        bytes_read: u64,
-    },
+/// Why a walk over a disk ended before its end.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    Failed(BackupError),
+    /// What fingerprints said of this block is wrong.
+    Distrusted(BlockIndex),
+}
+
+impl From<BackupError> for Stop {
+    fn from(error: BackupError) -> Self {
+        Self::Failed(error)
+    }
 }
 
 /// One disk to walk, and what the walk needs.
@@ -43,6 +48,8 @@ pub(crate) struct DiskWalk<'a> {
     pub(crate) disk: &'a dyn BlockRead,
     pub(crate) settings: &'a Settings,
     pub(crate) shares: &'a Shares,
+    /// Whether the vault lies on this machine.
+    pub(crate) is_near: bool,
     pub(crate) observer: &'a dyn Observer,
     pub(crate) cancel: &'a CancelToken,
 }
@@ -68,37 +75,91 @@ impl DiskWalk<'_> {
 
     /// `without_base` says what the disk is when there is no base.
     fn against(&self, base: Option<BaseDisk<'_>>, without_base: DiskChange) -> Result<Walked, BackupError> {
-        let Self { session, name, disk, settings, shares, observer, cancel } = *self;
+        let Self { session, name, disk, settings, observer, .. } = *self;
         let block_size = base.as_ref().map_or(settings.block_size, |base| base.block_size);
         let size = disk.len();
         let change = base.as_ref().map_or(without_base, |base| compare(base.size, size));
         observer.event(Event::DiskBegan { disk: name, size, change });
 
         let identity = session.identity().map_err(BackupError::Store)?;
+        let hasher = PageHasher::new(identity.page_secret());
+        let kept = match fingerprints(&settings.pages, session, name, disk, block_size, &hasher) {
+            Ok(kept) => kept,
+            Err(error) => {
+                observer.event(Event::FingerprintsUnusable { disk: name, error: &error });
+                None
+            }
+        };
+        let against = Against { base: base.as_ref(), block_size, change, hasher: &hasher };
+        let known: &dyn Fingerprints = kept.as_ref().map_or(&NoFingerprints, |kept| kept);
+        let walked = match self.walk(&against, known) {
+            Err(Stop::Distrusted(block)) => {
+                // What was stored so far may rest on what they said: it is left behind, and they are not asked again.
+                observer.event(Event::FingerprintsWrong { disk: name, block });
+                if let Some(kept) = &kept {
+                    kept.forget();
+                }
+                self.walk(&against, &NoFingerprints)
+            }
+            walked => walked,
+        };
+        if let Some(error) = kept.as_ref().and_then(FingerprintFile::take_error) {
+            observer.event(Event::FingerprintsUnusable { disk: name, error: &error });
+        }
+        match walked {
+            Ok(walked) => Ok(walked),
+            Err(Stop::Failed(error)) => Err(error),
+            Err(Stop::Distrusted(block)) => {
+                let what = format!("block {block} of disk {name} differs from what it was in no page");
+                Err(BackupError::Settings(what))
+            }
+        }
+    }
+
+    /// Stores what changed on the disk, and where `known` tells so, no more than the pages that changed.
+    fn walk(&self, against: &Against<'_, '_>, known: &dyn Fingerprints) -> Result<Walked, Stop> {
+        let Self { session, name, disk, settings, shares, observer, cancel, .. } = *self;
+        let Against { base, block_size, change, hasher } = *against;
+        let size = disk.len();
+        let identity = session.identity().map_err(BackupError::Store)?;
         let mut writer = match base {
             Some(_) => session.disk_writer(name, block_size, shares.pack_bytes),
             None => session.disk_writer_anew(name, block_size, shares.pack_bytes),
         }
         .map_err(BackupError::Store)?;
-        let before = base.iter().flat_map(|base| base.hashes(BlockIndex(0)));
-        let segments = Segments::new(disk, block_size, SegmentSize::default(), before);
+        let segments = Segments::against(disk, block_size, SegmentSize::default(), Known::new(base));
+        let stored = match base {
+            Some(_) => Stored(session.base_reader(name).map_err(BackupError::Store)?),
+            None => Stored(None),
+        };
+        let sample = Sample::new(session);
+        let is_checked = |block| sample.takes(block);
+        let fetch_unknown = match settings.pages.compare {
+            Compare::WhenNear => self.is_near,
+            Compare::Always => true,
+            Compare::Never => false,
+        };
+        let pages = PageDiff { hasher, known, previous: &stored, fetch_unknown, is_checked: &is_checked };
+        let pages = Some(pages).filter(|_| fetch_unknown || settings.pages.folder.is_some());
         let read_error = |source| BackupError::Read { disk: name.clone(), source };
 
-        let (mut bytes_read, mut bytes_changed, mut bytes_adopted) = (0, 0, 0);
-        thread::scope(|scope| -> Result<(), BackupError> {
+        let (mut progress, mut whole_unknown) = (Progressed::default(), 0);
+        thread::scope(|scope| -> Result<(), Stop> {
             let hash = |block: &[u8]| identity.block_hash(block);
             let scanned = ordered(scope, settings.workers, shares.segments, segments, ScanBuffer::default, {
-                move |buffer, segment| -> Result<(Scanned, BlockIndex), BackupError> {
-                    cancel.check()?;
+                let pages = pages.as_ref();
+                move |buffer, segment| -> Result<(Scanned, BlockIndex), Stop> {
+                    cancel.check().map_err(BackupError::from)?;
                     let segment = segment.map_err(|e| segment_error(name, e))?;
-                    let scanned = scan(disk, &segment, &hash, buffer).map_err(read_error)?;
-                    Ok((scanned, segment.run.end()))
+                    let scanned = scan_pages(disk, &segment, &hash, pages, buffer).map_err(read_error)?;
+                    match scanned.distrusted {
+                        Some(block) => Err(Stop::Distrusted(block)),
+                        None => Ok((scanned, segment.run.end())),
+                    }
                 }
             });
-            let frame_blocks = settings.level.frame_blocks(block_size);
             let adopted = session.adopted().map(|adopted| Adoption { adopted, disk: name, block_size });
-            let (group, ready) = (Vec::new(), Vec::new().into_iter());
-            let groups = Groups { scanned, frame_blocks, adopted, group, ready };
+            let groups = Groups::new(scanned, settings.level.frame_bytes(), adopted);
             let level = settings.level;
             let steps = ordered(
                 scope,
@@ -106,22 +167,26 @@ impl DiskWalk<'_> {
                 shares.frames,
                 groups,
                 || None,
-                move |encoder, step| {
-                    encode(encoder, level, step?)
-                        .map_err(|source| BackupError::Frame { disk: name.clone(), source })
+                move |encoder, step| -> Result<_, Stop> {
+                    let framed = encode(encoder, level, step?);
+                    Ok(framed.map_err(|source| BackupError::Frame { disk: name.clone(), source })?)
                 },
             );
             for step in steps {
-                cancel.check()?;
+                cancel.check().map_err(BackupError::from)?;
                 match step? {
-                    Step::Data(frame) => {
-                        bytes_changed += u64::from(frame.plain_len);
+                    Step::Blocks(frame) => {
+                        progress.bytes_changed += u64::from(frame.plain_len);
                         writer.frame(&frame).map_err(BackupError::Store)?;
+                    }
+                    Step::Patches(frame) => {
+                        progress.bytes_changed += frame.patches.len() as u64 * block_size.bytes_u64();
+                        writer.patches(&frame).map_err(BackupError::Store)?;
                     }
                     Step::Adopted(blocks) => {
                         let bytes = blocks.len() as u64 * block_size.bytes_u64();
-                        bytes_changed += bytes;
-                        bytes_adopted += bytes;
+                        progress.bytes_changed += bytes;
+                        progress.bytes_adopted += bytes;
                         for (block, hash, at) in blocks {
                             writer.adopt(block, at, hash).map_err(BackupError::Store)?;
                         }
@@ -130,9 +195,12 @@ impl DiskWalk<'_> {
                         writer.zero(run).map_err(BackupError::Store)?;
                         observer.event(Event::Zeroed { disk: name, run });
                     }
-                    Step::Reached { block, bytes_read: more } => {
-                        bytes_read += more;
+                    Step::Reached { block, settled, scanned } => {
+                        writer.settled(settled).map_err(BackupError::Store)?;
+                        progress.bytes_read += scanned.bytes_read;
+                        whole_unknown += scanned.whole_unknown;
                         let position = ByteLen(block.0.saturating_mul(block_size.bytes_u64()).min(size.0));
+                        let Progressed { bytes_read, bytes_changed, bytes_adopted } = progress;
                         observer.event(Event::Progress {
                             disk: name,
                             position,
@@ -145,11 +213,27 @@ impl DiskWalk<'_> {
             }
             Ok(())
         })?;
-        cancel.check()?;
+        cancel.check().map_err(BackupError::from)?;
         let written = writer.finish(size).map_err(BackupError::Store)?;
         observer.event(Event::DiskDone { disk: name });
-        Ok(Walked { written, change, bytes_read })
+        Ok(Walked { written, change, bytes_read: progress.bytes_read, whole_unknown })
     }
+}
+
+/// What a disk is walked against.
+struct Against<'a, 's> {
+    base: Option<&'a BaseDisk<'s>>,
+    block_size: BlockSize,
+    change: DiskChange,
+    hasher: &'a PageHasher,
+}
+
+/// How far a walk is, in bytes.
+#[derive(Clone, Copy, Default)]
+struct Progressed {
+    bytes_read: u64,
+    bytes_changed: u64,
+    bytes_adopted: u64,
 }
 
 fn compare(from: ByteLen, to: ByteLen) -> DiskChange {
@@ -166,111 +250,4 @@ fn segment_error(disk: &DiskName, error: SegmentError<VaultError>) -> BackupErro
         SegmentError::Before(source) => BackupError::Store(source),
         other => BackupError::Settings(other.to_string()),
     }
-}
-
-/// Where changed blocks of a disk may lie already.
-struct Adoption<'a> {
-    adopted: &'a Adopted,
-    disk: &'a DiskName,
-    block_size: BlockSize,
-}
-
-impl Adoption<'_> {
-    fn lookup(&self, chunk: &Chunk) -> Result<Option<StorageId>, BackupError> {
-        let found = self.adopted.lookup(self.disk, self.block_size, chunk.block, chunk.hash);
-        found.map_err(BackupError::Store)
-    }
-}
-
-/// Puts changed blocks of neighbouring segments together into frames, but for those that are stored already.
-struct Groups<'a, I: Iterator> {
-    scanned: I,
-    frame_blocks: usize,
-    adopted: Option<Adoption<'a>>,
-    /// Chunks of the frame being filled.
-    group: Vec<Chunk>,
-    /// Steps that are cut and not yet handed on.
-    ready: std::vec::IntoIter<Step<Vec<Chunk>>>,
-}
-
-impl<I: Iterator<Item = Result<(Scanned, BlockIndex), BackupError>>> Groups<'_, I> {
-    /// The steps of one scanned segment, in the order of their blocks.
-    fn cut(&mut self, scanned: Scanned, end: BlockIndex) -> Result<Vec<Step<Vec<Chunk>>>, BackupError> {
-        let mut steps = Vec::new();
-        let mut zeroed = scanned.zeroed.into_iter().peekable();
-        for chunk in scanned.data {
-            while let Some(run) = zeroed.next_if(|run| run.start < chunk.block) {
-                self.flush(&mut steps);
-                steps.push(Step::Zero(run));
-            }
-            let at = self.adopted.as_ref().map_or(Ok(None), |adopted| adopted.lookup(&chunk))?;
-            if let Some(at) = at {
-                self.flush(&mut steps);
-                let block = (chunk.block, chunk.hash, at);
-                match steps.last_mut() {
-                    Some(Step::Adopted(blocks)) => blocks.push(block),
-                    _ => steps.push(Step::Adopted(vec![block])),
-                }
-                continue;
-            }
-            self.group.push(chunk);
-            if self.group.len() == self.frame_blocks {
-                self.flush(&mut steps);
-            }
-        }
-        for run in zeroed {
-            self.flush(&mut steps);
-            steps.push(Step::Zero(run));
-        }
-        steps.push(Step::Reached { block: end, bytes_read: scanned.bytes_read });
-        Ok(steps)
-    }
-
-    fn flush(&mut self, steps: &mut Vec<Step<Vec<Chunk>>>) {
-        if !self.group.is_empty() {
-            steps.push(Step::Data(std::mem::take(&mut self.group)));
-        }
-    }
-}
-
-impl<I: Iterator<Item = Result<(Scanned, BlockIndex), BackupError>>> Iterator for Groups<'_, I> {
-    type Item = Result<Step<Vec<Chunk>>, BackupError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some(step) = self.ready.next() {
-                return Some(Ok(step));
-            }
-            match self.scanned.next() {
-                Some(Ok((scanned, end))) => match self.cut(scanned, end) {
-                    Ok(steps) => self.ready = steps.into_iter(),
-                    Err(e) => return Some(Err(e)),
-                },
-                Some(Err(e)) => return Some(Err(e)),
-                None if self.group.is_empty() => return None,
-                None => return Some(Ok(Step::Data(std::mem::take(&mut self.group)))),
-            }
-        }
-    }
-}
-
-/// Compresses a step's data. `encoder` is made with the first frame.
-fn encode(
-    encoder: &mut Option<FrameEncoder>,
-    level: CompressionLevel,
-    step: Step<Vec<Chunk>>,
-) -> Result<Step<Frame>, FrameError> {
-    Ok(match step {
-        Step::Adopted(blocks) => Step::Adopted(blocks),
-        Step::Zero(run) => Step::Zero(run),
-        Step::Reached { block, bytes_read } => Step::Reached { block, bytes_read },
-        Step::Data(chunks) => {
-            let encoder = match encoder {
-                Some(encoder) => encoder,
-                None => encoder.insert(FrameEncoder::new(level)?),
-            };
-            let blocks: Vec<(BlockIndex, ContentHash)> = chunks.iter().map(|c| (c.block, c.hash)).collect();
-            Step::Data(encoder.encode(blocks, Chunk::together(&chunks))?)
-        }
-    })
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! disk ─ blockdiff::Segments ─► Segment ─ blockdiff::scan ─► Chunks that changed, runs that became zero
-//!   Chunks ─ FrameEncoder ─► Frame ─ DiskWriter ─► sealed packs, map, change list      (nothing visible)
+//!   Chunks (blocks, or pages of them) ─ FrameEncoder ─► Frame ─ DiskWriter ─► sealed packs, map, change list      (nothing visible)
 //!   every disk written ─► Draft ─ Session::commit ─► RecoveryPoint                     (one create)
 //! ```
 //!
@@ -15,8 +15,10 @@
 //!
 //! [`CancelToken`]: vmkeep_model::CancelToken
 
+mod base;
 mod disk;
 mod error;
+mod groups;
 mod observer;
 mod ordered;
 mod plan;
@@ -25,6 +27,6 @@ mod walk;
 
 pub use error::BackupError;
 pub use observer::{DiskChange, Event, Observer, Silent};
-pub use plan::{Plan, Settings, Source, SourceDisk};
+pub use plan::{Compare, Pages, Plan, Settings, Source, SourceDisk};
 pub use resume::Resume;
 pub use walk::{DiskReport, Report, run};

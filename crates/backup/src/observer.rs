@@ -1,6 +1,7 @@
 //! What a backup tells while it runs.
 
-use vmkeep_model::{BlockRun, ByteLen, DiskName, PointNumber, SessionId, VmName};
+use vmkeep_blockdiff::FingerprintError;
+use vmkeep_model::{BlockIndex, BlockRun, ByteLen, DiskName, PointNumber, SessionId, VmName};
 use vmkeep_vault::{OpenSession, VaultError};
 
 /// How a disk differs from what it was at the point before.
@@ -92,6 +93,20 @@ pub enum Event<'a> {
         bytes_changed: u64,
         /// Of these, bytes in blocks that an interrupted backup had stored already.
         bytes_adopted: u64,
+    },
+    /// Fingerprints of pages cannot be kept or read. Blocks are compared or stored as a whole instead.
+    FingerprintsUnusable {
+        /// Which disk.
+        disk: &'a DiskName,
+        /// Why.
+        error: &'a FingerprintError,
+    },
+    /// What fingerprints said of a block was checked and is wrong: the disk is scanned again without them.
+    FingerprintsWrong {
+        /// Which disk.
+        disk: &'a DiskName,
+        /// Which block.
+        block: BlockIndex,
     },
     /// Blocks that held data are zero now.
     Zeroed {

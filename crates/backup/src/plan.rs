@@ -1,5 +1,7 @@
 //! What to back up and how.
 
+use std::path::PathBuf;
+
 use vmkeep_disk::BlockRead;
 use vmkeep_model::{BlockSize, ByteLen, ConsistencyLevel, DiskDescription, VmName};
 use vmkeep_vault::CompressionLevel;
@@ -49,8 +51,35 @@ impl Source<'_> {
     }
 }
 
+/// How it is found out which pages of a changed block changed, so that no more than these need be stored.
+///
+/// Fingerprints of the pages of the point before tell it at once. Without them the block is fetched from the vault and
+/// compared, or stored as a whole: [`DiskReport::whole_unknown`](crate::DiskReport::whole_unknown) counts those.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pages {
+    /// Folder in which fingerprints are kept from one backup to the next; `None` keeps none. It may be deleted at any time.
+    pub folder: Option<PathBuf>,
+    /// Most bytes of fingerprints of one disk; `None` is a quarter of a percent of the disk, enough for all of it with
+    /// blocks of 64 KiB. With less, those of the blocks that changed last are kept.
+    pub limit: Option<ByteLen>,
+    /// When a changed block whose fingerprints are not known is fetched from the vault.
+    pub compare: Compare,
+}
+
+/// When a changed block is fetched from the vault to see which of its pages changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compare {
+    /// When the vault lies on this machine ([`Vault::is_near`](vmkeep_vault::Vault::is_near)).
+    #[default]
+    WhenNear,
+    /// Always: a read of some hundred KiB for every changed block.
+    Always,
+    /// Never.
+    Never,
+}
+
 /// How to back up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Effort that goes into making data small.
     pub level: CompressionLevel,
@@ -62,6 +91,8 @@ pub struct Settings {
     pub memory_bytes: usize,
     /// Which interrupted backup of the VM this one goes on from.
     pub resume: Resume,
+    /// How changed pages are found.
+    pub pages: Pages,
 }
 
 impl Default for Settings {
@@ -75,6 +106,7 @@ impl Default for Settings {
             workers,
             memory_bytes: 128 << 20,
             resume: Resume::default(),
+            pages: Pages::default(),
         }
     }
 }

@@ -11,7 +11,9 @@ use vmkeep_disk::BlockRead;
 use vmkeep_model::{
     ByteLen, CancelToken, ChangeProvenance, DiskDescription, DiskName, DiskRole, RecoveryPoint, VmDescription,
 };
-use vmkeep_vault::{Adopted, CONFIG_MAX, Draft, DraftDisk, OpenSession, Session, StoredBytes, Vault};
+use vmkeep_vault::{
+    Adopted, CONFIG_MAX, Draft, DraftDisk, OpenSession, Patched, Session, StoredBytes, Vault,
+};
 
 use crate::disk::{DiskWalk, Walked};
 use crate::observer::{DiskChange, Event, Observer};
@@ -59,6 +61,10 @@ pub struct DiskReport {
     pub bytes_changed: u64,
     /// Of these, bytes in blocks that an interrupted backup had stored already.
     pub bytes_adopted: u64,
+    /// Of its changed blocks, those of which only pages were stored.
+    pub patched: Patched,
+    /// Of its changed blocks, those stored as a whole because it was not known which pages changed.
+    pub whole_unknown: u64,
     /// Bytes in its blocks that became zero.
     pub bytes_zeroed: u64,
     /// Bytes written to the vault for it.
@@ -95,7 +101,7 @@ pub fn run(
         observer.event(Event::Vanished { disk });
     }
 
-    let walked = walk_disks(plan, &session, settings, &shares, observer, cancel)?;
+    let walked = walk_disks(plan, &session, vault.is_near(), settings, &shares, observer, cancel)?;
     cancel.check()?;
     let elapsed = u64::try_from(vault.clock().now().0.saturating_sub(began.0)).unwrap_or(0);
     finish(plan, session, walked, vanished, resumed, elapsed)
@@ -150,6 +156,7 @@ fn read_footers(adopted: &Adopted, settings: &Settings, cancel: &CancelToken) ->
 fn walk_disks(
     plan: &Plan<'_>,
     session: &Session,
+    is_near: bool,
     settings: &Settings,
     shares: &Shares,
     observer: &dyn Observer,
@@ -167,7 +174,7 @@ fn walk_disks(
     let (next, results) = (AtomicUsize::new(0), Mutex::new((BTreeMap::new(), None)));
     let work = || {
         while let Some((index, name, source)) = read.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let walk = DiskWalk { session, name, disk: *source, settings, shares, observer, cancel };
+            let walk = DiskWalk { session, name, disk: *source, settings, shares, is_near, observer, cancel };
             let walked = walk.run();
             let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
             match walked {
@@ -213,12 +220,16 @@ fn finish(
             bytes_read: 0,
             bytes_changed: 0,
             bytes_adopted: 0,
+            patched: Patched::default(),
+            whole_unknown: 0,
             bytes_zeroed: 0,
             stored: StoredBytes::default(),
         };
         drafts.push(match walked.remove(&index) {
             None => DraftDisk::Described { description, size },
-            Some(Walked { written, change, bytes_read }) => {
+            Some(Walked { written, change, bytes_read, whole_unknown }) => {
+                report.whole_unknown = whole_unknown;
+                report.patched = written.patched;
                 report.change = Some(change);
                 report.bytes_read = bytes_read;
                 report.bytes_changed = written.changed().0;

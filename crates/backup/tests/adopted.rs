@@ -96,7 +96,7 @@ fn interrupted(
         call.kind() == RequestKind::Put && call.path.as_ref().starts_with("packs/")
     });
     let vault = open(faulty, 10 + before.len() as u64);
-    let settings = Settings { resume: from, ..*settings };
+    let settings = Settings { resume: from, ..settings.clone() };
     let outcome = run(&vault, &plan(disks), &settings, &Silent, &CancelToken::new());
     assert!(matches!(outcome, Err(BackupError::Store(_) | BackupError::Commit(_))), "{outcome:?}");
     let left: Vec<SessionId> = sessions(store).difference(&before).copied().collect();
@@ -127,7 +127,7 @@ fn resume(
             *found.lock().unwrap() = (packs, skipped);
         }
     };
-    let settings = Settings { resume: Resume::Session(from), ..*settings };
+    let settings = Settings { resume: Resume::Session(from), ..settings.clone() };
     let report = run(&vault, &plan(disks), &settings, &observer, &CancelToken::new()).unwrap();
     assert_eq!(report.resumed.map(|session| session.id), Some(from));
     let bytes = counting.counts_under("packs").bytes_written;

@@ -21,7 +21,7 @@
 //! let disk = Memory::new(1 << 20);
 //! disk.write_at(ByteOffset(65_536), b"new")?;
 //!
-//! let before = std::iter::empty::<Result<_, std::convert::Infallible>>();
+//! let before = std::iter::empty::<Result<(_, ContentHash), std::convert::Infallible>>();
 //! let mut changed = Vec::new();
 //! for segment in Segments::new(&disk, BlockSize::default(), SegmentSize::default(), before) {
 //!     let scanned = scan(&disk, &segment?, &hasher, &mut ScanBuffer::default())?;

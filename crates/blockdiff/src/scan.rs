@@ -32,7 +32,7 @@ pub struct ScanBuffer {
     now: Vec<u64>,
 }
 
-/// A changed block, within the buffer its segment was read into.
+/// A changed block, within the buffer its segment was read into, or the pages of it that are to be stored.
 #[derive(Clone, Debug)]
 pub struct Chunk {
     /// Which block.
@@ -53,21 +53,9 @@ impl std::fmt::Debug for PageDiff<'_> {
 }
 
 impl Chunk {
-    /// The block's bytes, padded to a whole block.
+    /// What is to be stored of the block: all of it, padded to a whole block, or its pages one after another.
     pub fn bytes(&self) -> &[u8] {
         &self.segment[self.start..self.start + self.len]
-    }
-
-    /// The pages to store of `chunks`, one after another; of a chunk without pages, nothing.
-    pub fn pages_together(chunks: &[Self]) -> Vec<u8> {
-        let pages = chunks.iter().flat_map(|chunk| &chunk.pages).map(PageMask::count).sum::<u32>();
-        let mut together = Vec::with_capacity(pages as usize * PAGE_SIZE);
-        for chunk in chunks {
-            if let Some(pages) = &chunk.pages {
-                pages.copy_from(chunk.bytes(), &mut together);
-            }
-        }
-        together
     }
 
     /// The bytes of `chunks` one after another, without a copy when they are neighbours in one buffer.
@@ -180,20 +168,27 @@ pub fn scan_pages(
     if changed.blocks.is_empty() {
         return Ok(scanned);
     }
-    let bytes = Arc::new(std::mem::take(&mut buffer.bytes));
     let masks = match pages {
-        Some(pages) => page_masks(segment, &changed, pages, &bytes, &mut scanned),
+        Some(pages) => page_masks(segment, &changed, pages, &buffer.bytes, &mut scanned),
         None => BTreeMap::new(),
     };
-    scanned.data = changed
-        .blocks
-        .into_iter()
-        .map(|(block, hash)| {
-            let pages = masks.get(&block).cloned();
-            let start = segment.offset_of(block);
-            Chunk { block, hash, pages, segment: Arc::clone(&bytes), start, len: block_len }
-        })
-        .collect();
+    // The buffer goes on with whole blocks; pages are taken out of it.
+    let whole = changed.blocks.iter().any(|(block, _)| !masks.contains_key(block));
+    let shared = Arc::new(if whole { std::mem::take(&mut buffer.bytes) } else { Vec::new() });
+    let read = if whole { &*shared } else { &buffer.bytes };
+    scanned.data.reserve(changed.blocks.len());
+    for (block, hash) in changed.blocks {
+        let start = segment.offset_of(block);
+        scanned.data.push(match masks.get(&block) {
+            None => Chunk { block, hash, pages: None, segment: Arc::clone(&shared), start, len: block_len },
+            Some(pages) => {
+                let mut bytes = Vec::with_capacity(pages.count() as usize * PAGE_SIZE);
+                pages.copy_from(&read[start..start + block_len], &mut bytes);
+                let (len, pages) = (bytes.len(), Some(pages.clone()));
+                Chunk { block, hash, pages, segment: Arc::new(bytes), start: 0, len }
+            }
+        });
+    }
     Ok(scanned)
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use vmkeep_envelope::{IdentityKey, SealContext, SealError, SealedObject, SlotKind};
 use vmkeep_model::{
-    BlockSize, ByteLen, ChangeProvenance, ConsistencyLevel, DiskDescription, DiskName, DiskRole, PointNumber,
-    RecoveryPoint, SessionId, VmDescription,
+    BlockSize, ByteLen, ChangeProvenance, ConsistencyLevel, DiskDescription, DiskName, DiskRole, LineageId,
+    PointNumber, RecoveryPoint, SessionId, VmDescription,
 };
 
 use crate::drive::{Driver, NoData};
@@ -143,6 +143,11 @@ impl Session {
     /// The session's id.
     pub fn id(&self) -> SessionId {
         self.writing.id
+    }
+
+    /// The line of points that it goes on with.
+    pub fn lineage(&self) -> LineageId {
+        self.writing.lineage.id
     }
 
     /// The number the point will have.

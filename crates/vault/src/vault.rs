@@ -169,7 +169,7 @@ impl Vault {
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(path).map_err(|source| VaultError::Folder { path: path.to_owned(), source })?;
-        Self::create(folder_store(path, &ports)?, key_vault, ports)
+        Self::create_with(Objects::new(folder_store(path, &ports)?)?.near(), key_vault, ports)
     }
 
     /// Opens the vault in the folder `path`.
@@ -182,7 +182,7 @@ impl Vault {
         if !path.is_dir() {
             return Err(VaultError::NoVault { store: format!("folder {}", path.display()) });
         }
-        Self::open(folder_store(path, &ports)?, key_vault, ports)
+        Self::open_with(Objects::new(folder_store(path, &ports)?)?.near(), key_vault, ports)
     }
 
     /// Opens the vault in `store` with what `key_vault` can unwrap.
@@ -276,6 +276,11 @@ impl Vault {
     /// The vault's id.
     pub fn id(&self) -> VaultId {
         self.inner.id
+    }
+
+    /// Whether it lies in a folder, so that reading from it costs about what reading a disk costs.
+    pub fn is_near(&self) -> bool {
+        self.inner.objects.is_near()
     }
 
     /// The clock it was given.

@@ -27,6 +27,7 @@ pub(crate) struct Objects {
     store: Arc<dyn ObjectStore>,
     bridge: Arc<Bridge>,
     cache: Option<Arc<PackCache>>,
+    is_near: bool,
 }
 
 /// How a create went, both ways good.
@@ -78,12 +79,22 @@ const DELETES: usize = 16;
 
 impl Objects {
     pub(crate) fn new(store: Arc<dyn ObjectStore>) -> Result<Self, VaultError> {
-        Ok(Self { store, bridge: Arc::new(Bridge::new().map_err(VaultError::Runtime)?), cache: None })
+        Ok(Self { store, bridge: Arc::new(Bridge::new().map_err(VaultError::Runtime)?), cache: None, is_near: false })
+    }
+
+    /// The same objects, which lie on a disk of this machine.
+    pub(crate) fn near(self) -> Self {
+        Self { is_near: true, ..self }
+    }
+
+    /// Whether they lie on a disk of this machine.
+    pub(crate) fn is_near(&self) -> bool {
+        self.is_near
     }
 
     /// As [`new`](Self::new), with every call run on the thread that makes it.
     pub(crate) fn inline(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, bridge: Arc::new(Bridge::inline()), cache: None }
+        Self { store, bridge: Arc::new(Bridge::inline()), cache: None, is_near: false }
     }
 
     /// The same objects, with metadata packs kept in `folder` beside them.
@@ -93,7 +104,8 @@ impl Objects {
 
     /// The same objects, read from the store and from nowhere else.
     pub(crate) fn uncached(&self) -> Self {
-        Self { store: Arc::clone(&self.store), bridge: Arc::clone(&self.bridge), cache: None }
+        let (store, bridge) = (Arc::clone(&self.store), Arc::clone(&self.bridge));
+        Self { store, bridge, cache: None, is_near: self.is_near }
     }
 
     /// Keeps a metadata pack beside the store, when there is a cache.
