@@ -1,17 +1,16 @@
 //! The command line, as clap reads it.
 
+mod backup;
 mod deletion;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use vmkeep::model::{BlockSize, DiskName, PointRef, VmName};
-use vmkeep::vault::CompressionLevel;
+use vmkeep::model::{DiskName, PointRef, VmName};
 
+pub(crate) use self::backup::BackupArgs;
 pub(crate) use self::deletion::{CloseArgs, PointArgs, ResumeArg, SweepArgs, UnpinArgs, VmArgs, VoidArgs};
-use crate::disk_arg::DiskArg;
-use crate::{bytes, disk_arg};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -27,30 +26,6 @@ VMKEEP_PASSPHRASE. Without it nothing in the vault can be read, by anybody.
 A recovery point is written vm@number, or vm@latest for the newest that is not forgotten.
 
 Sizes are in bytes, or with K, M, G or T (powers of 1024).";
-
-const DISK_HELP: &str = "\
-A disk of the VM; give every disk, each with a --disk of its own
-
-  NAME=PATH[,role=os|data|temp][,lun=N][,format=raw|qcow2|vhd]
-  NAME,role=temp,size=SIZE
-
-PATH is an image or a block device; a comma in it is written twice.
-role    what the disk is for [default: data]; a temp disk is described in the point and not stored:
-        only its size is looked at, or given with size
-lun     its logical unit number
-format  detected when not given; give it for raw disks, because their guest could make them look
-        like something else";
-
-const RESUME_HELP: &str = "\
-Interrupted backup to go on from [default: auto]
-
-What that backup had stored is not stored again. It is ended by this: should it still run, it fails
-when it would finish.
-
-auto     one that began more than 7 days ago and has not finished
-newest   the newest that has stored anything: for when it is known to run no more; also without a value
-never    none
-SESSION  this one, as vmkeep sessions shows it";
 
 const GLOBAL: &str = "Global options";
 
@@ -193,74 +168,6 @@ pub(crate) struct InitArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct BackupArgs {
-    #[command(flatten)]
-    pub(crate) vault: VaultArg,
-    /// Name of the VM
-    #[arg(long, value_name = "NAME")]
-    pub(crate) vm: VmName,
-    /// A disk of the VM; give every disk, each with a --disk of its own
-    #[arg(
-        long = "disk",
-        value_name = "NAME=PATH[,...]",
-        required = true,
-        value_parser = disk_arg::parse,
-        long_help = DISK_HELP
-    )]
-    pub(crate) disks: Vec<DiskArg>,
-    /// File with the VM's configuration (at most 1 MiB), stored with the point
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// Effort of compression
-    #[arg(long, value_name = "LEVEL", value_enum, default_value_t = Level::Default)]
-    pub(crate) level: Level,
-    /// Block size for disks new to the VM: a power of two from 16K to 4M
-    #[arg(long, value_name = "BYTES", default_value = "64K", value_parser = block_size)]
-    pub(crate) block_size: BlockSize,
-    /// Memory for data on its way, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 128, value_parser = value_parser!(u32).range(32..))]
-    pub(crate) memory: u32,
-    /// Folder of this machine that keeps the maps of disks between backups
-    #[arg(long, value_name = "DIR")]
-    pub(crate) cache: Option<PathBuf>,
-    /// Threads that scan and compress [default: one per processor, at most 8]
-    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=256))]
-    pub(crate) workers: Option<u16>,
-    /// A file that an image may use as backing or data file; may be given several times
-    #[arg(long, value_name = "PATH")]
-    pub(crate) allow_backing: Vec<PathBuf>,
-    /// Interrupted backup to go on from: a session, newest (or no value), never [default: auto]
-    #[arg(
-        long,
-        value_name = "SESSION",
-        num_args = 0..=1,
-        default_value = "auto",
-        hide_default_value = true,
-        default_missing_value = "newest",
-        value_parser = deletion::resume,
-        long_help = RESUME_HELP
-    )]
-    pub(crate) resume: ResumeArg,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Level {
-    Fast,
-    Default,
-    Best,
-}
-
-impl From<Level> for CompressionLevel {
-    fn from(level: Level) -> Self {
-        match level {
-            Level::Fast => Self::Fast,
-            Level::Default => Self::Default,
-            Level::Best => Self::Best,
-        }
-    }
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct PointsArgs {
     #[command(flatten)]
     pub(crate) vault: VaultArg,
@@ -343,8 +250,4 @@ fn point(text: &str) -> Result<PointRef, String> {
     text.parse().map_err(|e: vmkeep::model::PointRefError| {
         crate::error::sentence(&e.to_string(), &crate::error::causes(&e))
     })
-}
-
-fn block_size(text: &str) -> Result<BlockSize, String> {
-    BlockSize::try_from(bytes::parse(text)?).map_err(|e| e.to_string())
 }

@@ -8,6 +8,14 @@ pub(crate) fn lies_in(path: &Path, folder: &Path) -> bool {
     resolved(path).starts_with(resolved(folder))
 }
 
+/// The folder for what may be lost: `$XDG_CACHE_HOME/vmkeep`, else `~/.cache/vmkeep` (XDG Base Directory Specification,
+/// where a path that is not absolute counts as not set).
+pub(crate) fn cache() -> Option<PathBuf> {
+    let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")))?;
+    Some(cache.join("vmkeep"))
+}
+
 /// The path without symbolic links as far as it exists, and without `..` from there on.
 fn resolved(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

@@ -100,6 +100,16 @@ enum Line<'a> {
         disk: Option<&'a str>,
         causes: Vec<String>,
     },
+    /// Fingerprints of pages cannot be kept or read; blocks are compared or stored as a whole instead.
+    FingerprintsUnusable {
+        disk: &'a str,
+        causes: Vec<String>,
+    },
+    /// Fingerprints were found wrong: the disk is scanned again without them.
+    FingerprintsWrong {
+        disk: &'a str,
+        block: u64,
+    },
     DiskBegan {
         disk: &'a str,
         size: u64,
@@ -237,6 +247,18 @@ impl backup::Observer for Progress<'_> {
             }
             Event::Vanished { disk } => self.output.json(&Line::Vanished { disk }),
             Event::BaseUnreadable { disk, error } => self.base_unreadable(disk, error),
+            Event::FingerprintsUnusable { disk, error } => {
+                let causes = chain(error);
+                self.note(&format!("disk {disk}: {}", causes.join(": ")));
+                self.output.json(&Line::FingerprintsUnusable { disk: disk.as_str(), causes });
+            }
+            Event::FingerprintsWrong { disk, block } => {
+                self.note(&format!(
+                    "disk {disk}: the page fingerprints of block {block} are wrong; they are forgotten, and the disk is scanned \
+                     again without them"
+                ));
+                self.output.json(&Line::FingerprintsWrong { disk: disk.as_str(), block: block.0 });
+            }
             Event::DiskBegan { disk, size, change } => {
                 self.disk_began(disk, size, size, Some(Some(change).into()));
             }

@@ -200,6 +200,7 @@ fn traced(scratch: &Scratch, words: &str) -> String {
     command.args(["-f", "-y", "-e", &format!("trace={CALLS}"), "-o"]).arg(&log);
     command.arg(env!("CARGO_BIN_EXE_vmkeep")).args(words.split_whitespace());
     command.args(["--vault", "v", "--key-file", "key"]).current_dir(scratch.path(""));
+    command.env("XDG_CACHE_HOME", scratch.path("xdg-cache"));
     let out = command.output().expect("strace (Debian package strace) is needed");
     assert!(out.status.success(), "{words}: {}", String::from_utf8_lossy(&out.stderr));
     fs::read_to_string(log).unwrap()

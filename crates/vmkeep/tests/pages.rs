@@ -187,8 +187,7 @@ fn a_page_costs_about_a_page_however_it_is_known() {
         let folder = tempfile::tempdir().unwrap();
         let mut disk = first(&vault, folder.path(), 64);
         disk[40 * 65_536 + 7 * PAGE_SIZE + 100] ^= 1;
-        let (report, _) =
-            back_up_os(&vault, &disk, &settings(with_folder.then(|| folder.path()), compare));
+        let (report, _) = back_up_os(&vault, &disk, &settings(with_folder.then(|| folder.path()), compare));
         let of = &report.disks[0];
         assert_eq!((of.patched.blocks, of.patched.pages, of.whole_unknown), (1, 1, 0), "by {what}");
         // The page, its slot and footer; two copies of a leaf and of what the point needs beside it.

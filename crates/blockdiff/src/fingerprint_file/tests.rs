@@ -158,9 +158,8 @@ fn with_little_room_what_changed_last_is_kept() {
         (0..4).for_each(|n| put(&file, u64::from(block(run, n)), block(run, n)));
     }
     let file = open(&path, 1 << 20, limit, 6);
-    let known = |run: u8| {
-        (0..4).filter(|n| get(&file, u64::from(block(run, *n)), block(run, *n)).is_some()).count()
-    };
+    let known =
+        |run: u8| (0..4).filter(|n| get(&file, u64::from(block(run, *n)), block(run, *n)).is_some()).count();
     assert_eq!((1..=5).map(known).collect::<Vec<_>>(), [0, 0, 0, 4, 4]);
     assert_eq!(std::fs::metadata(&path).unwrap().len(), limit);
 }

@@ -5,17 +5,17 @@ use std::io::Read;
 use std::path::Path;
 
 use serde::Serialize;
-use vmkeep::backup::{self, DiskReport, Plan, Report, Settings, Source, SourceDisk};
+use vmkeep::backup::{self, Compare, DiskReport, Pages, Plan, Report, Settings, Source, SourceDisk};
 use vmkeep::disk::{self, BlockRead, OpenOptions};
-use vmkeep::model::{ByteLen, ConsistencyLevel, DiskDescription, DiskRole, VmDescription};
+use vmkeep::model::{ByteLen, ConsistencyLevel, DiskDescription, DiskRole, PAGE_SIZE, VmDescription};
 use vmkeep::vault::{CONFIG_MAX, StoredBytes};
 
 use crate::args::BackupArgs;
-use crate::bytes;
 use crate::context::Context;
 use crate::disk_arg::{DiskArg, DiskFrom};
 use crate::error::{Error, Outcome};
 use crate::progress::{Change, Progress};
+use crate::{bytes, paths};
 
 /// Most that the cache of a machine keeps for one vault, in bytes.
 const CACHE_BYTES: u64 = 1 << 30;
@@ -53,6 +53,11 @@ struct Disk {
     bytes_changed: u64,
     bytes_zeroed: u64,
     bytes_stored: u64,
+    /// Of the changed blocks, those of which only pages were stored, and how many pages; and those stored as a whole
+    /// because it was not known which pages changed.
+    blocks_patched: u64,
+    pages_patched: u64,
+    blocks_whole_unknown: u64,
 }
 
 /// A disk of the command line, open.
@@ -99,12 +104,15 @@ fn settings(args: &BackupArgs) -> Result<Settings, Error> {
     let memory_bytes = usize::try_from(u64::from(args.memory) << 20).map_err(|_| {
         Error::usage(format!("--memory {} is more than this machine can address", args.memory))
     })?;
+    let folder = if args.no_cache { None } else { args.cache.clone().or_else(paths::cache) };
+    let limit = args.cache_size.map(ByteLen);
     Ok(Settings {
         level: args.level.into(),
         block_size: args.block_size,
         workers: args.workers.map_or(default.workers, usize::from),
         memory_bytes,
         resume: args.resume.into(),
+        pages: Pages { folder, limit, compare: Compare::default() },
     })
 }
 
@@ -191,12 +199,17 @@ fn describe(disk: &DiskReport) -> String {
         Change::Anew => "stored again as a whole".to_owned(),
         Change::Described => return format!("{}: {size}, temporary, not stored", disk.description.name),
     };
-    format!(
-        "{}: {size} ({what}), {} changed, {} became zero",
-        disk.description.name,
-        bytes::show(disk.bytes_changed),
-        bytes::show(disk.bytes_zeroed),
-    )
+    let mut line =
+        format!("{}: {size} ({what}), {} changed", disk.description.name, bytes::show(disk.bytes_changed));
+    if disk.patched.blocks > 0 {
+        let pages = bytes::show(disk.patched.pages * PAGE_SIZE as u64);
+        line += &format!(" ({} blocks stored as {pages} of pages)", disk.patched.blocks);
+    }
+    if disk.whole_unknown > 0 {
+        line +=
+            &format!(", {} blocks stored as a whole because their pages were not known", disk.whole_unknown);
+    }
+    line + &format!(", {} became zero", bytes::show(disk.bytes_zeroed))
 }
 
 impl From<&DiskReport> for Disk {
@@ -210,6 +223,9 @@ impl From<&DiskReport> for Disk {
             bytes_read: disk.bytes_read,
             bytes_changed: disk.bytes_changed,
             bytes_zeroed: disk.bytes_zeroed,
+            blocks_patched: disk.patched.blocks,
+            pages_patched: disk.patched.pages,
+            blocks_whole_unknown: disk.whole_unknown,
             bytes_stored: all(disk.stored),
         }
     }

@@ -47,6 +47,7 @@ impl Scratch {
         command
             .args(words.split_whitespace())
             .current_dir(self.folder.path())
+            .env("XDG_CACHE_HOME", self.path("xdg-cache"))
             .env_remove("VMKEEP_PASSPHRASE");
         command.stdin(Stdio::null());
         command

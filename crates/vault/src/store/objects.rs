@@ -79,7 +79,12 @@ const DELETES: usize = 16;
 
 impl Objects {
     pub(crate) fn new(store: Arc<dyn ObjectStore>) -> Result<Self, VaultError> {
-        Ok(Self { store, bridge: Arc::new(Bridge::new().map_err(VaultError::Runtime)?), cache: None, is_near: false })
+        Ok(Self {
+            store,
+            bridge: Arc::new(Bridge::new().map_err(VaultError::Runtime)?),
+            cache: None,
+            is_near: false,
+        })
     }
 
     /// The same objects, which lie on a disk of this machine.
