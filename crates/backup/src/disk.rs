@@ -146,7 +146,10 @@ impl DiskWalk<'_> {
         let (mut progress, mut whole_unknown) = (Progressed::default(), 0);
         thread::scope(|scope| -> Result<(), Stop> {
             let hash = |block: &[u8]| identity.block_hash(block);
-            let scanned = ordered(scope, settings.workers, shares.segments, segments, ScanBuffer::default, {
+            // More threads than there may be things on their way would only hold buffers.
+            let (scanners, framers) =
+                (settings.workers.min(shares.segments), settings.workers.min(shares.frames));
+            let scanned = ordered(scope, scanners, shares.segments, segments, ScanBuffer::default, {
                 let pages = pages.as_ref();
                 move |buffer, segment| -> Result<(Scanned, BlockIndex), Stop> {
                     cancel.check().map_err(BackupError::from)?;
@@ -163,7 +166,7 @@ impl DiskWalk<'_> {
             let level = settings.level;
             let steps = ordered(
                 scope,
-                settings.workers,
+                framers,
                 shares.frames,
                 groups,
                 || None,

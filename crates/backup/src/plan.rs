@@ -88,6 +88,7 @@ pub struct Settings {
     /// Threads that scan and compress, for all disks together about twice this; 1 runs everything inline.
     pub workers: usize,
     /// Memory for data on its way, in bytes: at least [`Settings::MEMORY_MIN`]. Caches of the vault come on top (32 MiB).
+    /// It is shared by up to 32 disks at the same time, fewer when there is less than 4 MiB for each.
     pub memory_bytes: usize,
     /// Which interrupted backup of the VM this one goes on from.
     pub resume: Resume,
@@ -126,10 +127,13 @@ pub(crate) struct Shares {
 /// Size of a pack when memory allows.
 const PACK_BYTES_MAX: usize = 32 << 20;
 /// Smaller packs cost more requests than memory is worth.
-const PACK_BYTES_MIN: usize = 1 << 20;
-/// Disks walked at the same time: more only make the source seek.
-const DISKS_AT_ONCE_MAX: usize = 4;
+const PACK_BYTES_MIN: usize = 768 << 10;
+/// Disks walked at the same time when memory allows: more only make the source seek.
+const DISKS_AT_ONCE_MAX: usize = 32;
 const SEGMENT_BYTES: usize = 1 << 20;
+/// A writer needs room for two packs of data, one filling and one on its way, and for two of metadata, each a quarter
+/// of the size: so many halves of a pack.
+const HALF_PACKS: usize = 5;
 
 impl Settings {
     /// The least memory that a walk can be told to keep to: 32 MiB.
@@ -145,19 +149,25 @@ impl Settings {
                 "{given} bytes of memory; a backup needs at least {least}"
             )));
         }
-        let disks = if self.workers == 1 { 1 } else { disks.clamp(1, DISKS_AT_ONCE_MAX) };
-        // Of a disk's share, half is for two packs (one filling, one on its way), a quarter each for segments and
-        // frames on their way.
-        let share = self.memory_bytes / disks;
         let block = self.block_size.bytes();
-        let frame = block * self.level.frame_blocks(self.block_size);
+        let (segment, frame) = (SEGMENT_BYTES.max(block), self.level.frame_bytes().max(block));
+        // Half for packs, a quarter each for segments and for frames on their way, which are there twice.
+        let least = (2 * packs(PACK_BYTES_MIN)).max(4 * segment).max(8 * frame);
+        let at_once = if self.workers == 1 { 1 } else { DISKS_AT_ONCE_MAX.min(self.memory_bytes / least) };
+        let disks = disks.clamp(1, at_once.max(1));
+        let share = self.memory_bytes / disks;
         Ok(Shares {
             disks,
-            pack_bytes: (share / 4).clamp(PACK_BYTES_MIN, PACK_BYTES_MAX),
-            segments: (share / 4 / SEGMENT_BYTES.max(block)).clamp(1, 4 * self.workers),
+            pack_bytes: (share / HALF_PACKS).clamp(PACK_BYTES_MIN, PACK_BYTES_MAX),
+            segments: (share / 4 / segment).clamp(1, 4 * self.workers),
             frames: (share / 8 / frame).clamp(1, 4 * self.workers),
         })
     }
+}
+
+/// Memory for the packs of a writer, when those of data have `pack_bytes`.
+fn packs(pack_bytes: usize) -> usize {
+    pack_bytes * HALF_PACKS / 2
 }
 
 #[cfg(test)]
@@ -169,18 +179,35 @@ mod tests {
     proptest! {
         #[test]
         fn the_shares_of_all_disks_fit_the_budget(
-            memory in Settings::MEMORY_MIN..1 << 34, workers in 1_usize..64, disks in 1_usize..256, log2 in 14_u32..=22
+            memory in Settings::MEMORY_MIN..1 << 34, workers in 1_usize..64, disks in 1_usize..256, log2 in 14_u32..=22,
+            level in prop_oneof![Just(CompressionLevel::Fast), Just(CompressionLevel::Default), Just(CompressionLevel::Best)]
         ) {
-            let settings = Settings {
-                memory_bytes: memory, workers, block_size: BlockSize::try_from(1_u64 << log2).unwrap(), ..Settings::default()
-            };
+            let block_size = BlockSize::try_from(1_u64 << log2).unwrap();
+            let settings = Settings { memory_bytes: memory, workers, block_size, level, ..Settings::default() };
             let shares = settings.shares(disks).unwrap();
-            let frame = settings.block_size.bytes() * settings.level.frame_blocks(settings.block_size);
-            let segment = SEGMENT_BYTES.max(settings.block_size.bytes());
-            let sum = 2 * shares.pack_bytes + shares.segments * segment + 2 * shares.frames * frame;
-            // One segment and one frame are the least, whatever the share.
-            prop_assert!(shares.disks * sum <= memory + shares.disks * (segment + 2 * frame));
+            let frame = settings.level.frame_bytes().max(block_size.bytes());
+            let segment = SEGMENT_BYTES.max(block_size.bytes());
+            prop_assert!(shares.disks * packs(shares.pack_bytes) <= memory / 2);
+            let sum = packs(shares.pack_bytes) + shares.segments * segment + 2 * shares.frames * frame;
+            if log2 < 22 {
+                prop_assert!(shares.disks * sum <= memory);
+            } else {
+                // A block of 4 MiB takes more than its share of the least memory there is.
+                prop_assert!(shares.disks * sum <= memory + 16 * segment);
+            }
+            prop_assert!(shares.disks >= 1 && shares.disks <= disks.min(32));
         }
+    }
+
+    #[test]
+    fn thirty_two_disks_are_walked_at_once_with_the_default_memory() {
+        for level in [CompressionLevel::Fast, CompressionLevel::Default] {
+            let settings = Settings { level, workers: 2, ..Settings::default() };
+            assert_eq!(settings.shares(32).unwrap().disks, 32);
+            assert_eq!(settings.shares(100).unwrap().disks, 32);
+        }
+        let settings = Settings { workers: 2, memory_bytes: Settings::MEMORY_MIN, ..Settings::default() };
+        assert_eq!(settings.shares(32).unwrap().disks, 8);
     }
 
     #[test]

@@ -162,7 +162,7 @@ fn walk_disks(
     observer: &dyn Observer,
     cancel: &CancelToken,
 ) -> Result<BTreeMap<usize, Walked>, BackupError> {
-    let read: Vec<(usize, &DiskName, &dyn BlockRead)> = plan
+    let mut read: Vec<(usize, &DiskName, &dyn BlockRead)> = plan
         .disks
         .iter()
         .enumerate()
@@ -171,6 +171,8 @@ fn walk_disks(
             Source::Describe(_) => None,
         })
         .collect();
+    // What is small is soon done, and does not wait for what is not.
+    read.sort_by_key(|(_, _, source)| source.len());
     let (next, results) = (AtomicUsize::new(0), Mutex::new((BTreeMap::new(), None)));
     let work = || {
         while let Some((index, name, source)) = read.get(next.fetch_add(1, Ordering::Relaxed)) {

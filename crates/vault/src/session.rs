@@ -16,7 +16,9 @@ use crate::format::{
 use crate::layout::ObjectName;
 use crate::lineage::Lineage;
 use crate::map::{MapError, MapReader, Root};
-use crate::pack::{Adopted, DiskWriter, MetadataPacks, Orphans, PackNodes, StoredBytes, WrittenDisk};
+use crate::pack::{
+    Adopted, DiskWriter, METADATA_PACK_BYTES, MetadataPacks, Orphans, PackNodes, StoredBytes, WrittenDisk,
+};
 use crate::protocol::{Commit, CommitOutcome, PointStub, Record};
 use crate::read::{DiskReader, map_error};
 use crate::records::{self, Sealer};
@@ -194,7 +196,8 @@ impl Session {
 
     /// A writer for what changed on `disk` since the base point. The block size is the base's when there is one.
     ///
-    /// `pack_bytes` is the size at which a pack is stored, and about what the writer needs in memory, twice.
+    /// `pack_bytes` is the size at which a pack of data is stored, and about what the writer needs in memory, two and a
+    /// half times.
     pub fn disk_writer(
         &self,
         disk: &DiskName,
@@ -261,7 +264,7 @@ impl Session {
 
     /// The second copy of the point's sections, in a metadata pack of its own.
     fn store_copy(&self, plain: Vec<u8>) -> Result<((PlaceBody, u32), u64), VaultError> {
-        let mut packs = MetadataPacks::new(&self.writing)?;
+        let mut packs = MetadataPacks::new(&self.writing, METADATA_PACK_BYTES)?;
         let placed = packs.slot(SlotKind::PointCopy, plain)?;
         let bytes = packs.finish()?;
         packs.done();

@@ -16,10 +16,10 @@ use crate::map::{ChangeKind, ChangeListBuilder, ChangedRun, Entry, MapReader, Ma
 use crate::place::{PackPlace, Reference, StorageId};
 use crate::session::Writing;
 
-/// Most slots of a data pack, and most blocks and zero runs waiting for its name: bounds the footer and what is
-/// remembered of an open pack when everything compresses to nothing.
+/// Most slots of a data pack, and for how many of its bytes one block or zero run waits for its name at most: bounds the
+/// footer and what is remembered of an open pack when everything compresses to nothing.
 const PACK_SLOTS_MAX: usize = 16 << 10;
-const PACK_WAITING_MAX: usize = 128 << 10;
+const PACK_BYTES_PER_WAITING: usize = 256;
 
 /// Takes what changed on one disk and stores it.
 ///
@@ -129,7 +129,7 @@ impl<'s> DiskWriter<'s> {
         let (root, old_size) = base.unwrap_or_default();
         let reader = MapReader::new(&session.nodes, session.lineage.domain.identity()?, block_size, root);
         let map = MapWriter::new(reader, session.target);
-        let metadata = MetadataPacks::new(session)?;
+        let metadata = MetadataPacks::new(session, pack_bytes / 4)?;
         Ok(Self {
             session,
             disk,
@@ -337,7 +337,7 @@ impl<'s> DiskWriter<'s> {
         let is_full = self.builder.byte_len() >= self.pack_bytes
             || self.footer.len() >= PACK_SLOTS_MAX
             // Holes without end between two frames must not pile up.
-            || self.given.len() >= PACK_WAITING_MAX;
+            || self.given.len() >= self.pack_bytes / PACK_BYTES_PER_WAITING;
         if is_full { self.seal() } else { Ok(()) }
     }
 

@@ -19,8 +19,8 @@ use crate::session::Writing;
 
 /// Plain bytes of map nodes that go into one slot: what a reader unpacks to see one node.
 const NODE_SLOT_BYTES: usize = 32 << 10;
-/// Sealed size at which a metadata pack is stored.
-const PACK_BYTES: usize = 4 << 20;
+/// Sealed size at which a metadata pack is stored, at most.
+pub(crate) const METADATA_PACK_BYTES: usize = 4 << 20;
 
 /// Where a slot of a metadata pack will lie once the pack is sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub struct StoredBytes {
 /// Fills and stores the metadata packs of one disk, or of the session itself.
 pub(crate) struct MetadataPacks<'s> {
     session: &'s Writing,
+    /// Sealed size at which a pack is stored.
+    pack_bytes: usize,
     encoder: FrameEncoder,
     builder: PackBuilder,
     footer: Vec<FooterSlot>,
@@ -62,10 +64,11 @@ impl std::fmt::Debug for MetadataPacks<'_> {
 }
 
 impl<'s> MetadataPacks<'s> {
-    pub(crate) fn new(session: &'s Writing) -> Result<Self, VaultError> {
+    pub(crate) fn new(session: &'s Writing, pack_bytes: usize) -> Result<Self, VaultError> {
         let encoder = FrameEncoder::new(CompressionLevel::Default).map_err(|e| session.misuse(&e))?;
         Ok(Self {
             session,
+            pack_bytes: pack_bytes.min(METADATA_PACK_BYTES),
             encoder,
             builder: PackBuilder::new(PackContent::Metadata, 0),
             footer: Vec::new(),
@@ -82,7 +85,7 @@ impl<'s> MetadataPacks<'s> {
     pub(crate) fn slot(&mut self, kind: SlotKind, plain: Vec<u8>) -> Result<SlotPlaced, VaultError> {
         self.fill_slot()?;
         let placed = self.push(kind, plain)?;
-        self.seal_when(PACK_BYTES)?;
+        self.seal_when(self.pack_bytes)?;
         Ok(placed)
     }
 
@@ -189,7 +192,7 @@ impl NodeSink for MetadataPacks<'_> {
         self.nodes.extend_from_slice(node);
         if self.nodes.len() >= NODE_SLOT_BYTES {
             self.fill_slot()?;
-            self.seal_when(PACK_BYTES)?;
+            self.seal_when(self.pack_bytes)?;
         }
         Ok(placed)
     }
