@@ -33,6 +33,11 @@
 
 mod scan;
 mod segment;
+mod source;
 
 pub use scan::{BlockHasher, Chunk, ScanBuffer, Scanned, is_zero, scan};
 pub use segment::{Segment, SegmentError, SegmentSize, Segments};
+pub use source::{
+    ChangeMethod, ChangeSource, ChangeSourceError, DirtyBitmap, DirtyBitmapError, Everything, ExtentList,
+    ExtentListError, GRANULES_MAX, LIST_BYTES_MAX, conformance,
+};

@@ -19,7 +19,7 @@ use vmkeep_model::{ByteLen, ByteOffset};
 
 const SECTOR: u64 = 512;
 
-/// SplitMix64 (Steele, Lea, Flood 2014): the cases are the same in every run.
+/// `SplitMix64` (Steele, Lea, Flood 2014): the cases are the same in every run.
 struct Seeded(u64);
 
 impl Seeded {

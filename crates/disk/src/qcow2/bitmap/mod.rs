@@ -128,7 +128,7 @@ impl Bitmap {
 
     /// Where the stretch of bit `bit` begins, or the end of the disk when that comes first.
     fn at(&self, bit: u64) -> ByteOffset {
-        let start = bit.checked_mul(self.info.granularity.0).unwrap_or(u64::MAX);
+        let start = bit.saturating_mul(self.info.granularity.0);
         ByteOffset(start.min(self.disk_len.0))
     }
 }

@@ -17,8 +17,8 @@ const ALL_ONES: u64 = 1;
 #[derive(Clone, Debug)]
 pub(super) struct Bits {
     pieces: Vec<Piece>,
-    /// log2 of the bits of a piece.
-    piece_bits: u32,
+    /// log2 of the number of bits in a piece.
+    log2_piece: u32,
     count: u64,
 }
 
@@ -48,7 +48,7 @@ impl Bits {
             left -= len;
             pieces.push(Piece::read(image, entry, len)?);
         }
-        Ok(Self { pieces, piece_bits: image.cluster_bits + 3, count })
+        Ok(Self { pieces, log2_piece: image.cluster_bits + 3, count })
     }
 
     /// Number of bits.
@@ -60,12 +60,12 @@ impl Bits {
     pub(super) fn find(&self, from: u64, value: bool) -> Option<u64> {
         let mut at = from;
         while at < self.count {
-            let start = at >> self.piece_bits << self.piece_bits;
-            let piece = self.pieces.get(in_memory(at >> self.piece_bits))?;
+            let start = at >> self.log2_piece << self.log2_piece;
+            let piece = self.pieces.get(in_memory(at >> self.log2_piece))?;
             if let Some(found) = piece.find(at - start, value) {
                 return Some(start + found).filter(|&bit| bit < self.count);
             }
-            at = start + (1 << self.piece_bits);
+            at = start + (1 << self.log2_piece);
         }
         None
     }
@@ -130,7 +130,7 @@ mod tests {
                 Some(bytes) => Piece::Mixed(bytes.clone().into()),
             };
             let count = on_disk(pieces.len()) * 16 - cut;
-            let bits = Bits { pieces: pieces.iter().map(whole).collect(), piece_bits: 4, count };
+            let bits = Bits { pieces: pieces.iter().map(whole).collect(), log2_piece: 4, count };
             prop_assert_eq!(bits.find(from, value), (from..count).find(|&at| bit(at) == value));
         }
     }
