@@ -18,8 +18,10 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// What the tests and `disks` use.
-pub(crate) const TEST_TOOLS: [Tool; 6] = [
+pub(crate) const TEST_TOOLS: [Tool; 8] = [
     tool("qemu-img", "qemu-utils"),
+    tool("qemu-io", "qemu-utils"),
+    tool("nbdinfo", "libnbd-bin"),
     tool("mke2fs", "e2fsprogs"),
     tool("e2fsck", "e2fsprogs"),
     tool("debugfs", "e2fsprogs"),

@@ -35,6 +35,7 @@ mod fingerprint_file;
 mod page;
 mod scan;
 mod segment;
+mod source;
 
 pub use fingerprint_file::{FingerprintError, FingerprintFile, default_limit};
 pub use page::{
@@ -42,3 +43,7 @@ pub use page::{
 };
 pub use scan::{BlockHasher, Chunk, PageDiff, ScanBuffer, Scanned, is_zero, scan, scan_pages};
 pub use segment::{Before, Segment, SegmentError, SegmentSize, Segments};
+pub use source::{
+    ChangeMethod, ChangeSource, ChangeSourceError, DirtyBitmap, DirtyBitmapError, Everything, ExtentList,
+    ExtentListError, GRANULES_MAX, LIST_BYTES_MAX, conformance,
+};

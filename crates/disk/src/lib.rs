@@ -38,6 +38,9 @@
 //!   ([`OpenOptions`] tells why the format should be given for raw disks).
 //! - Everything may be called from several threads at once, inside an async program or not. No thread is started.
 //!
+//! What changed on a disk since a moment is known where QEMU recorded it: [`read_bitmap`] reads the dirty bitmaps that
+//! a qcow2 image keeps.
+//!
 //! [`conformance`] is this contract as tests, for implementations elsewhere too.
 //!
 //! # What it does not do
@@ -66,7 +69,9 @@ pub use error::{DiskError, DiskOperation};
 pub use memory::Memory;
 pub use open::{Format, OpenOptions, open};
 pub use overlay::Overlay;
-pub use qcow2::Qcow2Target;
+pub use qcow2::{
+    BITMAP_BYTES_MAX, Bitmap, BitmapError, BitmapInfo, Inconsistency, Qcow2Target, list_bitmaps, read_bitmap,
+};
 pub use raw::RawFile;
 pub use raw_target::{Overwrite, RawTarget};
 pub use seam::{BlockRead, BlockWrite};

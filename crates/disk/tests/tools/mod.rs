@@ -13,9 +13,18 @@ use vmkeep_model::ByteOffset;
 
 /// Whether qemu-img is here. When it is not, the test has nothing to do, unless `VMKEEP_REQUIRE_TOOLS` is set.
 pub(crate) fn qemu_img_is_here() -> bool {
-    let here = Command::new("qemu-img").arg("--version").output().is_ok_and(|out| out.status.success());
+    is_here("qemu-img")
+}
+
+/// The same for qemu-io.
+pub(crate) fn qemu_io_is_here() -> bool {
+    is_here("qemu-io")
+}
+
+fn is_here(program: &str) -> bool {
+    let here = Command::new(program).arg("--version").output().is_ok_and(|out| out.status.success());
     if !here {
-        let message = "qemu-img is not installed (Debian: qemu-utils)";
+        let message = format!("{program} is not installed (Debian: qemu-utils)");
         assert!(std::env::var_os("VMKEEP_REQUIRE_TOOLS").is_none(), "{message}");
         eprintln!("{message}; skipped");
     }
@@ -27,6 +36,15 @@ pub(crate) fn qemu_img(folder: &Path, words: &str) {
     let out = Command::new("qemu-img").args(words.split_whitespace()).current_dir(folder).output().unwrap();
     let told = String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout);
     assert!(out.status.success(), "qemu-img {words}: {told}");
+}
+
+/// Runs commands of qemu-io on an image in `folder`; the image is closed when it returns.
+pub(crate) fn qemu_io(folder: &Path, image: &str, commands: &[String]) {
+    let words = commands.iter().flat_map(|command| ["-c", command]);
+    let out = Command::new("qemu-io").args(words).arg(image).current_dir(folder).output().unwrap();
+    let told = String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout);
+    let failed = ["failed", "error", "invalid"].iter().any(|word| told.to_lowercase().contains(word));
+    assert!(out.status.success() && !failed, "qemu-io {commands:?}: {told}");
 }
 
 /// A folder with `raw`, a disk of data, holes and zeros that are stored, and its content.
