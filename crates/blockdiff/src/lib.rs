@@ -43,7 +43,9 @@ pub use page::{
 };
 pub use scan::{BlockHasher, Chunk, PageDiff, ScanBuffer, Scanned, is_zero, scan, scan_pages};
 pub use segment::{Before, Segment, SegmentError, SegmentSize, Segments};
+pub use vmkeep_model::ChangeMethod;
+
 pub use source::{
-    ChangeMethod, ChangeSource, ChangeSourceError, DirtyBitmap, DirtyBitmapError, Everything, ExtentList,
-    ExtentListError, GRANULES_MAX, LIST_BYTES_MAX, conformance,
+    ChangeSource, ChangeSourceError, DirtyBitmap, DirtyBitmapError, Everything, ExtentList, ExtentListError,
+    GRANULES_MAX, LIST_BYTES_MAX, conformance,
 };

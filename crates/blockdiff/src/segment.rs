@@ -7,6 +7,7 @@ use vmkeep_disk::{BlockRead, DiskError};
 use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ByteOffset, Extent};
 
 use crate::page::Was;
+use crate::source::{ChangeSource, ChangeSourceError};
 
 /// Most zeroed runs carried by one segment; more go into a segment of their own.
 const ZEROED_MAX: usize = 4096;
@@ -84,6 +85,9 @@ pub enum SegmentError<E: std::error::Error + 'static> {
     /// The disk could not say where its data lies.
     #[error("cannot walk the disk")]
     Disk(#[from] DiskError),
+    /// It could not be told where to look.
+    #[error("cannot tell what changed")]
+    Changes(#[source] ChangeSourceError),
     /// What the disk was before could not be told.
     #[error("cannot read what the disk was before")]
     Before(#[source] E),
@@ -96,6 +100,10 @@ pub struct Segments<'d, B> {
     segment_blocks: u64,
     blocks: u64,
     before: B,
+    /// What says where to look; without, everywhere.
+    changes: Option<&'d dyn ChangeSource>,
+    /// Blocks to look at, of which those before `next` were.
+    within: BlockRun,
     /// First block not yet in a segment.
     next: u64,
     /// Data that was found ahead and not yet cut, in blocks.
@@ -128,6 +136,8 @@ impl<'d, B> Segments<'d, B> {
             segment_blocks,
             blocks,
             before,
+            changes: None,
+            within: BlockRun { start: BlockIndex(0), len: blocks },
             next: 0,
             data: BlockRun::default(),
             done: false,
@@ -135,13 +145,53 @@ impl<'d, B> Segments<'d, B> {
     }
 }
 
+impl<'d, B> Segments<'d, B> {
+    /// Looks only where `changes` says that something may have changed.
+    #[must_use]
+    pub fn among(self, changes: &'d dyn ChangeSource) -> Self {
+        Self { changes: Some(changes), within: BlockRun::default(), ..self }
+    }
+}
+
 impl<B: Before> Segments<'_, B> {
     fn cut(&mut self) -> Result<Option<Segment>, SegmentError<B::Error>> {
+        loop {
+            if self.next >= self.within.end().0 && !self.look_further()? {
+                self.done = true;
+                return Ok(None);
+            }
+            if let Some(segment) = self.cut_within()? {
+                return Ok(Some(segment));
+            }
+        }
+    }
+
+    /// Finds the next blocks to look at; false when there are none.
+    fn look_further(&mut self) -> Result<bool, SegmentError<B::Error>> {
+        let Some(changes) = self.changes else { return Ok(false) };
+        if self.next >= self.blocks {
+            return Ok(false);
+        }
+        let from = self.block_size.start_of(BlockIndex(self.next));
+        let Some(extent) = changes.next_changed(from).map_err(SegmentError::Changes)? else {
+            return Ok(false);
+        };
+        let run = self.block_size.blocks_touching(extent);
+        let end = run.end().0.min(self.blocks);
+        self.within = BlockRun::between(run.start.max(BlockIndex(self.next)), BlockIndex(end));
+        self.next = self.within.start.0;
+        self.data = BlockRun::default();
+        Ok(!self.within.is_empty())
+    }
+
+    /// The next segment of the blocks to look at; `None` when there is nothing in the rest of them.
+    fn cut_within(&mut self) -> Result<Option<Segment>, SegmentError<B::Error>> {
+        let end = self.within.end();
         if self.data.is_empty() {
             self.data = self.find_data()?;
         }
         let mut segment = Segment { block_size: self.block_size, ..Segment::default() };
-        let data_start = if self.data.is_empty() { self.blocks } else { self.data.start.0 };
+        let data_start = if self.data.is_empty() { end.0 } else { self.data.start.0 };
         while let Some((block, _)) = self.before_below(data_start)? {
             push_block(&mut segment.zeroed, block);
             self.next = block.0 + 1;
@@ -150,22 +200,24 @@ impl<B: Before> Segments<'_, B> {
             }
         }
         if self.data.is_empty() {
-            self.done = true;
+            self.next = end.0;
             return Ok((!segment.zeroed.is_empty()).then_some(segment));
         }
         let len = self.data.len.min(self.segment_blocks);
         segment.run = BlockRun { start: self.data.start, len };
         self.data = BlockRun::between(segment.run.end(), self.data.end());
-        self.next = segment.run.end().0;
-        while let Some(known) = self.before_below(self.next)? {
+        self.next = segment.run.start.0;
+        while let Some(known) = self.before_below(segment.run.end().0)? {
             segment.before.push(known);
         }
+        self.next = segment.run.end().0;
         Ok(Some(segment))
     }
 
-    /// The next stretch of blocks with data, from `next` on; empty at the end of the disk.
+    /// The next stretch of blocks with data among those to look at, from `next` on; empty when there is none.
     fn find_data(&mut self) -> Result<BlockRun, SegmentError<B::Error>> {
-        if self.next >= self.blocks {
+        let end = self.within.end();
+        if self.next >= end.0 {
             return Ok(BlockRun::default());
         }
         let whole = Extent::between(ByteOffset(0), ByteOffset(self.disk.len().0));
@@ -174,13 +226,14 @@ impl<B: Before> Segments<'_, B> {
         };
         let run = self.block_size.blocks_touching(extent.intersection(whole));
         // Two extents in one block: the block went with the first of them.
-        let start = run.start.max(BlockIndex(self.next));
-        Ok(BlockRun::between(start, run.end()))
+        let start = run.start.max(BlockIndex(self.next)).min(end);
+        Ok(BlockRun::between(start, run.end().min(end)))
     }
 
     /// Takes the next known block if it lies below `end`.
     fn before_below(&mut self, end: u64) -> Result<Option<(BlockIndex, Was)>, SegmentError<B::Error>> {
-        self.before.next_in(BlockIndex(0), BlockIndex(end)).map_err(SegmentError::Before)
+        let from = BlockIndex(self.next);
+        self.before.next_in(from, BlockIndex(end)).map_err(SegmentError::Before)
     }
 }
 

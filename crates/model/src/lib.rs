@@ -35,5 +35,8 @@ pub use id::{
 };
 pub use name::{DiskName, NameError, VmName};
 pub use page::{PageMask, PageMaskError};
-pub use point::{ChangeProvenance, ConsistencyLevel, DiskRecord, PointId, RecoveryPoint, StoredDisk};
+pub use point::{
+    ChangeMethod, ChangeProvenance, ConsistencyLevel, DiskRecord, PointId, RecoveryPoint, StoredDisk,
+    Tracking,
+};
 pub use vm::{DISKS_MAX, DiskDescription, DiskRole, DiskRoleError, VmDescription, VmDescriptionError};

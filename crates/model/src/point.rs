@@ -29,6 +29,31 @@ impl fmt::Display for ConsistencyLevel {
     }
 }
 
+/// What tells which parts of a disk may have changed since a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum ChangeMethod {
+    /// Nothing: the whole disk is read.
+    FullScan,
+    /// A bitmap in which every write was recorded.
+    DirtyBitmap,
+    /// A list of extents made by a program that knows.
+    ExtentList,
+    /// The block status of an NBD export.
+    BlockStatus,
+}
+
+impl fmt::Display for ChangeMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::FullScan => "full scan",
+            Self::DirtyBitmap => "dirty bitmap",
+            Self::ExtentList => "extent list",
+            Self::BlockStatus => "block status",
+        })
+    }
+}
+
 /// How it was found out what had changed on a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ChangeProvenance {
@@ -36,6 +61,8 @@ pub enum ChangeProvenance {
     Full,
     /// Everything that was not a hole was read and compared with the point before by keyed hash.
     Scan,
+    /// What change tracking named was read and compared, and of the rest a sample.
+    Tracked,
 }
 
 impl fmt::Display for ChangeProvenance {
@@ -43,8 +70,29 @@ impl fmt::Display for ChangeProvenance {
         f.write_str(match self {
             Self::Full => "full",
             Self::Scan => "scan",
+            Self::Tracked => "tracked",
         })
     }
+}
+
+/// What a point rests on when change tracking was believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tracking {
+    /// What told the changes.
+    pub method: ChangeMethod,
+    /// The smallest stretch it tells apart, in bytes.
+    pub granularity: ByteLen,
+    /// Blocks it called unchanged that were read all the same, and were.
+    pub audited: u64,
+    /// The newest point at which every block had been read since the one it is compared with: points up to it need not
+    /// trust the tracking.
+    pub whole_at: PointNumber,
+    /// Of the windows that cover the disk one after another, so many were read since the last round was whole.
+    pub windows_done: u32,
+    /// How many windows cover the disk.
+    pub windows: u32,
+    /// The point before which the first of these windows was read.
+    pub round_from: PointNumber,
 }
 
 /// Which point of which lineage.
@@ -71,6 +119,14 @@ pub struct StoredDisk {
     pub zeroed: ByteLen,
     /// How the changes were found.
     pub provenance: ChangeProvenance,
+    /// What it rests on when change tracking was believed.
+    pub tracking: Option<Tracking>,
+    /// Why change tracking was there and was not believed.
+    pub fallback: Option<String>,
+    /// Of the changed blocks, those of which only pages were stored.
+    pub patched_blocks: u64,
+    /// The pages that were stored of them.
+    pub patched_pages: u64,
 }
 
 /// A disk within a point.

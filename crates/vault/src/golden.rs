@@ -178,6 +178,7 @@ fn point() -> PointBody {
             duration_ms: 4321,
             software: "vmkeep 0.1.0".to_owned(),
         },
+        changes: Vec::new(),
         change_lists: vec![
             (0, vec![(place(0x99, None), 5), (place(0x9a, Some([0xaa; 16])), 0)]),
             (1, vec![]),
@@ -200,6 +201,7 @@ fn points_are_stored_as_ever() {
         }],
         config: None,
         consistency: (0, Vec::new()),
+        changes: Vec::new(),
         change_lists: Vec::new(),
         ..known.clone()
     };

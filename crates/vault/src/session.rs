@@ -5,7 +5,7 @@ use std::sync::Arc;
 use vmkeep_envelope::{IdentityKey, SealContext, SealError, SealedObject, SlotKind};
 use vmkeep_model::{
     BlockSize, ByteLen, ChangeProvenance, ConsistencyLevel, DiskDescription, DiskName, DiskRole, LineageId,
-    PointNumber, RecoveryPoint, SessionId, VmDescription,
+    PointNumber, RecoveryPoint, SessionId, Tracking, VmDescription,
 };
 
 use crate::drive::{Driver, NoData};
@@ -185,6 +185,21 @@ impl Session {
         Ok(Some(BaseDisk { block_size, size, map }))
     }
 
+    /// How the changes of `disk` were found at the base point, and the newest point at which all of it had been read;
+    /// `None` when it was not there or not stored.
+    pub fn base_tracking(
+        &self,
+        disk: &DiskName,
+    ) -> Result<Option<(PointNumber, Option<Tracking>)>, VaultError> {
+        let Some(base) = &self.base else { return Ok(None) };
+        let name = ObjectName::Point(self.writing.lineage.id, PointNumber(base.head.number));
+        let point = base.to_point(false).map_err(|e| VaultError::malformed(&name, e))?;
+        let found = point.disks.iter().find(|record| record.description.name == *disk);
+        let Some(stored) = found.and_then(|record| record.stored.as_ref()) else { return Ok(None) };
+        let whole_at = stored.tracking.map_or(point.id.number, |tracking| tracking.whole_at);
+        Ok(Some((whole_at, stored.tracking)))
+    }
+
     /// Reads what `disk` was in the base point; `None` when it was not there or not stored.
     pub fn base_reader(&self, disk: &DiskName) -> Result<Option<DiskReader>, VaultError> {
         let (Some(point), Some((root, block_size, size))) = (self.base(), self.base_root(disk)?) else {
@@ -283,7 +298,7 @@ impl Session {
                 .writing
                 .misuse(&format!("the VM configuration is longer than {CONFIG_MAX} bytes")));
         }
-        let (mut disks, mut change_lists) = (Vec::new(), Vec::new());
+        let (mut disks, mut change_lists, mut changes) = (Vec::new(), Vec::new(), Vec::new());
         for (index, disk) in (0_u32..).zip(&draft.disks) {
             if (disk.description().role == DiskRole::Temporary) != matches!(disk, DraftDisk::Described { .. })
             {
@@ -301,11 +316,13 @@ impl Session {
                     let provenance = match provenance {
                         ChangeProvenance::Full => 0,
                         ChangeProvenance::Scan => 1,
+                        ChangeProvenance::Tracked => 2,
                     };
                     disks.push(DiskBody::of(description, written.size, Some(written.body(provenance))));
                     let places =
                         written.change_list.iter().map(|(pack, slot)| (PlaceBody::of(pack), *slot)).collect();
                     change_lists.push((index, places));
+                    changes.extend(written.changes(index));
                 }
             }
         }
@@ -335,6 +352,7 @@ impl Session {
                 software: concat!("vmkeep ", env!("CARGO_PKG_VERSION")).to_owned(),
             },
             change_lists,
+            changes,
             copy: None,
             unknown: Vec::new(),
         })

@@ -23,7 +23,7 @@ use std::error::Error;
 use std::fmt;
 
 use thiserror::Error;
-use vmkeep_model::{ByteLen, ByteOffset, Extent};
+use vmkeep_model::{ByteLen, ByteOffset, ChangeMethod, Extent};
 
 pub use bitmap::{DirtyBitmap, DirtyBitmapError, GRANULES_MAX};
 pub use list::ExtentList;
@@ -51,31 +51,6 @@ pub trait ChangeSource: Send + Sync + fmt::Debug {
 
     /// How the changes are known.
     fn method(&self) -> ChangeMethod;
-}
-
-/// How the changes of a disk are known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ChangeMethod {
-    /// They are not: the whole disk is read.
-    FullScan,
-    /// A bitmap in which every write was recorded.
-    DirtyBitmap,
-    /// A list of extents made by a program that knows.
-    ExtentList,
-    /// The block status of an NBD export.
-    BlockStatus,
-}
-
-impl fmt::Display for ChangeMethod {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::FullScan => "full scan",
-            Self::DirtyBitmap => "dirty bitmap",
-            Self::ExtentList => "extent list",
-            Self::BlockStatus => "block status",
-        })
-    }
 }
 
 /// A source could not say what changed. Whoever asked must look at the whole disk, or end.

@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 pub use codec::FormatError;
 pub(crate) use codec::{decode_exact, encode};
 pub(crate) use footer::{FooterBody, FooterSlot, Origin, SlotBirth};
-pub(crate) use point::{DiskBody, JobBody, PlaceBody, PointBody, PointHead, RootBody, StoredBody};
+pub(crate) use point::{
+    ChangesBody, DiskBody, JobBody, PlaceBody, PointBody, PointHead, RootBody, StoredBody, TrackingBody,
+};
 pub(crate) use upkeep::{
     DOOMED, DeadPackBody, FORGOTTEN, HELD, InheritedBody, MarkBody, MovedBody, MovedSlotBody, PIN_REASON_MAX,
     PLAN_PARTS_MAX, PackBody, PinBody, PlanBody, RepackBody, TAKEN, WornBody,

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use vmkeep_model::{
-    BlockSize, ByteLen, ChangeProvenance, ConsistencyLevel, ContentHash, DiskDescription, DiskName,
-    DiskRecord, DiskRole, LineageId, PointId, PointNumber, RecoveryPoint, SessionId, StoredDisk, Timestamp,
-    VmDescription,
+    BlockSize, ByteLen, ChangeMethod, ChangeProvenance, ConsistencyLevel, ContentHash, DiskDescription,
+    DiskName, DiskRecord, DiskRole, LineageId, PointId, PointNumber, RecoveryPoint, SessionId, StoredDisk,
+    Timestamp, Tracking, VmDescription,
 };
 
 use super::codec::{FormatError, decode_exact, decode_prefix, encode};
@@ -19,6 +19,7 @@ const CAPTURED_KEYS: u16 = 5;
 const JOB: u16 = 6;
 const CHANGE_LISTS: u16 = 7;
 const COPY: u16 = 8;
+const CHANGES: u16 = 9;
 const CRITICAL: u8 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +79,65 @@ pub(crate) struct JobBody {
     pub(crate) software: String,
 }
 
+/// How the changes of one disk were found and stored, where it is more than the disk section says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ChangesBody {
+    /// Which disk, by its place in the disk section.
+    pub(crate) disk: u32,
+    pub(crate) patched_blocks: u64,
+    pub(crate) patched_pages: u64,
+    pub(crate) tracking: Option<TrackingBody>,
+    pub(crate) fallback: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TrackingBody {
+    pub(crate) method: u8,
+    pub(crate) granularity: u64,
+    pub(crate) audited: u64,
+    pub(crate) whole_at: u64,
+    pub(crate) windows_done: u32,
+    pub(crate) windows: u32,
+    pub(crate) round_from: u64,
+}
+
+impl TrackingBody {
+    pub(crate) fn of(tracking: &Tracking) -> Self {
+        Self {
+            method: match tracking.method {
+                ChangeMethod::DirtyBitmap => 1,
+                ChangeMethod::ExtentList => 2,
+                ChangeMethod::BlockStatus => 3,
+                _ => 0,
+            },
+            granularity: tracking.granularity.0,
+            audited: tracking.audited,
+            whole_at: tracking.whole_at.0,
+            windows_done: tracking.windows_done,
+            windows: tracking.windows,
+            round_from: tracking.round_from.0,
+        }
+    }
+
+    fn to_tracking(&self) -> Result<Tracking, FormatError> {
+        Ok(Tracking {
+            method: match self.method {
+                0 => ChangeMethod::FullScan,
+                1 => ChangeMethod::DirtyBitmap,
+                2 => ChangeMethod::ExtentList,
+                3 => ChangeMethod::BlockStatus,
+                other => return Err(FormatError(format!("change tracking by method {other}"))),
+            },
+            granularity: ByteLen(self.granularity),
+            audited: self.audited,
+            whole_at: PointNumber(self.whole_at),
+            windows_done: self.windows_done,
+            windows: self.windows,
+            round_from: PointNumber(self.round_from),
+        })
+    }
+}
+
 /// A disk index and where its change list lies.
 pub(crate) type ChangeListBody = (u32, Vec<(PlaceBody, u32)>);
 
@@ -91,6 +151,8 @@ pub(crate) struct PointBody {
     pub(crate) consistency: (u8, Vec<String>),
     pub(crate) job: JobBody,
     pub(crate) change_lists: Vec<ChangeListBody>,
+    /// Disks of which there is something to say, ascending.
+    pub(crate) changes: Vec<ChangesBody>,
     /// Where the second copy of the sections lies; the copy itself does not say.
     pub(crate) copy: Option<(PlaceBody, u32)>,
     /// Sections this version does not know, none of them critical: tag, flags, bytes.
@@ -110,6 +172,9 @@ impl PointBody {
         // A later version fills it, and then it is among the unknown.
         if !self.unknown.iter().any(|(tag, ..)| *tag == CAPTURED_KEYS) {
             sections.push((CAPTURED_KEYS, 0, Vec::new()));
+        }
+        if !self.changes.is_empty() {
+            sections.push((CHANGES, 0, encode(&self.changes)?));
         }
         if let Some(copy) = &self.copy {
             sections.push((COPY, 0, encode(copy)?));
@@ -136,7 +201,8 @@ impl PointBody {
             return Err(FormatError(format!("point {} on base {}", head.number, head.base)));
         }
         let (mut vm, mut disks, mut config, mut consistency, mut job) = (None, None, None, None, None);
-        let (mut change_lists, mut copy, mut unknown) = (Vec::new(), None, Vec::new());
+        let (mut change_lists, mut changes, mut copy, mut unknown) =
+            (Vec::new(), Vec::new(), None, Vec::new());
         let (mut rest, mut last) = (&bytes[used..], 0);
         while !rest.is_empty() {
             let (tag, flags, body, after) = section(rest)?;
@@ -152,6 +218,7 @@ impl PointBody {
                 JOB => job = Some(decode_exact(body)?),
                 CHANGE_LISTS => change_lists = decode_exact(body)?,
                 COPY => copy = Some(decode_exact(body)?),
+                CHANGES => changes = decode_exact(body)?,
                 _ if flags & CRITICAL != 0 => {
                     return Err(FormatError(format!("critical section {tag} is not known to this version")));
                 }
@@ -168,6 +235,7 @@ impl PointBody {
             consistency: consistency.unwrap_or((0, Vec::new())),
             job: job.ok_or_else(|| missing("job"))?,
             change_lists,
+            changes,
             copy,
             unknown,
         })
@@ -175,7 +243,19 @@ impl PointBody {
 
     /// The point as everyone else sees it.
     pub(crate) fn to_point(&self, forgotten: bool) -> Result<RecoveryPoint, FormatError> {
-        let disks = self.disks.iter().map(DiskBody::to_record).collect::<Result<Vec<_>, _>>()?;
+        let mut disks = self.disks.iter().map(DiskBody::to_record).collect::<Result<Vec<_>, _>>()?;
+        for changes in &self.changes {
+            let disk = usize::try_from(changes.disk).ok().and_then(|disk| disks.get_mut(disk));
+            let Some(stored) = disk.and_then(|disk| disk.stored.as_mut()) else {
+                return Err(FormatError(format!(
+                    "changes of disk {}, of which nothing is stored",
+                    changes.disk
+                )));
+            };
+            stored.tracking = changes.tracking.as_ref().map(TrackingBody::to_tracking).transpose()?;
+            stored.fallback.clone_from(&changes.fallback);
+            (stored.patched_blocks, stored.patched_pages) = (changes.patched_blocks, changes.patched_pages);
+        }
         let descriptions = disks.iter().map(|disk| disk.description.clone()).collect();
         let vm: vmkeep_model::VmName = self.vm.parse().map_err(invalid)?;
         VmDescription::new(vm.clone(), descriptions).map_err(invalid)?;
@@ -285,8 +365,13 @@ impl StoredBody {
             provenance: match self.provenance {
                 0 => ChangeProvenance::Full,
                 1 => ChangeProvenance::Scan,
+                2 => ChangeProvenance::Tracked,
                 other => return Err(FormatError(format!("change provenance {other}"))),
             },
+            tracking: None,
+            fallback: None,
+            patched_blocks: 0,
+            patched_pages: 0,
         })
     }
 }

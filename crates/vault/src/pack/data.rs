@@ -10,7 +10,7 @@ use vmkeep_model::{
 use super::begun::Begun;
 use super::metadata::{MetadataPacks, SlotPlaced, StoredBytes, born_here};
 use crate::error::VaultError;
-use crate::format::{FooterBody, FooterSlot, StoredBody};
+use crate::format::{ChangesBody, FooterBody, FooterSlot, StoredBody, TrackingBody};
 use crate::frame::{Frame, PatchFrame};
 use crate::map::{ChangeKind, ChangeListBuilder, ChangedRun, Entry, MapReader, MapWriter, PendingRoot, Root};
 use crate::place::{PackPlace, Reference, StorageId};
@@ -114,6 +114,10 @@ pub struct WrittenDisk {
     pub(crate) zeroed_blocks: u64,
     /// Of the changed blocks, those of which only pages were stored.
     pub patched: Patched,
+    /// What the changes rest on when change tracking was believed; the point keeps it.
+    pub tracking: Option<Tracking>,
+    /// Why change tracking was not believed, when there was any; the point keeps it.
+    pub fallback: Option<String>,
     /// Bytes stored for the disk.
     pub stored: StoredBytes,
 }
@@ -287,6 +291,8 @@ impl<'s> DiskWriter<'s> {
             adopted_blocks: self.adopted_blocks,
             zeroed_blocks: self.zeroed_blocks,
             patched: self.patched,
+            tracking: None,
+            fallback: None,
             stored: StoredBytes { data: self.stored, metadata },
         })
     }
@@ -451,6 +457,19 @@ impl WrittenDisk {
             provenance,
             used: None,
         }
+    }
+
+    /// What the point says of its changes beside that, when there is anything to say.
+    pub(crate) fn changes(&self, disk: u32) -> Option<ChangesBody> {
+        let Patched { blocks, pages } = self.patched;
+        let says = blocks > 0 || self.tracking.is_some() || self.fallback.is_some();
+        says.then(|| ChangesBody {
+            disk,
+            patched_blocks: blocks,
+            patched_pages: pages,
+            tracking: self.tracking.as_ref().map(TrackingBody::of),
+            fallback: self.fallback.clone(),
+        })
     }
 
     /// The disk's name.
