@@ -31,12 +31,19 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod audit;
 mod scan;
 mod segment;
+mod shape;
 mod source;
 
+pub use audit::{AuditPlan, AuditRate, AuditSettings, detection_probability, sample_size_for};
 pub use scan::{BlockHasher, Chunk, ScanBuffer, Scanned, is_zero, scan};
 pub use segment::{Segment, SegmentError, SegmentSize, Segments};
+pub use shape::{
+    ChangeFacts, ChangeShape, ChangeWarning, ChurnSample, Fragmentation, RunBucket, RunHistogram, Thresholds,
+    change_warnings, churn_per_day,
+};
 pub use source::{
     ChangeMethod, ChangeSource, ChangeSourceError, DirtyBitmap, DirtyBitmapError, Everything, ExtentList,
     ExtentListError, GRANULES_MAX, LIST_BYTES_MAX, conformance,
