@@ -32,12 +32,14 @@
 //! ```
 
 mod audit;
+mod limit;
 mod scan;
 mod segment;
 mod shape;
 mod source;
 
 pub use audit::{AuditPlan, AuditRate, AuditSettings, detection_probability, sample_size_for};
+pub use limit::{Limiter, SystemWaiter, Take, TokenBucket, Waiter};
 pub use scan::{BlockHasher, Chunk, ScanBuffer, Scanned, is_zero, scan};
 pub use segment::{Segment, SegmentError, SegmentSize, Segments};
 pub use shape::{
