@@ -32,6 +32,8 @@
 //! ```
 
 mod audit;
+#[doc(hidden)]
+pub mod fuzzing;
 mod limit;
 mod scan;
 mod segment;
