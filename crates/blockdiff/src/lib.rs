@@ -31,21 +31,31 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod audit;
 mod fingerprint_file;
+#[doc(hidden)]
+pub mod fuzzing;
+mod limit;
 mod page;
 mod scan;
 mod segment;
+mod shape;
 mod source;
 
+pub use audit::{AuditPlan, AuditRate, AuditSettings, detection_probability, sample_size_for};
 pub use fingerprint_file::{FingerprintError, FingerprintFile, default_limit};
+pub use limit::{Limiter, SystemWaiter, Take, TokenBucket, Waiter};
 pub use page::{
     Fingerprints, NoFingerprints, PageHasher, PreviousContent, Was, changed_pages, pages_to_store,
 };
 pub use scan::{BlockHasher, Chunk, PageDiff, ScanBuffer, Scanned, is_zero, scan, scan_pages};
 pub use segment::{Before, Segment, SegmentError, SegmentSize, Segments};
-pub use vmkeep_model::ChangeMethod;
-
+pub use shape::{
+    ChangeFacts, ChangeShape, ChangeWarning, ChurnSample, Fragmentation, RunBucket, RunHistogram, Thresholds,
+    change_warnings, churn_per_day,
+};
 pub use source::{
     ChangeSource, ChangeSourceError, DirtyBitmap, DirtyBitmapError, Everything, ExtentList, ExtentListError,
     GRANULES_MAX, LIST_BYTES_MAX, conformance,
 };
+pub use vmkeep_model::ChangeMethod;

@@ -64,6 +64,8 @@ mod qcow2;
 mod vhd;
 
 pub mod conformance;
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use error::{DiskError, DiskOperation};
 pub use memory::Memory;

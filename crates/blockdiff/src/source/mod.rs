@@ -10,8 +10,8 @@
 //! [`BlockRead::next_data`](vmkeep_disk::BlockRead::next_data) and costs no read.
 //!
 //! What a source says is believed as far as it says "changed": a block that it reports is read and compared. What it
-//! does not report is not looked at, so a source that misses a change makes a wrong backup. That is what
-//! an audit is for.
+//! does not report is not looked at, so a source that misses a change makes a wrong backup. That is what an
+//! audit ([`AuditPlan`](crate::AuditPlan)) is for.
 
 mod bitmap;
 mod bitmap_bytes;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use vmkeep_envelope::{Codec, PackBuilder, PackContent, SlotKind};
 use vmkeep_model::{
-    BlockIndex, BlockRun, BlockSize, ByteLen, ContentHash, DiskName, PAGE_SIZE, PageMask, SessionId,
+    BlockIndex, BlockRun, BlockSize, ByteLen, ContentHash, DiskName, PAGE_SIZE, PageMask, SessionId, Tracking,
 };
 
 use super::begun::Begun;
