@@ -114,11 +114,9 @@ impl DiskReader {
         pages: &map::PageMask,
         hash: ContentHash,
     ) -> Result<Vec<u8>, VaultError> {
-        let size = self.block_size.bytes();
-        let mut block = self.slot_part(base, SlotKind::Blocks, base.at.index as usize * size, size)?;
+        let mut block = self.slot_part(base, SlotKind::Blocks, self.block_size.bytes(), 1)?;
         let page = vmkeep_model::PAGE_SIZE;
-        let count = pages.count() as usize;
-        let new = self.slot_part(patch, SlotKind::Patches, patch.at.index as usize * page, count * page)?;
+        let new = self.slot_part(patch, SlotKind::Patches, page, pages.count())?;
         for (number, bytes) in pages.pages().zip(new.chunks_exact(page)) {
             block[number * page..(number + 1) * page].copy_from_slice(bytes);
         }
@@ -130,21 +128,28 @@ impl DiskReader {
         Err(VaultError::malformed(&name, what))
     }
 
-    /// `len` bytes at `at` of what a data slot holds.
+    /// The `count` units of `size` bytes that a reference names in a data slot.
     fn slot_part(
         &self,
         reference: &Reference,
         kind: SlotKind,
-        at: usize,
-        len: usize,
+        size: usize,
+        count: u32,
     ) -> Result<Vec<u8>, VaultError> {
         let (vault, lineage) = (&self.nodes.vault, &self.nodes.lineage);
-        let (pack, slot) = (reference.at.pack, reference.at.slot);
-        let (name, plain) = vault.at_slot(lineage, &pack, slot, |SlotAt { pack, name, index, at }| {
-            Ok((name.clone(), vault.plain_slot(lineage, pack, index, name, *at, kind)?))
-        })?;
-        plain.get(at..at + len).map(<[u8]>::to_vec).ok_or_else(|| {
-            VaultError::malformed(&name, FormatError(format!("slot {slot} has no {len} bytes at {at}")))
+        let StorageId { pack, slot, index: first } = reference.at;
+        vault.at_slot(lineage, &pack, slot, |found| {
+            let SlotAt { pack, name, index, at, .. } = found;
+            let plain = vault.plain_slot(lineage, pack, index, name, *at, kind)?;
+            let bytes = found.unit(first, count).and_then(|unit| {
+                let start = usize::try_from(unit).ok()?.checked_mul(size)?;
+                let len = usize::try_from(count).ok()?.checked_mul(size)?;
+                plain.get(start..start.checked_add(len)?)
+            });
+            bytes.map(<[u8]>::to_vec).ok_or_else(|| {
+                let what = format!("slot {at} does not hold {count} of what was born in slot {slot} at {first}");
+                VaultError::malformed(name, FormatError(what))
+            })
         })
     }
 

@@ -107,18 +107,18 @@ impl DiskReader {
     /// Checks a map entry against the footers of the packs it names, without reading data.
     pub fn check_entry(&self, block: BlockIndex, entry: &Entry) -> Result<(), VaultError> {
         let (vault, lineage) = (&self.nodes().vault, &self.nodes().lineage);
-        let (full, patch) = match entry {
-            Entry::Full { at, .. } => (at, None),
-            Entry::Patched { base, patch, .. } => (base, Some(patch)),
+        let (full, patched) = match entry {
+            Entry::Full { at, .. } => (at, false),
+            Entry::Patched { base, .. } => (base, true),
         };
         let fits =
-            vault.at_slot(lineage, &full.at.pack, full.at.slot, |SlotAt { name, index, at, .. }| {
-                let blocks = index.blocks.get(*at as usize);
-                let told = blocks.and_then(|blocks| blocks.get(full.at.index as usize));
-                let fits = match (told, patch) {
-                    (Some((number, hash)), None) => *number == block && *hash == entry.hash(),
-                    (told, patch) => told.is_some() && patch.is_some(),
-                };
+            vault.at_slot(lineage, &full.at.pack, full.at.slot, |found| {
+                let SlotAt { name, index, at, .. } = found;
+                let (blocks, unit) = (index.blocks.get(*at as usize), found.unit(full.at.index, 1));
+                let told = blocks.zip(unit).and_then(|(blocks, unit)| blocks.get(unit as usize));
+                let fits = told.is_some_and(|(number, hash)| {
+                    *number == block && (patched || *hash == entry.hash())
+                });
                 if fits {
                     return Ok(());
                 }
@@ -126,10 +126,14 @@ impl DiskReader {
                 Err(VaultError::malformed(name, FormatError(what)))
             });
         fits?;
-        if let Some(patch) = patch {
-            vault.at_slot(lineage, &patch.at.pack, patch.at.slot, |_| Ok(()))?;
-        }
-        Ok(())
+        let Entry::Patched { patch, pages, .. } = entry else { return Ok(()) };
+        vault.at_slot(lineage, &patch.at.pack, patch.at.slot, |found| {
+            let unit = found.unit(patch.at.index, pages.count()).map(drop);
+            unit.ok_or_else(|| {
+                let what = format!("its footer does not hold the pages of block {block} where the map says they are");
+                VaultError::malformed(&found.name, FormatError(what))
+            })
+        })
     }
 }
 

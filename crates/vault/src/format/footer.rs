@@ -1,16 +1,19 @@
 //! The body of a pack's footer (FORMAT.md section 5).
 
+use std::sync::Arc;
+
 use vmkeep_envelope::{Codec, PackName, SlotId, SlotKind};
 use vmkeep_model::{BlockIndex, BlockSize, ContentHash, DiskName, LineageId, PointNumber, SessionId};
 
 use super::codec::FormatError;
+use super::thinned::{Thinned, Unit};
 use crate::map::varint::{Reader, put_varint};
 
 /// Most slots of a pack; the sealing bound and the footer's bound agree.
-const SLOTS_MAX: u64 = vmkeep_envelope::SLOT_COUNT_MAX as u64;
+pub(super) const SLOTS_MAX: u64 = vmkeep_envelope::SLOT_COUNT_MAX as u64;
 
 /// Where a slot comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// Born in this pack, under the number of its place.
     BornHere,
@@ -18,6 +21,8 @@ pub(crate) enum Origin {
     MovedUnplaced,
     /// Born in another pack.
     Moved(SlotBirth),
+    /// Made of what was left of slots that were born in other packs.
+    Thinned(Arc<Thinned>),
 }
 
 /// Where a slot was born: what the maps name it by.
@@ -39,6 +44,10 @@ impl Origin {
                 out.extend_from_slice(&id.pack.0);
                 put_varint(out, u64::from(id.slot));
             }
+            Self::Thinned(thinned) => {
+                out.push(if thinned.sealed.is_some() { 4 } else { 3 });
+                thinned.encode(out);
+            }
         }
     }
 
@@ -54,7 +63,8 @@ impl Origin {
                 let slot = slot.ok_or_else(|| wrong("the number of a moved slot"))?;
                 Ok(Self::Moved(SlotBirth { session, id: SlotId { pack, slot } }))
             }
-            _ => Err(wrong("moved is not 0, 1 or 2")),
+            moved @ (3 | 4) => Ok(Self::Thinned(Arc::new(Thinned::decode(reader, moved == 4)?))),
+            _ => Err(wrong("moved is not 0 to 4")),
         }
     }
 }
@@ -192,15 +202,38 @@ impl FooterSlot {
                 ));
             }
         }
-        Ok(Self { birth, origin, len, plain_len, codec, kind, blocks, patches })
+        let slot = Self { birth, origin, len, plain_len, codec, kind, blocks, patches };
+        slot.check_parts()?;
+        Ok(slot)
+    }
+
+    /// What each entry tells of; `None` when the slot does not hold exactly that.
+    pub(crate) fn units(&self) -> Option<Vec<Unit>> {
+        let patches = self.patches.iter().map(|&(_, pages, _)| pages);
+        self.origin.units(self.blocks.iter().map(|_| 1).chain(patches))
+    }
+
+    /// Whether the parts of a thinned slot are what its entries tell of.
+    fn check_parts(&self) -> Result<(), FormatError> {
+        let Origin::Thinned(thinned) = &self.origin else { return Ok(()) };
+        if !matches!(self.kind, SlotKind::Blocks | SlotKind::Patches) {
+            return Err(wrong("a thinned slot that holds no blocks"));
+        }
+        if thinned.parts.is_empty() || self.birth != thinned.newest() {
+            return Err(wrong("the point of a thinned slot is not that of its parts"));
+        }
+        if self.patches.iter().any(|&(_, pages, _)| pages == 0) || self.units().is_none() {
+            return Err(wrong("the parts of a slot do not hold what its entries tell of"));
+        }
+        Ok(())
     }
 }
 
-fn wrong(what: &str) -> FormatError {
+pub(super) fn wrong(what: &str) -> FormatError {
     FormatError(format!("pack footer: {what}"))
 }
 
-fn cut<E>(_: E) -> FormatError {
+pub(super) fn cut<E>(_: E) -> FormatError {
     wrong("cut short")
 }
 

@@ -5,6 +5,7 @@
 
 mod codec;
 mod footer;
+mod thinned;
 mod point;
 mod upkeep;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use codec::FormatError;
 pub(crate) use codec::{decode_exact, encode};
 pub(crate) use footer::{FooterBody, FooterSlot, Origin, SlotBirth};
+pub(crate) use thinned::{Part, Thinned, Unit};
 pub(crate) use point::{DiskBody, JobBody, PlaceBody, PointBody, PointHead, RootBody, StoredBody};
 pub(crate) use upkeep::{
     DOOMED, DeadPackBody, FORGOTTEN, HELD, InheritedBody, MarkBody, MovedBody, MovedSlotBody, PIN_REASON_MAX,

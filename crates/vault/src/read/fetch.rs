@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use vmkeep_envelope::{SlotId, SlotKind, open_slot};
+use vmkeep_envelope::{SlotKind, open_slot};
 use vmkeep_model::{BlockIndex, ContentHash};
 
 use super::{BlockSink, DiskReader};
@@ -12,7 +12,9 @@ use crate::format::FormatError;
 use crate::frame::FrameDecoder;
 use crate::layout::ObjectName;
 use crate::map::Entry;
-use crate::pack::{PackIndex, Whereabouts, check_held, frame_error, moved_to, neighbours, slot_key};
+use crate::pack::{
+    PackIndex, Whereabouts, birth_in, check_held, frame_error, moved_to, neighbours, sealed_as, slot_key,
+};
 use crate::place::PackPlace;
 
 #[derive(Clone, Copy, Debug)]
@@ -160,30 +162,33 @@ impl DiskReader {
                     continue;
                 }
             };
-            for asked in &run {
+            // A thinned slot may hold parts of several: it is opened once.
+            for asked in run.chunk_by(|a, b| a.at == b.at) {
                 // Within the range that was read, which is at most a few MiB.
                 let within = |at: u64| usize::try_from(at - range.start).unwrap_or(usize::MAX);
-                let (start, end) = (within(place(asked).start), within(place(asked).end));
-                self.give_slot(index, &name, asked, &mut bytes[start..end], decoder, sink)?;
+                let (start, end) = (within(place(&asked[0]).start), within(place(&asked[0]).end));
+                self.give_slot(index, (pack, &name), asked, &mut bytes[start..end], decoder, sink)?;
             }
         }
         Ok(())
     }
 
-    /// Opens one slot, unpacks it, and gives its blocks.
+    /// Opens one slot, unpacks it, and gives the blocks in it that are asked for.
     fn give_slot(
         &self,
         index: &PackIndex,
-        name: &ObjectName,
-        asked: &Asked,
+        (pack, name): (&PackPlace, &ObjectName),
+        asked: &[Asked],
         bytes: &mut [u8],
         decoder: &mut FrameDecoder,
         sink: &mut BlockSink<'_>,
     ) -> Result<(), VaultError> {
         let (vault, lineage) = (&self.nodes.vault, &self.nodes.lineage);
-        let expected = SlotId { pack: asked.birth.name, slot: asked.slot };
+        let Some(at) = asked.first().map(|asked| asked.at) else { return Ok(()) };
+        let placed = &index.slots[at as usize];
         let plain = slot_key(lineage, index)
             .and_then(|key| {
+                let expected = sealed_as(placed, pack, name, at)?;
                 let opened = open_slot(bytes, key, expected, SlotKind::Blocks, &vault.ciphers);
                 opened.map_err(|e| VaultError::open(name, e))
             })
@@ -193,15 +198,21 @@ impl DiskReader {
             });
         let plain = match plain {
             Ok(plain) => plain,
-            Err(e) => return fail_all(asked.wanted.iter(), e, sink),
+            Err(e) => return fail_all(asked.iter().flat_map(|asked| &asked.wanted), e, sink),
         };
         let identity = lineage.domain.identity()?;
-        for Wanted { block, index, hash } in &asked.wanted {
+        let wanted = asked.iter().flat_map(|asked| {
+            let birth = birth_in(&asked.birth, asked.slot);
+            asked.wanted.iter().map(move |wanted| (birth, wanted))
+        });
+        for (birth, Wanted { block, index, hash }) in wanted {
             let wrong = |what: &str| {
-                let what = format!("slot {}: block {block} {what}", asked.at);
+                let what = format!("slot {at}: block {block} {what}");
                 Err(Arc::new(VaultError::malformed(name, FormatError(what))))
             };
-            let block_bytes = plain.chunks_exact(self.block_size.bytes()).nth(*index as usize);
+            let unit = placed.unit((pack, at), &birth, *index, 1);
+            let block_bytes =
+                unit.and_then(|unit| plain.chunks_exact(self.block_size.bytes()).nth(unit as usize));
             match block_bytes {
                 Some(bytes) if identity.block_hash(bytes) == *hash => sink(*block, Ok(bytes))?,
                 Some(_) => sink(*block, wrong("holds other content than the map names"))?,

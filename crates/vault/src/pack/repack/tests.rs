@@ -12,7 +12,7 @@ use vmkeep_testkit::CountingStore;
 
 use super::super::moved::next_moved;
 use super::*;
-use crate::format::MovedBody;
+use crate::format::{MovedBody, Origin};
 use crate::frame::{CompressionLevel, FrameEncoder};
 use crate::keyring::{self, Domain};
 use crate::map::Entry;
@@ -108,7 +108,7 @@ impl Fixture {
     /// Every slot of every pack of `content`.
     fn sources(&self, content: PackContent) -> Vec<Source> {
         let packs = self.packs().into_iter().filter(|(_, (found, _))| *found == content);
-        packs.map(|(pack, (_, slots))| Source { pack, keep: (0..slots).collect() }).collect()
+        packs.map(|(pack, (_, slots))| Source { pack, keep: (0..slots).map(|at| (at, Keep::Whole)).collect() }).collect()
     }
 
     fn sweep(&mut self) -> SessionId {
@@ -295,7 +295,7 @@ fn what_nobody_kept_is_a_typed_error() {
         .collect();
     let mut sources = fixture.sources(PackContent::Data);
     for source in &mut sources {
-        source.keep.retain(|at| kept.contains(&(source.pack, *at)));
+        source.keep.retain(|at, _| kept.contains(&(source.pack, *at)));
     }
     let reader = fixture.opened();
     read_all(&reader);
@@ -415,7 +415,7 @@ fn a_damaged_source_is_left_alone_and_a_second_copy_is_used() {
     fixture.damage(&ObjectName::pack(lineage.id, &body), &body, 1, 5000);
     fixture.damage(&ObjectName::pack(lineage.id, &header), &header, 1, 30);
     let mut lost = sources.clone();
-    lost.push(Source { pack: PackPlace { session: SessionId([1; 16]), ..body }, keep: BTreeSet::from([0]) });
+    lost.push(Source { pack: PackPlace { session: SessionId([1; 16]), ..body }, keep: BTreeMap::from([(0, Keep::Whole)]) });
     let restricted = fixture.map_alone();
     for (lineage, skips) in [(&lineage, 3), (&restricted, 2)] {
         let (sweep, inner) = (fixture.sweep(), &fixture.vault.inner);
@@ -426,7 +426,7 @@ fn a_damaged_source_is_left_alone_and_a_second_copy_is_used() {
         while let Some(pack) = repacking.next_pack().unwrap() {
             for (birth, slots) in &pack.moved {
                 let source = sources.iter().find(|source| source.pack == place_of(*birth)).unwrap();
-                assert!(slots.iter().map(|slot| slot.slot).eq(source.keep.iter().copied()), "all or nothing");
+                assert!(slots.iter().map(|slot| slot.slot).eq(source.keep.keys().copied()), "all or nothing");
             }
             taken.extend(pack.sources);
         }
