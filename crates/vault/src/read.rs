@@ -147,7 +147,8 @@ impl DiskReader {
                 plain.get(start..start.checked_add(len)?)
             });
             bytes.map(<[u8]>::to_vec).ok_or_else(|| {
-                let what = format!("slot {at} does not hold {count} of what was born in slot {slot} at {first}");
+                let what =
+                    format!("slot {at} does not hold {count} of what was born in slot {slot} at {first}");
                 VaultError::malformed(name, FormatError(what))
             })
         })

@@ -111,26 +111,26 @@ impl DiskReader {
             Entry::Full { at, .. } => (at, false),
             Entry::Patched { base, .. } => (base, true),
         };
-        let fits =
-            vault.at_slot(lineage, &full.at.pack, full.at.slot, |found| {
-                let SlotAt { name, index, at, .. } = found;
-                let (blocks, unit) = (index.blocks.get(*at as usize), found.unit(full.at.index, 1));
-                let told = blocks.zip(unit).and_then(|(blocks, unit)| blocks.get(unit as usize));
-                let fits = told.is_some_and(|(number, hash)| {
-                    *number == block && (patched || *hash == entry.hash())
-                });
-                if fits {
-                    return Ok(());
-                }
-                let what = format!("its footer does not hold block {block} where the map says it is");
-                Err(VaultError::malformed(name, FormatError(what)))
-            });
+        let fits = vault.at_slot(lineage, &full.at.pack, full.at.slot, |found| {
+            let SlotAt { name, index, at, .. } = found;
+            let (blocks, unit) = (index.blocks.get(*at as usize), found.unit(full.at.index, 1));
+            let told = blocks.zip(unit).and_then(|(blocks, unit)| blocks.get(unit as usize));
+            let fits =
+                told.is_some_and(|(number, hash)| *number == block && (patched || *hash == entry.hash()));
+            if fits {
+                return Ok(());
+            }
+            let what = format!("its footer does not hold block {block} where the map says it is");
+            Err(VaultError::malformed(name, FormatError(what)))
+        });
         fits?;
         let Entry::Patched { patch, pages, .. } = entry else { return Ok(()) };
         vault.at_slot(lineage, &patch.at.pack, patch.at.slot, |found| {
             let unit = found.unit(patch.at.index, pages.count()).map(drop);
             unit.ok_or_else(|| {
-                let what = format!("its footer does not hold the pages of block {block} where the map says they are");
+                let what = format!(
+                    "its footer does not hold the pages of block {block} where the map says they are"
+                );
                 VaultError::malformed(&found.name, FormatError(what))
             })
         })

@@ -151,12 +151,32 @@ fn assert_bounds(keys: Keys) {
     use CompressionLevel::{Best, Default};
     let last = usize::try_from(VERSIONS).unwrap();
     for (what, level, copied, versions) in [
-        ("extents of 1 to 4 MiB, written as a whole", Default, 1.1, history(noise, 2, MIB, |dice| 1 + dice.below(4))),
+        (
+            "extents of 1 to 4 MiB, written as a whole",
+            Default,
+            1.1,
+            history(noise, 2, MIB, |dice| 1 + dice.below(4)),
+        ),
         ("extents of 512 KiB, as long as a frame", Default, 1.1, history(noise, 5, 512 * KIB, |_| 1)),
-        ("files of 64 KiB to 4 MiB anywhere", Default, 1.4, history(noise, 3, 64 * KIB, |dice| 1 + dice.below(64))),
-        ("files of 4 KiB to 1 MiB anywhere", Default, 1.7, history(noise, 6, 4 * KIB, |dice| 1 + dice.below(256))),
+        (
+            "files of 64 KiB to 4 MiB anywhere",
+            Default,
+            1.4,
+            history(noise, 3, 64 * KIB, |dice| 1 + dice.below(64)),
+        ),
+        (
+            "files of 4 KiB to 1 MiB anywhere",
+            Default,
+            1.7,
+            history(noise, 6, 4 * KIB, |dice| 1 + dice.below(256)),
+        ),
         ("single pages, a tenth of the blocks each time", Default, 1.9, history(noise, 25, 4 * KIB, |_| 1)),
-        ("text in files of 4 KiB to 1 MiB, in long frames", Best, 2.1, history(text, 6, 4 * KIB, |dice| 1 + dice.below(256))),
+        (
+            "text in files of 4 KiB to 1 MiB, in long frames",
+            Best,
+            2.1,
+            history(text, 6, 4 * KIB, |dice| 1 + dice.below(256)),
+        ),
         ("text in single pages, in long frames", Best, 2.6, history(text, 25, 4 * KIB, |_| 1)),
     ] {
         println!("{what}");

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::build::{truncate, append_unsealed, check, cover_footer, footer_head, seal_footer};
+use super::build::{append_unsealed, check, cover_footer, footer_head, seal_footer, truncate};
 use super::{
     PACK_LEN_MAX, PACK_VERSION, PackContent, PackHead, PackName, SLOT_COUNT_MAX, SealedPack, SlotHead,
     SlotId, SlotLayout, Trailer,

@@ -241,6 +241,7 @@ pub(super) fn cut<E>(_: E) -> FormatError {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::thinned::Part;
     use super::*;
 
     fn origin() -> impl Strategy<Value = Origin> {
@@ -279,9 +280,134 @@ mod tests {
         )
     }
 
+    /// A slot with entries, as what is left of others: for each entry whether it begins a part, and how many units before
+    /// it were dropped.
+    fn thinned(of: FooterSlot, cuts: &[(bool, u32)], sealed: Option<u32>) -> FooterSlot {
+        let mut slot = of;
+        slot.patches.iter_mut().for_each(|patch| patch.1 += 1);
+        let lens = slot.blocks.iter().map(|_| 1).chain(slot.patches.iter().map(|patch| patch.1));
+        let (mut parts, mut next) = (Vec::<Part>::new(), 0);
+        for (len, (begins, gap)) in lens.zip(cuts.iter().cycle()) {
+            if *begins || parts.is_empty() {
+                let number = u32::try_from(parts.len()).unwrap();
+                let id = SlotId { pack: PackName([7; 16]), slot: number * 9 };
+                let birth = SlotBirth { session: SessionId([9; 16]), id };
+                parts.push(Part::new(birth, PointNumber(u64::from(*gap))));
+                next = 0;
+            }
+            parts.last_mut().unwrap().keep(next + gap, len);
+            next += gap + len;
+        }
+        let sealed = sealed.map(|slot| SlotId { pack: PackName([8; 16]), slot: slot % 65_536 });
+        if !parts.is_empty() {
+            let thinned = Thinned { sealed, parts };
+            slot.birth = thinned.newest();
+            slot.origin = Origin::Thinned(Arc::new(thinned));
+        }
+        slot
+    }
+
+    fn any_slot() -> impl Strategy<Value = FooterSlot> {
+        let cuts = prop::collection::vec((any::<bool>(), 0..5_u32), 1..9);
+        prop_oneof![
+            slot(),
+            (slot(), cuts, any::<Option<u32>>()).prop_map(|(of, cuts, sealed)| thinned(of, &cuts, sealed))
+        ]
+    }
+
+    /// A slot of three blocks, as parts of two slots: blocks 1 and 5 of one, block 0 of another.
+    fn of_parts() -> FooterSlot {
+        let hash = ContentHash([1; 16]);
+        let slot = FooterSlot {
+            birth: PointNumber(1),
+            origin: Origin::BornHere,
+            len: 9,
+            plain_len: 9,
+            codec: Codec::Stored,
+            kind: SlotKind::Blocks,
+            blocks: [3, 6, 9].map(|block| (BlockIndex(block), hash)).to_vec(),
+            patches: Vec::new(),
+        };
+        thinned(slot, &[(true, 1), (false, 3), (true, 0)], None)
+    }
+
+    #[test]
+    fn parts_that_contradict_the_entries_are_refused() {
+        let refused = |what: &str, change: &dyn Fn(&mut FooterSlot, &mut Thinned)| {
+            let mut slot = of_parts();
+            let Origin::Thinned(thinned) = slot.origin.clone() else { unreachable!() };
+            let mut thinned = (*thinned).clone();
+            change(&mut slot, &mut thinned);
+            slot.origin = Origin::Thinned(Arc::new(thinned));
+            let mut bytes = Vec::new();
+            slot.encode(&mut bytes);
+            let decoded = FooterSlot::decode(&mut Reader::new(&bytes));
+            assert_eq!(decoded.is_err(), what != "nothing", "{what}: {decoded:?}");
+        };
+        refused("nothing", &|_, _| {});
+        refused("no parts", &|_, thinned| thinned.parts.clear());
+        refused("a part too few", &|_, thinned| drop(thinned.parts.pop()));
+        refused("a part twice", &|_, thinned| thinned.parts[1].birth = thinned.parts[0].birth);
+        refused("a range too few", &|_, thinned| thinned.parts[0].kept.truncate(1));
+        refused("a longer range", &|_, thinned| thinned.parts[1].kept[0].len = 2);
+        refused("an empty range", &|_, thinned| thinned.parts[0].kept[1].len = 0);
+        refused("ranges that touch", &|_, thinned| thinned.parts[0].kept[1].start = 2);
+        refused("past the end of a slot", &|_, thinned| thinned.parts[0].kept[1].start = 1024);
+        refused("another point", &|slot, _| slot.birth = PointNumber(2));
+        refused("an entry more", &|slot, _| slot.blocks.push((BlockIndex(10), ContentHash([1; 16]))));
+        refused("another kind", &|slot, _| (slot.kind, slot.blocks) = (SlotKind::Nodes, Vec::new()));
+        refused("no entries", &|slot, _| slot.blocks.clear());
+        refused("a slot number that no pack has", &|_, thinned| thinned.parts[0].birth.id.slot = 65_536);
+        let parts = |count| {
+            move |_: &mut FooterSlot, thinned: &mut Thinned| {
+                let part = thinned.parts[0].clone();
+                thinned.parts = (0..count)
+                    .map(|slot| {
+                        let mut part = part.clone();
+                        part.birth.id.slot = slot;
+                        part
+                    })
+                    .collect();
+            }
+        };
+        refused("more parts than a slot has pages", &parts(1025));
+    }
+
+    #[test]
+    fn a_patch_is_never_told_in_two_ranges() {
+        let mut slot = of_parts();
+        (slot.kind, slot.blocks) = (SlotKind::Patches, Vec::new());
+        let hash = ContentHash([1; 16]);
+        let Origin::Thinned(parts) = &slot.origin else { unreachable!() };
+        assert_eq!(parts.parts[0].kept.len(), 2);
+        for (patches, sound) in
+            [([1, 1, 1].as_slice(), true), (&[2, 1], false), (&[1, 2], false), (&[1, 0, 1, 1], false)]
+        {
+            slot.patches = (0..).zip(patches).map(|(n, &pages)| (BlockIndex(n), pages, hash)).collect();
+            let mut bytes = Vec::new();
+            slot.encode(&mut bytes);
+            assert_eq!(FooterSlot::decode(&mut Reader::new(&bytes)).is_ok(), sound, "{patches:?}");
+        }
+    }
+
+    #[test]
+    fn units_are_found_where_the_parts_say() {
+        let Origin::Thinned(thinned) = of_parts().origin else { unreachable!() };
+        let [first, second] = [0, 1].map(|part| thinned.parts[part].birth);
+        let find = |birth, index| thinned.find(birth, index, 1);
+        assert_eq!(
+            [0, 1, 2, 4, 5, 6].map(|index| find(&first, index)),
+            [None, Some(0), None, None, Some(1), None]
+        );
+        assert_eq!([0, 1].map(|index| find(&second, index)), [Some(2), None]);
+        assert_eq!((thinned.find(&first, 1, 2), thinned.find(&first, u32::MAX, 2)), (None, None));
+        let other = SlotBirth { session: SessionId([1; 16]), ..first };
+        assert_eq!(find(&other, 1), None);
+    }
+
     proptest! {
         #[test]
-        fn decodes_to_what_was_encoded(slots in prop::collection::vec(slot(), 0..12), data in any::<bool>()) {
+        fn decodes_to_what_was_encoded(slots in prop::collection::vec(any_slot(), 0..12), data in any::<bool>()) {
             let footer = FooterBody {
                 lineage: LineageId([1; 16]), session: SessionId([2; 16]), point: PointNumber(300),
                 disk: data.then(|| ("os".parse().unwrap(), BlockSize::default())), slots,

@@ -5,8 +5,8 @@
 
 mod codec;
 mod footer;
-mod thinned;
 mod point;
+mod thinned;
 mod upkeep;
 
 use serde::de::DeserializeOwned;
@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 pub use codec::FormatError;
 pub(crate) use codec::{decode_exact, encode};
 pub(crate) use footer::{FooterBody, FooterSlot, Origin, SlotBirth};
-pub(crate) use thinned::{Part, Thinned, Unit};
 pub(crate) use point::{DiskBody, JobBody, PlaceBody, PointBody, PointHead, RootBody, StoredBody};
+pub(crate) use thinned::{Part, Thinned, Unit};
 pub(crate) use upkeep::{
     DOOMED, DeadPackBody, FORGOTTEN, HELD, InheritedBody, MarkBody, MovedBody, MovedSlotBody, PIN_REASON_MAX,
     PLAN_PARTS_MAX, PackBody, PinBody, PlanBody, RepackBody, TAKEN, WornBody,

@@ -141,7 +141,9 @@ impl PackIndex {
             size_of::<Vec<T>>() + size_of_val(list)
         }
         let parts = self.slots.iter().map(|slot| match &slot.origin {
-            Origin::Thinned(thinned) => thinned.parts.iter().map(|part| size_of::<Part>() + held(&part.kept)).sum(),
+            Origin::Thinned(thinned) => {
+                thinned.parts.iter().map(|part| size_of::<Part>() + held(&part.kept)).sum()
+            }
             _ => 0,
         });
         size_of_val(self.slots.as_slice())

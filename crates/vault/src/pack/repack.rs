@@ -188,11 +188,11 @@ impl<'a> Repacking<'a> {
             }
             Slots::Thinned(thinner) => {
                 let before = thinner.before();
-                let thinned = self.thin(from, thinner);
-                if thinned.is_err() {
+                let done = self.thin(from, thinner);
+                if done.is_err() {
                     thinner.take_back(before);
                 }
-                thinned
+                done
             }
         }
     }
@@ -229,9 +229,8 @@ impl<'a> Repacking<'a> {
         thinner.set_level(from.level(size)).map_err(not_taken)?;
         for_each_slot(&copies, from, |slot, sealed, _| {
             let damaged = |e: OpenError| VaultError::open(name, e);
-            let wrong = |what: &str| {
-                VaultError::malformed(name, FormatError(format!("slot {}: {what}", slot.at)))
-            };
+            let wrong =
+                |what: &str| VaultError::malformed(name, FormatError(format!("slot {}: {what}", slot.at)));
             slot.agrees(sealed).map_err(damaged)?;
             let opened =
                 open_slot(sealed, key, slot.sealed, slot.told.kind, &vault.ciphers).map_err(damaged)?;

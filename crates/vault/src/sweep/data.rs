@@ -13,9 +13,7 @@ use crate::error::VaultError;
 use crate::format::{DeadPackBody, MovedBody, MovedSlotBody, PackBody, PointBody, RetiredBody, Unit};
 use crate::layout::ObjectName;
 use crate::lineage::{AtNumber, Lineage};
-use crate::pack::{
-    Keep, PackIndex, Repacking, Source, Whereabouts, birth_in, next_moved, second_copy,
-};
+use crate::pack::{Keep, PackIndex, Repacking, Source, Whereabouts, birth_in, next_moved, second_copy};
 use crate::place::PackPlace;
 use crate::protocol::{Build, Built, Examine, Examined, Reply, Request};
 use crate::records::Sealer;

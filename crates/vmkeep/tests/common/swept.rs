@@ -8,9 +8,7 @@ use std::sync::atomic::AtomicU64;
 
 use vmkeep::backup::{self, Event};
 use vmkeep::disk::{BlockRead, Memory};
-use vmkeep::envelope::{
-    Branch, OpenedKeys, SealContext, SeededEntropy, open_key_object, seal_key_object,
-};
+use vmkeep::envelope::{Branch, OpenedKeys, SealContext, SeededEntropy, open_key_object, seal_key_object};
 use vmkeep::model::{CancelToken, SessionId};
 use vmkeep::object_store::memory::InMemory;
 use vmkeep::object_store::{ObjectStore, ObjectStoreExt};
@@ -60,7 +58,9 @@ pub(crate) fn without_data_key<T>(store: &InMemory, work: impl FnOnce(&Vault) ->
     let mut before = Vec::new();
     for (path, bytes) in snapshot(store) {
         let Some(ObjectName::Key { .. }) = ObjectName::parse(path.as_ref()) else { continue };
-        let OpenedKeys::Keys(keys) = open_key_object(&bytes, path.as_ref(), &*kek()).unwrap() else { panic!() };
+        let OpenedKeys::Keys(keys) = open_key_object(&bytes, path.as_ref(), &*kek()).unwrap() else {
+            panic!()
+        };
         let (prefix, _) = path.as_ref().rsplit_once('/').unwrap();
         let keys = keys.without(Branch::Data);
         let (name, object) = seal_key_object(&keys, &*kek(), &format!("{prefix}/"), &context).unwrap();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use vmkeep_envelope::{BranchId, OpenError, PackContent, SLOT_PLAIN_MAX, SlotId, SlotKind};
+use vmkeep_envelope::{BranchId, BranchKey, OpenError, PackContent, SLOT_PLAIN_MAX, SlotId, SlotKind};
 use vmkeep_model::{BlockSize, DiskName};
 
 use super::FOOTER_HEAD;
@@ -91,7 +91,7 @@ impl Common {
         let thin = disk.is_some() && can_thin(lineage, head.content, head.slots.epoch);
         // What is sealed anew has the newest key, so that epochs may mix.
         let key = lineage.domain.data_key().ok().filter(|_| thin);
-        Self { key: key.map_or(head.slots, |key| key.id()), disk, thin }
+        Self { key: key.map_or(head.slots, BranchKey::id), disk, thin }
     }
 }
 

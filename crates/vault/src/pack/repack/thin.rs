@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use vmkeep_envelope::{BranchKey, Codec, PackBuilder, PackContent, SealContext, SealError, SealedPack, SlotKind};
+use vmkeep_envelope::{
+    BranchKey, Codec, PackBuilder, PackContent, SealContext, SealError, SealedPack, SlotKind,
+};
 use vmkeep_model::{BlockIndex, BlockSize, ContentHash, PointNumber};
 
 use super::source::{Piece, Taken, unit_len};
@@ -133,7 +135,10 @@ impl Thinner {
             if self.filling.get(&key).is_some_and(|filling| !fits(filling)) {
                 self.flush_one(key)?;
             }
-            self.filling.entry(key).or_insert_with(|| Filling::new(slot.told.kind)).take(slot, piece, plain, unit);
+            self.filling
+                .entry(key)
+                .or_insert_with(|| Filling::new(slot.told.kind))
+                .take(slot, piece, plain, unit);
         }
         Ok(())
     }
