@@ -6,15 +6,16 @@
 
 use std::fmt::Debug;
 use std::path::Path;
+use std::sync::Arc;
 
 use vmkeep_envelope::{Codec, PackName, SlotId, SlotKind};
 use vmkeep_model::{BlockIndex, BlockSize, ContentHash, LineageId, PointNumber, SessionId};
 
 use crate::format::{
     Body, ClosedBody, DeadPackBody, DiskBody, FooterBody, FooterSlot, ForgetBody, HeadBody, InheritedBody,
-    JobBody, JournalBody, MarkBody, MovedBody, MovedSlotBody, NameBody, Origin, PinBody, PlaceBody, PlanBody,
-    PointBody, PointHead, RepackBody, RetiredBody, RootBody, SessionBody, SlotBirth, StoredBody, VaultBody,
-    VoidBody, WornBody, decode_body, encode,
+    JobBody, JournalBody, MarkBody, MovedBody, MovedSlotBody, NameBody, Origin, Part, PinBody, PlaceBody,
+    PlanBody, PointBody, PointHead, RepackBody, RetiredBody, RootBody, SessionBody, SlotBirth, StoredBody,
+    Thinned, VaultBody, VoidBody, WornBody, decode_body, encode,
 };
 use crate::journal::JournalEntry;
 
@@ -261,9 +262,31 @@ fn footers_are_stored_as_ever() {
     repacked.session = SessionId([0x59; 16]);
     repacked.slots[0].origin = moved(0x22, 0x5e, 0);
     repacked.slots[1].origin = moved(0x23, 0x5f, 65_535);
-    for (name, footer) in
-        [("footer-data", data), ("footer-metadata", metadata), ("footer-repacked", repacked)]
-    {
+    // What is left of two slots in one, sealed here; and a slot of patches that was thinned and then copied.
+    let part = |point, birth: Origin, kept: &[(u32, u32)]| {
+        let Origin::Moved(birth) = birth else { unreachable!() };
+        let mut part = Part::new(birth, PointNumber(point));
+        for &(start, len) in kept {
+            part.keep(start, len);
+        }
+        part
+    };
+    let thin = |slot: &mut FooterSlot, sealed, parts| {
+        let thinned = Thinned { sealed, parts };
+        slot.birth = thinned.newest();
+        slot.origin = Origin::Thinned(Arc::new(thinned));
+    };
+    let mut thinned = repacked.clone();
+    let parts = vec![part(4, moved(0x22, 0x5e, 3), &[(7, 1)]), part(2, moved(0x24, 0x60, 0), &[(0, 1)])];
+    thin(&mut thinned.slots[0], None, parts);
+    let sealed = SlotId { pack: PackName([0x61; 16]), slot: 300 };
+    thin(&mut thinned.slots[1], Some(sealed), vec![part(3, moved(0x23, 0x5f, 65_535), &[(0, 2), (130, 1)])]);
+    for (name, footer) in [
+        ("footer-data", data),
+        ("footer-metadata", metadata),
+        ("footer-repacked", repacked),
+        ("footer-thinned", thinned),
+    ] {
         let stored = golden(name, &footer.encode());
         assert_eq!(FooterBody::decode(&stored).unwrap(), footer);
     }

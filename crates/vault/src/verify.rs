@@ -111,26 +111,26 @@ impl DiskReader {
             Entry::Full { at, .. } => (at, None),
             Entry::Patched { base, patch, pages, .. } => (base, Some((patch, pages.count()))),
         };
-        let fits =
-            vault.at_slot(lineage, &full.at.pack, full.at.slot, |SlotAt { name, index, at, .. }| {
-                let blocks = index.blocks.get(*at as usize);
-                let told = blocks.and_then(|blocks| blocks.get(full.at.index as usize));
-                // The whole block below a patch has another hash than the entry, which is that of the patched block.
-                let fits = told.is_some_and(|(number, hash)| {
-                    *number == block && (patch.is_some() || *hash == entry.hash())
-                });
-                if fits {
-                    return Ok(());
-                }
-                let what = format!("its footer does not hold block {block} where the map says it is");
-                Err(VaultError::malformed(name, FormatError(what)))
-            });
+        let fits = vault.at_slot(lineage, &full.at.pack, full.at.slot, |found| {
+            let SlotAt { name, index, at, .. } = found;
+            let (blocks, unit) = (index.blocks.get(*at as usize), found.unit(full.at.index, 1));
+            let told = blocks.zip(unit).and_then(|(blocks, unit)| blocks.get(unit as usize));
+            // The whole block below a patch has another hash than the entry, which is that of the patched block.
+            let fits = told
+                .is_some_and(|(number, hash)| *number == block && (patch.is_some() || *hash == entry.hash()));
+            if fits {
+                return Ok(());
+            }
+            let what = format!("its footer does not hold block {block} where the map says it is");
+            Err(VaultError::malformed(name, FormatError(what)))
+        });
         fits?;
         let Some((patch, pages)) = patch else { return Ok(()) };
-        vault.at_slot(lineage, &patch.at.pack, patch.at.slot, |SlotAt { name, index, at, .. }| {
-            let mut first = 0;
+        vault.at_slot(lineage, &patch.at.pack, patch.at.slot, |found| {
+            let SlotAt { name, index, at, .. } = found;
+            let (unit, mut first) = (found.unit(patch.at.index, pages), 0);
             for (number, count) in index.patches.get(at).into_iter().flatten() {
-                if (first, *number, *count) == (patch.at.index, block, pages) {
+                if (unit, *number, *count) == (Some(first), block, pages) {
                     return Ok(());
                 }
                 first += count;

@@ -78,6 +78,7 @@ fn golden_bodies_are_among_the_seeds() {
         ("journal_body", "record-10-journal-3-voided.bin"),
         ("footer", "footer-data.bin"),
         ("footer", "footer-repacked.bin"),
+        ("footer", "footer-thinned.bin"),
         ("change_list", "change-list.bin"),
     ] {
         let golden = golden(name);

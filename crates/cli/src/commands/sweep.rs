@@ -59,6 +59,8 @@ struct Summary {
     bytes_copied: u64,
     /// Dead bytes that were found in files that hold needed ones too.
     bytes_worn: u64,
+    /// Dead bytes that stay because they share frames with needed ones and the data key is not at hand.
+    bytes_unthinned: u64,
     repacked: u64,
     damaged: u64,
 }
@@ -197,6 +199,7 @@ fn print(output: &Output, dry_run: bool, report: &SweepReport) {
         bytes_freed: report.freed,
         bytes_copied: report.copied,
         bytes_worn: report.worn,
+        bytes_unthinned: report.unthinned,
         repacked: report.repacked,
         damaged: report.damaged,
     });
@@ -229,6 +232,12 @@ fn lines(dry_run: bool, report: &SweepReport) -> Vec<String> {
             format!("; {} replaced", count(report.repacked, "file"))
         };
         lines.push(format!("{} are dead in files that hold other data{then}", bytes::show(report.worn)));
+    }
+    if report.unthinned > 0 {
+        lines.push(format!(
+            "about {} are dead and stay: they share frames with other data, and the key that opens those is not at hand",
+            bytes::show(report.unthinned)
+        ));
     }
     let (points, ended) =
         (count(report.points.len() as u64, "point"), count(report.ended.len() as u64, "backup"));

@@ -86,6 +86,11 @@ impl PackBuilder {
         Ok(number)
     }
 
+    /// Takes back the slots that were added last, so that `slots` of them are left.
+    pub fn truncate(&mut self, slots: u32) {
+        truncate(&mut self.buffer, &mut self.slots, slots);
+    }
+
     /// Bytes collected so far, header and tags included; the footer and the trailer will be added to it.
     pub fn byte_len(&self) -> usize {
         self.buffer.len()
@@ -164,6 +169,15 @@ impl fmt::Debug for PackBuilder {
         let (content, slots) = (self.content, self.slots.len());
         write!(f, "PackBuilder({content}, {slots} slots, {} bytes)", self.buffer.len())
     }
+}
+
+/// Takes slots back from the end of a pack in the making, so that `slots` of them are left.
+pub(super) fn truncate(buffer: &mut Vec<u8>, layout: &mut Vec<SlotLayout>, slots: u32) {
+    let slots = usize::try_from(slots).unwrap_or(usize::MAX);
+    let Some(first) = layout.get(slots) else { return };
+    // It was the length of the buffer when that slot was added.
+    buffer.truncate(usize::try_from(first.offset).unwrap_or(usize::MAX));
+    layout.truncate(slots);
 }
 
 /// A header as far as it is known before sealing: without epoch and salt.

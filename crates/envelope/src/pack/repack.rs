@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::build::{append_unsealed, check, cover_footer, footer_head, seal_footer};
+use super::build::{append_unsealed, check, cover_footer, footer_head, seal_footer, truncate};
 use super::{
     PACK_LEN_MAX, PACK_VERSION, PackContent, PackHead, PackName, SLOT_COUNT_MAX, SealedPack, SlotHead,
     SlotId, SlotLayout, Trailer,
@@ -91,10 +91,7 @@ impl RepackBuilder {
 
     /// Takes back the slots that were added last, so that `slots` of them are left.
     pub fn truncate(&mut self, slots: u32) {
-        let Some(first) = usize::try_from(slots).ok().and_then(|slots| self.slots.get(slots)) else { return };
-        // It was the length of the buffer when that slot was added.
-        self.buffer.truncate(usize::try_from(first.offset).unwrap_or(usize::MAX));
-        self.slots.truncate(usize::try_from(slots).unwrap_or(usize::MAX));
+        truncate(&mut self.buffer, &mut self.slots, slots);
     }
 
     /// Bytes collected so far; the footer and the trailer will be added to it.

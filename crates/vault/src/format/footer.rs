@@ -1,16 +1,19 @@
 //! The body of a pack's footer (FORMAT.md section 5).
 
+use std::sync::Arc;
+
 use vmkeep_envelope::{Codec, PackName, SlotId, SlotKind};
 use vmkeep_model::{BlockIndex, BlockSize, ContentHash, DiskName, LineageId, PointNumber, SessionId};
 
 use super::codec::FormatError;
+use super::thinned::{Thinned, Unit};
 use crate::map::varint::{Reader, put_varint};
 
 /// Most slots of a pack; the sealing bound and the footer's bound agree.
-const SLOTS_MAX: u64 = vmkeep_envelope::SLOT_COUNT_MAX as u64;
+pub(super) const SLOTS_MAX: u64 = vmkeep_envelope::SLOT_COUNT_MAX as u64;
 
 /// Where a slot comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// Born in this pack, under the number of its place.
     BornHere,
@@ -18,6 +21,8 @@ pub(crate) enum Origin {
     MovedUnplaced,
     /// Born in another pack.
     Moved(SlotBirth),
+    /// Made of what was left of slots that were born in other packs.
+    Thinned(Arc<Thinned>),
 }
 
 /// Where a slot was born: what the maps name it by.
@@ -39,6 +44,10 @@ impl Origin {
                 out.extend_from_slice(&id.pack.0);
                 put_varint(out, u64::from(id.slot));
             }
+            Self::Thinned(thinned) => {
+                out.push(if thinned.sealed.is_some() { 4 } else { 3 });
+                thinned.encode(out);
+            }
         }
     }
 
@@ -54,7 +63,8 @@ impl Origin {
                 let slot = slot.ok_or_else(|| wrong("the number of a moved slot"))?;
                 Ok(Self::Moved(SlotBirth { session, id: SlotId { pack, slot } }))
             }
-            _ => Err(wrong("moved is not 0, 1 or 2")),
+            moved @ (3 | 4) => Ok(Self::Thinned(Arc::new(Thinned::decode(reader, moved == 4)?))),
+            _ => Err(wrong("moved is not 0 to 4")),
         }
     }
 }
@@ -192,15 +202,38 @@ impl FooterSlot {
                 ));
             }
         }
-        Ok(Self { birth, origin, len, plain_len, codec, kind, blocks, patches })
+        let slot = Self { birth, origin, len, plain_len, codec, kind, blocks, patches };
+        slot.check_parts()?;
+        Ok(slot)
+    }
+
+    /// What each entry tells of; `None` when the slot does not hold exactly that.
+    pub(crate) fn units(&self) -> Option<Vec<Unit>> {
+        let patches = self.patches.iter().map(|&(_, pages, _)| pages);
+        self.origin.units(self.blocks.iter().map(|_| 1).chain(patches))
+    }
+
+    /// Whether the parts of a thinned slot are what its entries tell of.
+    fn check_parts(&self) -> Result<(), FormatError> {
+        let Origin::Thinned(thinned) = &self.origin else { return Ok(()) };
+        if !matches!(self.kind, SlotKind::Blocks | SlotKind::Patches) {
+            return Err(wrong("a thinned slot that holds no blocks"));
+        }
+        if thinned.parts.is_empty() || self.birth != thinned.newest() {
+            return Err(wrong("the point of a thinned slot is not that of its parts"));
+        }
+        if self.patches.iter().any(|&(_, pages, _)| pages == 0) || self.units().is_none() {
+            return Err(wrong("the parts of a slot do not hold what its entries tell of"));
+        }
+        Ok(())
     }
 }
 
-fn wrong(what: &str) -> FormatError {
+pub(super) fn wrong(what: &str) -> FormatError {
     FormatError(format!("pack footer: {what}"))
 }
 
-fn cut<E>(_: E) -> FormatError {
+pub(super) fn cut<E>(_: E) -> FormatError {
     wrong("cut short")
 }
 
@@ -208,6 +241,7 @@ fn cut<E>(_: E) -> FormatError {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::thinned::Part;
     use super::*;
 
     fn origin() -> impl Strategy<Value = Origin> {
@@ -246,9 +280,134 @@ mod tests {
         )
     }
 
+    /// A slot with entries, as what is left of others: for each entry whether it begins a part, and how many units before
+    /// it were dropped.
+    fn thinned(of: FooterSlot, cuts: &[(bool, u32)], sealed: Option<u32>) -> FooterSlot {
+        let mut slot = of;
+        slot.patches.iter_mut().for_each(|patch| patch.1 += 1);
+        let lens = slot.blocks.iter().map(|_| 1).chain(slot.patches.iter().map(|patch| patch.1));
+        let (mut parts, mut next) = (Vec::<Part>::new(), 0);
+        for (len, (begins, gap)) in lens.zip(cuts.iter().cycle()) {
+            if *begins || parts.is_empty() {
+                let number = u32::try_from(parts.len()).unwrap();
+                let id = SlotId { pack: PackName([7; 16]), slot: number * 9 };
+                let birth = SlotBirth { session: SessionId([9; 16]), id };
+                parts.push(Part::new(birth, PointNumber(u64::from(*gap))));
+                next = 0;
+            }
+            parts.last_mut().unwrap().keep(next + gap, len);
+            next += gap + len;
+        }
+        let sealed = sealed.map(|slot| SlotId { pack: PackName([8; 16]), slot: slot % 65_536 });
+        if !parts.is_empty() {
+            let thinned = Thinned { sealed, parts };
+            slot.birth = thinned.newest();
+            slot.origin = Origin::Thinned(Arc::new(thinned));
+        }
+        slot
+    }
+
+    fn any_slot() -> impl Strategy<Value = FooterSlot> {
+        let cuts = prop::collection::vec((any::<bool>(), 0..5_u32), 1..9);
+        prop_oneof![
+            slot(),
+            (slot(), cuts, any::<Option<u32>>()).prop_map(|(of, cuts, sealed)| thinned(of, &cuts, sealed))
+        ]
+    }
+
+    /// A slot of three blocks, as parts of two slots: blocks 1 and 5 of one, block 0 of another.
+    fn of_parts() -> FooterSlot {
+        let hash = ContentHash([1; 16]);
+        let slot = FooterSlot {
+            birth: PointNumber(1),
+            origin: Origin::BornHere,
+            len: 9,
+            plain_len: 9,
+            codec: Codec::Stored,
+            kind: SlotKind::Blocks,
+            blocks: [3, 6, 9].map(|block| (BlockIndex(block), hash)).to_vec(),
+            patches: Vec::new(),
+        };
+        thinned(slot, &[(true, 1), (false, 3), (true, 0)], None)
+    }
+
+    #[test]
+    fn parts_that_contradict_the_entries_are_refused() {
+        let refused = |what: &str, change: &dyn Fn(&mut FooterSlot, &mut Thinned)| {
+            let mut slot = of_parts();
+            let Origin::Thinned(thinned) = slot.origin.clone() else { unreachable!() };
+            let mut thinned = (*thinned).clone();
+            change(&mut slot, &mut thinned);
+            slot.origin = Origin::Thinned(Arc::new(thinned));
+            let mut bytes = Vec::new();
+            slot.encode(&mut bytes);
+            let decoded = FooterSlot::decode(&mut Reader::new(&bytes));
+            assert_eq!(decoded.is_err(), what != "nothing", "{what}: {decoded:?}");
+        };
+        refused("nothing", &|_, _| {});
+        refused("no parts", &|_, thinned| thinned.parts.clear());
+        refused("a part too few", &|_, thinned| drop(thinned.parts.pop()));
+        refused("a part twice", &|_, thinned| thinned.parts[1].birth = thinned.parts[0].birth);
+        refused("a range too few", &|_, thinned| thinned.parts[0].kept.truncate(1));
+        refused("a longer range", &|_, thinned| thinned.parts[1].kept[0].len = 2);
+        refused("an empty range", &|_, thinned| thinned.parts[0].kept[1].len = 0);
+        refused("ranges that touch", &|_, thinned| thinned.parts[0].kept[1].start = 2);
+        refused("past the end of a slot", &|_, thinned| thinned.parts[0].kept[1].start = 1024);
+        refused("another point", &|slot, _| slot.birth = PointNumber(2));
+        refused("an entry more", &|slot, _| slot.blocks.push((BlockIndex(10), ContentHash([1; 16]))));
+        refused("another kind", &|slot, _| (slot.kind, slot.blocks) = (SlotKind::Nodes, Vec::new()));
+        refused("no entries", &|slot, _| slot.blocks.clear());
+        refused("a slot number that no pack has", &|_, thinned| thinned.parts[0].birth.id.slot = 65_536);
+        let parts = |count| {
+            move |_: &mut FooterSlot, thinned: &mut Thinned| {
+                let part = thinned.parts[0].clone();
+                thinned.parts = (0..count)
+                    .map(|slot| {
+                        let mut part = part.clone();
+                        part.birth.id.slot = slot;
+                        part
+                    })
+                    .collect();
+            }
+        };
+        refused("more parts than a slot has pages", &parts(1025));
+    }
+
+    #[test]
+    fn a_patch_is_never_told_in_two_ranges() {
+        let mut slot = of_parts();
+        (slot.kind, slot.blocks) = (SlotKind::Patches, Vec::new());
+        let hash = ContentHash([1; 16]);
+        let Origin::Thinned(parts) = &slot.origin else { unreachable!() };
+        assert_eq!(parts.parts[0].kept.len(), 2);
+        for (patches, sound) in
+            [([1, 1, 1].as_slice(), true), (&[2, 1], false), (&[1, 2], false), (&[1, 0, 1, 1], false)]
+        {
+            slot.patches = (0..).zip(patches).map(|(n, &pages)| (BlockIndex(n), pages, hash)).collect();
+            let mut bytes = Vec::new();
+            slot.encode(&mut bytes);
+            assert_eq!(FooterSlot::decode(&mut Reader::new(&bytes)).is_ok(), sound, "{patches:?}");
+        }
+    }
+
+    #[test]
+    fn units_are_found_where_the_parts_say() {
+        let Origin::Thinned(thinned) = of_parts().origin else { unreachable!() };
+        let [first, second] = [0, 1].map(|part| thinned.parts[part].birth);
+        let find = |birth, index| thinned.find(birth, index, 1);
+        assert_eq!(
+            [0, 1, 2, 4, 5, 6].map(|index| find(&first, index)),
+            [None, Some(0), None, None, Some(1), None]
+        );
+        assert_eq!([0, 1].map(|index| find(&second, index)), [Some(2), None]);
+        assert_eq!((thinned.find(&first, 1, 2), thinned.find(&first, u32::MAX, 2)), (None, None));
+        let other = SlotBirth { session: SessionId([1; 16]), ..first };
+        assert_eq!(find(&other, 1), None);
+    }
+
     proptest! {
         #[test]
-        fn decodes_to_what_was_encoded(slots in prop::collection::vec(slot(), 0..12), data in any::<bool>()) {
+        fn decodes_to_what_was_encoded(slots in prop::collection::vec(any_slot(), 0..12), data in any::<bool>()) {
             let footer = FooterBody {
                 lineage: LineageId([1; 16]), session: SessionId([2; 16]), point: PointNumber(300),
                 disk: data.then(|| ("os".parse().unwrap(), BlockSize::default())), slots,

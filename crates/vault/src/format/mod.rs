@@ -6,6 +6,7 @@
 mod codec;
 mod footer;
 mod point;
+mod thinned;
 mod upkeep;
 
 use serde::de::DeserializeOwned;
@@ -17,6 +18,7 @@ pub(crate) use footer::{FooterBody, FooterSlot, Origin, SlotBirth};
 pub(crate) use point::{
     ChangesBody, DiskBody, JobBody, PlaceBody, PointBody, PointHead, RootBody, StoredBody, TrackingBody,
 };
+pub(crate) use thinned::{Part, Thinned, Unit};
 pub(crate) use upkeep::{
     DOOMED, DeadPackBody, FORGOTTEN, HELD, InheritedBody, MarkBody, MovedBody, MovedSlotBody, PIN_REASON_MAX,
     PLAN_PARTS_MAX, PackBody, PinBody, PlanBody, RepackBody, TAKEN, WornBody,

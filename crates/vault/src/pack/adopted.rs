@@ -15,6 +15,7 @@ use vmkeep_model::{BlockIndex, BlockSize, ContentHash, DiskName, SessionId};
 
 use super::index::PackIndex;
 use crate::error::VaultError;
+use crate::format::Origin;
 use crate::layout::ObjectName;
 use crate::lineage::Lineage;
 use crate::place::{PackPlace, StorageId};
@@ -285,7 +286,9 @@ fn blocks_of(index: &PackIndex, block_size: BlockSize) -> Vec<Held> {
     for (slot, (place, blocks)) in (0_u32..).zip(index.slots.iter().zip(&index.blocks)) {
         let len = blocks.len().checked_mul(block_size.bytes());
         // A slot of another length than its blocks have holds something else: no place in it is certain.
-        if place.kind == SlotKind::Blocks && usize::try_from(place.plain_len).ok() == len {
+        let is_sound = place.kind == SlotKind::Blocks && usize::try_from(place.plain_len).ok() == len;
+        // A writer's packs hold nothing that was born elsewhere.
+        if is_sound && place.origin == Origin::BornHere {
             let blocks = (0_u32..).zip(blocks);
             held.extend(blocks.map(|(index, &(block, hash))| Held { block, hash, slot, index }));
         }

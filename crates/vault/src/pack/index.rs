@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::mem::size_of;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use vmkeep_envelope::{Codec, PackContent, SlotId, SlotKind};
 use vmkeep_model::{BlockIndex, BlockSize, ContentHash, DiskName, PointNumber};
 
-use crate::format::{Origin, SlotBirth};
+use crate::format::{Origin, Part, SlotBirth, Thinned, Unit};
 use crate::place::PackPlace;
 
 /// Slots of one pack with at most this many bytes between them are fetched in one read.
@@ -17,7 +18,7 @@ const GAP_MAX: u64 = 256 << 10;
 const FETCH_MAX: u64 = 4 << 20;
 
 /// Where a slot lies in its pack and what it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SlotPlace {
     pub(crate) offset: u64,
     /// Header, body and tag.
@@ -35,9 +36,24 @@ impl SlotPlace {
         self.offset..self.offset + self.len
     }
 
-    /// Where the slot at place `at` of the pack `own` was born; `None` when its footer does not say.
-    pub(crate) fn birth(&self, own: &PackPlace, at: u32) -> Option<SlotBirth> {
-        self.origin.birth(own, at)
+    /// As what the slot at place `at` of the pack `own` was sealed; `None` when its footer does not say.
+    pub(crate) fn sealed_as(&self, own: &PackPlace, at: u32) -> Option<SlotId> {
+        self.origin.sealed_as(own, at)
+    }
+
+    /// Where the unit lies in the slot, and the `len - 1` that follow it, which were born at `index` of `birth`; the
+    /// slot lies at place `at` of the pack `own`. `None` when they are not in it.
+    pub(crate) fn unit(
+        &self,
+        (own, at): (&PackPlace, u32),
+        birth: &SlotBirth,
+        index: u32,
+        len: u32,
+    ) -> Option<u32> {
+        match &self.origin {
+            Origin::Thinned(thinned) => thinned.find(birth, index, len),
+            whole => whole.births(own, at).any(|born| born == *birth).then_some(index),
+        }
     }
 }
 
@@ -61,14 +77,40 @@ pub(crate) struct PackIndex {
 }
 
 impl Origin {
-    /// Where a slot at place `at` of the pack `own` was born.
-    pub(crate) fn birth(&self, own: &PackPlace, at: u32) -> Option<SlotBirth> {
-        match self {
+    /// Where what is in a slot was born, by part, when it lies at place `at` of the pack `own`. Nothing when the footer
+    /// does not say.
+    pub(crate) fn births(&self, own: &PackPlace, at: u32) -> impl Iterator<Item = SlotBirth> + use<'_> {
+        let (whole, parts) = match self {
             Self::BornHere => {
-                Some(SlotBirth { session: own.session, id: SlotId { pack: own.name, slot: at } })
+                let id = SlotId { pack: own.name, slot: at };
+                (Some(SlotBirth { session: own.session, id }), None)
             }
+            Self::MovedUnplaced => (None, None),
+            Self::Moved(birth) => (Some(*birth), None),
+            Self::Thinned(thinned) => (None, Some(thinned.parts.iter().map(|part| part.birth))),
+        };
+        whole.into_iter().chain(parts.into_iter().flatten())
+    }
+
+    /// As what the slot at place `at` of the pack `own` was sealed.
+    pub(crate) fn sealed_as(&self, own: &PackPlace, at: u32) -> Option<SlotId> {
+        let here = SlotId { pack: own.name, slot: at };
+        match self {
+            Self::BornHere => Some(here),
             Self::MovedUnplaced => None,
-            Self::Moved(birth) => Some(*birth),
+            Self::Moved(birth) => Some(birth.id),
+            Self::Thinned(thinned) => Some(thinned.sealed.unwrap_or(here)),
+        }
+    }
+
+    /// How the footer of another pack tells of the slot at place `at` of `own` once it was copied there as it is.
+    pub(crate) fn moved_from(&self, own: &PackPlace, at: u32) -> Self {
+        match self {
+            Self::Thinned(thinned) => {
+                let sealed = self.sealed_as(own, at);
+                Self::Thinned(Arc::new(Thinned { sealed, parts: thinned.parts.clone() }))
+            }
+            _ => self.births(own, at).next().map_or(Self::MovedUnplaced, Self::Moved),
         }
     }
 }
@@ -79,12 +121,33 @@ impl PackIndex {
         Self { whole: None, ..self.clone() }
     }
 
+    /// What each entry of the slot at place `at` tells of; nothing for a slot without entries.
+    pub(crate) fn units(&self, at: u32) -> Vec<(BlockIndex, Unit)> {
+        let Some((place, slot)) =
+            usize::try_from(at).ok().and_then(|slot| Some((self.slots.get(slot)?, slot)))
+        else {
+            return Vec::new();
+        };
+        let whole = self.blocks.get(slot).into_iter().flatten().map(|&(block, _)| (block, 1));
+        let patches = self.patches.get(&at).into_iter().flatten().copied();
+        let entries: Vec<(BlockIndex, u32)> = whole.chain(patches).collect();
+        let units = place.origin.units(entries.iter().map(|&(_, len)| len)).unwrap_or_default();
+        entries.into_iter().map(|(block, _)| block).zip(units).collect()
+    }
+
     /// About how much memory it takes.
     pub(crate) fn weight(&self) -> usize {
         fn held<T>(list: &[T]) -> usize {
             size_of::<Vec<T>>() + size_of_val(list)
         }
+        let parts = self.slots.iter().map(|slot| match &slot.origin {
+            Origin::Thinned(thinned) => {
+                thinned.parts.iter().map(|part| size_of::<Part>() + held(&part.kept)).sum()
+            }
+            _ => 0,
+        });
         size_of_val(self.slots.as_slice())
+            + parts.sum::<usize>()
             + self.blocks.iter().map(|list| held(list)).sum::<usize>()
             + self.patches.values().map(|list| held(list) + size_of::<u32>()).sum::<usize>()
             + self.disk.as_ref().map_or(0, |(name, _)| name.as_str().len())

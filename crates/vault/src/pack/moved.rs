@@ -15,7 +15,7 @@ use vmkeep_model::LineageId;
 use vmkeep_model::SessionId;
 
 use super::index::PackIndex;
-use super::reader::{birth_of, slot_of};
+use super::reader::{slot_of, unplaced};
 use crate::error::VaultError;
 use crate::format::{FormatError, MovedBody, MovedSlotBody, PackBody, SlotBirth};
 use crate::layout::{ObjectName, highest_taken};
@@ -45,6 +45,16 @@ pub(crate) struct SlotAt {
     pub(crate) index: Arc<PackIndex>,
     /// Its place among the slots of that pack.
     pub(crate) at: u32,
+    /// What was asked for.
+    birth: SlotBirth,
+}
+
+impl SlotAt {
+    /// Where in the slot `len` units lie that a reference names by `index`.
+    pub(crate) fn unit(&self, index: u32, len: u32) -> Option<u32> {
+        let slot = self.index.slots.get(usize::try_from(self.at).ok()?)?;
+        slot.unit((&self.pack, self.at), &self.birth, index, len)
+    }
 }
 
 impl Whereabouts {
@@ -168,7 +178,7 @@ impl Inner {
         };
         let name = ObjectName::pack(lineage.id, &pack);
         check_held(&index, &pack, &name, at, birth, slot)?;
-        Ok(SlotAt { pack, name, index, at })
+        Ok(SlotAt { pack, name, index, at, birth: birth_in(birth, slot) })
     }
 }
 
@@ -189,7 +199,8 @@ pub(crate) fn moved_to(
     Ok((pack, *at))
 }
 
-/// Whether the slot at place `at` of `pack` is the one that was born as `slot` of `birth`, by the footer of `pack`.
+/// Whether the slot at place `at` of `pack` is the one that was born as `slot` of `birth`, or holds what is left of it, by
+/// the footer of `pack`.
 pub(crate) fn check_held(
     index: &PackIndex,
     pack: &PackPlace,
@@ -198,12 +209,20 @@ pub(crate) fn check_held(
     birth: &PackPlace,
     slot: u32,
 ) -> Result<(), VaultError> {
-    let told = birth_of(slot_of(index, name, at)?, pack, name, at)?;
-    if told == (SlotBirth { session: birth.session, id: SlotId { pack: birth.name, slot } }) {
+    let mut told = slot_of(index, name, at)?.origin.births(pack, at).peekable();
+    if told.peek().is_none() {
+        return Err(unplaced(name, at));
+    }
+    if told.any(|told| told == birth_in(birth, slot)) {
         return Ok(());
     }
     let what = format!("its slot {at} is not slot {slot} of pack {birth}");
     Err(VaultError::malformed(name, FormatError(what)))
+}
+
+/// Slot `slot` of the pack `birth`, as footers name it.
+pub(crate) fn birth_in(birth: &PackPlace, slot: u32) -> SlotBirth {
+    SlotBirth { session: birth.session, id: SlotId { pack: birth.name, slot } }
 }
 
 /// The record that follows `before` (`None`: the first), when the packs `emptied` were repacked: the slots of `birth` lie as

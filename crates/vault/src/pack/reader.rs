@@ -6,14 +6,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use vmkeep_envelope::{
-    BranchKey, OpenError, PACK_HEADER_LEN, PackContent, PackHead, SlotKind, TRAILER_LEN, Trailer,
+    BranchKey, OpenError, PACK_HEADER_LEN, PackContent, PackHead, SlotId, SlotKind, TRAILER_LEN, Trailer,
     open_footer, open_slot,
 };
 
 use super::index::{PackIndex, SlotPlace};
 use super::moved::{SlotAt, Whereabouts};
 use crate::error::VaultError;
-use crate::format::{FooterBody, FooterSlot, FormatError, SlotBirth};
+use crate::format::{FooterBody, FooterSlot, FormatError};
 use crate::frame::FrameDecoder;
 use crate::layout::ObjectName;
 use crate::lineage::Lineage;
@@ -210,7 +210,7 @@ impl Inner {
         slot: u32,
         kind: SlotKind,
     ) -> Result<Bytes, VaultError> {
-        self.at_slot(lineage, birth, slot, |SlotAt { pack, name, index, at }| {
+        self.at_slot(lineage, birth, slot, |SlotAt { pack, name, index, at, .. }| {
             let mut plain = self.plain_slot(lineage, pack, index, name, *at, kind);
             if matches!(&plain, Err(e) if e.is_of_one_object()) && self.objects.drop_kept(name) {
                 plain = self.plain_slot(lineage, pack, &index.without_bytes(), name, *at, kind);
@@ -238,7 +238,7 @@ impl Inner {
         let placed = slot_of(index, name, at)?;
         let mut bytes = self.read_slots(name, index, placed.range())?;
         let key = slot_key(lineage, index)?;
-        let expected = birth_of(placed, place, name, at)?.id;
+        let expected = sealed_as(placed, place, name, at)?;
         let opened = open_slot(&mut bytes, key, expected, kind, &self.ciphers)
             .map_err(|e| VaultError::open(name, e))?;
         let mut decoder = FrameDecoder::new().map_err(|e| frame_error(name, &e))?;
@@ -266,17 +266,20 @@ pub(crate) fn slot_of<'a>(
     found.ok_or_else(|| VaultError::malformed(name, FormatError(format!("the pack has no slot {slot}"))))
 }
 
-/// Where the slot at place `at` was born, or the fault that its footer does not say so.
-pub(crate) fn birth_of(
+/// As what the slot at place `at` was sealed, or the fault that its footer does not say so.
+pub(crate) fn sealed_as(
     slot: &SlotPlace,
     pack: &PackPlace,
     name: &ObjectName,
     at: u32,
-) -> Result<SlotBirth, VaultError> {
-    slot.birth(pack, at).ok_or_else(|| {
-        let what = format!("its footer does not say where slot {at} was born");
-        VaultError::malformed(name, FormatError(what))
-    })
+) -> Result<SlotId, VaultError> {
+    slot.sealed_as(pack, at).ok_or_else(|| unplaced(name, at))
+}
+
+/// The fault that a footer does not say where a slot was born.
+pub(crate) fn unplaced(name: &ObjectName, at: u32) -> VaultError {
+    let what = format!("its footer does not say where slot {at} was born");
+    VaultError::malformed(name, FormatError(what))
 }
 
 pub(crate) fn frame_error(name: &ObjectName, error: &crate::frame::FrameError) -> VaultError {

@@ -1,19 +1,31 @@
-//! Taking the slots that are still needed out of worn packs, into new ones. No data key takes part.
+//! Taking what is still needed out of worn packs, into new ones.
+//!
+//! With the data key at hand a data slot is opened, what is dead in it is dropped, and the rest is sealed again as a slot
+//! of the new pack: it is *thinned*. Without, and in metadata packs, slots are copied as they are. A new pack holds slots of
+//! one way only.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+mod copies;
+mod source;
+mod thin;
+
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use vmkeep_envelope::{
-    BranchId, OpenError, PackContent, RepackBuilder, SLOT_COUNT_MAX, SLOT_PLAIN_MAX, SealContext, SealError,
-    SealedObject, SlotHead, SlotId, open_slot,
+    OpenError, PackContent, RepackBuilder, SLOT_COUNT_MAX, SealContext, SealError, SealedObject, SlotKind,
+    open_slot,
 };
-use vmkeep_model::{BlockSize, DiskName, PointNumber, SessionId};
+use vmkeep_model::{PointNumber, SessionId};
 
-use super::index::{PackIndex, SlotPlace, neighbours};
-use super::reader::{PackFooter, birth_of, second_copy, slot_key, slot_of};
+use self::copies::Copies;
+use self::source::{Common, Opened, Taken};
+pub(crate) use self::source::{Keep, Source, can_thin};
+use self::thin::{NotTaken, Plain, Thinner};
+use super::index::neighbours;
+use super::reader::{frame_error, second_copy, slot_key};
 use crate::error::VaultError;
-use crate::format::{FooterBody, FooterSlot, MovedSlotBody, Origin, PackBody, SlotBirth};
+use crate::format::{FooterBody, FooterSlot, FormatError, MovedSlotBody, PackBody, SlotBirth};
+use crate::frame::FrameDecoder;
 use crate::layout::ObjectName;
 use crate::lineage::Lineage;
 use crate::place::PackPlace;
@@ -27,15 +39,6 @@ const METADATA_BYTES: u64 = 4 << 20;
 const FOOTER_BYTES: usize = 3 << 20;
 /// Room in a footer for what comes before its slots.
 const FOOTER_HEAD: usize = 256;
-
-/// A pack to take slots out of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Source {
-    /// Where it lies, in the lineage's own packs: the birth pack of its slots, or one that they were moved to.
-    pub(crate) pack: PackPlace,
-    /// Places of the slots to keep.
-    pub(crate) keep: BTreeSet<u32>,
-}
 
 /// A new pack, not stored yet.
 #[derive(Debug)]
@@ -53,7 +56,6 @@ pub(crate) struct Repacked {
 ///
 /// In memory are the pack being made and one read of a few MiB. A source that is damaged is left as it is, whole, and the
 /// others go on: see [`skipped`](Self::skipped).
-#[derive(Debug)]
 pub(crate) struct Repacking<'a> {
     vault: &'a Inner,
     lineage: &'a Lineage,
@@ -64,37 +66,25 @@ pub(crate) struct Repacking<'a> {
     waiting: Vec<Source>,
     open: Option<Open>,
     skipped: Vec<(PackPlace, VaultError)>,
+    decoder: FrameDecoder,
     data_bytes: u64,
     metadata_bytes: u64,
 }
 
-/// What the slots of one pack have in common.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Common {
-    key: BranchId,
-    disk: Option<(DiskName, BlockSize)>,
-}
-
 /// A pack being made.
-#[derive(Debug)]
 struct Open {
     common: Common,
-    builder: RepackBuilder,
-    footer: Vec<FooterSlot>,
+    slots: Slots,
     footer_bytes: usize,
-    births: Vec<SlotBirth>,
     sources: Vec<PackPlace>,
 }
 
-/// A source with its footer, and what keeping its slots takes.
-struct Opened {
-    source: Source,
-    common: Common,
-    index: PackIndex,
-    /// Per slot to keep: its place, and how the new footer tells it.
-    slots: Vec<(u32, FooterSlot, SlotBirth)>,
-    bytes: u64,
-    footer_bytes: usize,
+/// The slots of a pack being made.
+enum Slots {
+    /// Copied as they are.
+    Copied { builder: RepackBuilder, footer: Vec<FooterSlot>, births: Vec<(u32, SlotBirth)> },
+    /// Thinned and sealed again.
+    Thinned(Thinner),
 }
 
 impl<'a> Repacking<'a> {
@@ -117,13 +107,14 @@ impl<'a> Repacking<'a> {
             waiting: Vec::new(),
             open: None,
             skipped: Vec::new(),
+            decoder: FrameDecoder::new().map_err(|e| frame_error(&ObjectName::Vault, &e))?,
             data_bytes: DATA_BYTES,
             metadata_bytes: METADATA_BYTES,
         };
         let mut sorted = Vec::new();
         for source in sources.into_iter().filter(|source| !source.keep.is_empty()) {
             match vault.read_footer_of(lineage, &source.pack) {
-                Ok(footer) => sorted.push((Common::of(&footer), source)),
+                Ok(footer) => sorted.push((Common::of(&footer, lineage), source)),
                 Err(e) => repacking.skip(source.pack, e)?,
             }
         }
@@ -136,7 +127,7 @@ impl<'a> Repacking<'a> {
     pub(crate) fn next_pack(&mut self) -> Result<Option<Repacked>, VaultError> {
         while let Some(source) = self.waiting.pop() {
             let pack = source.pack;
-            let opened = match self.opened(source) {
+            let opened = match Opened::new(self.vault, self.lineage, source) {
                 Ok(opened) => opened,
                 Err(e) => {
                     self.skip(pack, e)?;
@@ -153,18 +144,15 @@ impl<'a> Repacking<'a> {
             }
             let mut open = match self.open.take() {
                 Some(open) => open,
-                None => Open::new(&opened, most).map_err(|e| self.seal_error(e))?,
+                None => Open::new(&opened, most).map_err(|e| not_taken(self.sweep, &ObjectName::Vault, e))?,
             };
-            let before = open.footer.len();
-            let copied = self.copy(&opened, &mut open);
-            if copied.is_err() {
-                open.take_back(before);
-            } else {
+            let taken = self.take(&opened, &mut open);
+            if taken.is_ok() {
                 open.footer_bytes += opened.footer_bytes;
                 open.sources.push(pack);
             }
-            self.open = Some(open).filter(|open| !open.footer.is_empty());
-            if let Err(e) = copied {
+            self.open = Some(open).filter(|open| !open.is_empty());
+            if let Err(e) = taken {
                 self.skip(pack, e)?;
             }
         }
@@ -185,74 +173,109 @@ impl<'a> Repacking<'a> {
         Ok(())
     }
 
-    fn opened(&self, source: Source) -> Result<Opened, VaultError> {
-        let footer = self.vault.read_footer_of(self.lineage, &source.pack)?;
-        let name = ObjectName::pack(self.lineage.id, &source.pack);
-        let common = Common::of(&footer);
-        let told = footer.body.slots.clone();
-        let index = footer.into_index();
-        let (mut slots, mut bytes, mut encoded) = (Vec::with_capacity(source.keep.len()), 0, Vec::new());
-        for &at in &source.keep {
-            let birth = birth_of(slot_of(&index, &name, at)?, &source.pack, &name, at)?;
-            let slot = FooterSlot { origin: Origin::Moved(birth), ..told[at as usize].clone() };
-            slot.encode(&mut encoded);
-            bytes += slot.len;
-            slots.push((at, slot, birth));
-        }
-        let footer_bytes = encoded.len();
-        if footer_bytes > SLOT_PLAIN_MAX - FOOTER_HEAD {
-            let (len, max) = (footer_bytes as u64, (SLOT_PLAIN_MAX - FOOTER_HEAD) as u64);
-            let source = OpenError::TooLarge {
-                what: "what a footer tells of its slots, when they are moved,",
-                len,
-                max,
-            };
-            return Err(VaultError::open(&name, source));
-        }
-        Ok(Opened { source, common, index, slots, bytes, footer_bytes })
-    }
-
-    /// Copies the slots of one source.
-    fn copy(&self, from: &Opened, open: &mut Open) -> Result<(), VaultError> {
-        let copies = Copies::of(self.vault, self.lineage, from);
-        let mut rest = from.slots.as_slice();
-        while !rest.is_empty() {
-            let (run, after) = rest.split_at(neighbours(&from.index, rest.iter().map(|(at, ..)| *at)).max(1));
-            rest = after;
-            let range = copies.range(run[0].0)?.start..copies.range(run[run.len() - 1].0)?.end;
-            let bytes = copies.read(range.clone())?;
-            for (at, slot, birth) in run {
-                let place = copies.range(*at)?;
-                // Within the range that was read, which is at most a few MiB.
-                let within = |at: u64| usize::try_from(at - range.start).unwrap_or(usize::MAX);
-                let sealed = &bytes[within(place.start)..within(place.end)];
-                let sealed = copies.sound(sealed, place, slot, birth)?;
-                open.builder.push(&sealed, birth.id).map_err(|e| match e {
-                    SealError::NotThatSlot { source, .. } => VaultError::open(&copies.first, source),
-                    e => self.seal_error(e),
-                })?;
-                open.births.push(*birth);
-                open.footer.push(slot.clone());
+    /// Takes what is kept of one source; after an error nothing of it is in the pack.
+    fn take(&mut self, from: &Opened, open: &mut Open) -> Result<(), VaultError> {
+        match &mut open.slots {
+            Slots::Copied { builder, footer, births } => {
+                let before = (footer.len(), births.len());
+                let copied = self.copy(from, builder, footer, births);
+                if copied.is_err() {
+                    footer.truncate(before.0);
+                    births.truncate(before.1);
+                    builder.truncate(u32::try_from(before.0).unwrap_or(u32::MAX));
+                }
+                copied
+            }
+            Slots::Thinned(thinner) => {
+                let before = thinner.before();
+                let done = self.thin(from, thinner);
+                if done.is_err() {
+                    thinner.take_back(before);
+                }
+                done
             }
         }
-        Ok(())
+    }
+
+    /// Copies the slots of one source as they are.
+    fn copy(
+        &self,
+        from: &Opened,
+        builder: &mut RepackBuilder,
+        footer: &mut Vec<FooterSlot>,
+        births: &mut Vec<(u32, SlotBirth)>,
+    ) -> Result<(), VaultError> {
+        let copies = Copies::of(self.vault, self.lineage, from);
+        for_each_slot(&copies, from, |slot, sealed, range| {
+            let sealed = copies.sound(sealed, range, slot)?;
+            let place = builder.push(&sealed, slot.sealed).map_err(|e| match e {
+                SealError::NotThatSlot { source, .. } => VaultError::open(&copies.first, source),
+                e => self.seal_error(e),
+            })?;
+            births.extend(slot.births().map(|birth| (place, birth)));
+            footer.push(slot.told_anew(&from.source.pack, false));
+            Ok(())
+        })
+    }
+
+    /// Opens the slots of one source and takes what is kept of each.
+    fn thin(&mut self, from: &Opened, thinner: &mut Thinner) -> Result<(), VaultError> {
+        let Some((_, size)) = from.common.disk else { return Ok(()) };
+        let copies = Copies::of(self.vault, self.lineage, from);
+        let (key, identity) = (slot_key(self.lineage, &from.index)?, self.lineage.domain.identity()?);
+        let (vault, sweep, decoder) = (self.vault, self.sweep, &mut self.decoder);
+        let name = &copies.first;
+        let not_taken = |e| not_taken(sweep, name, e);
+        thinner.set_level(from.level(size)).map_err(not_taken)?;
+        for_each_slot(&copies, from, |slot, sealed, _| {
+            let damaged = |e: OpenError| VaultError::open(name, e);
+            let wrong =
+                |what: &str| VaultError::malformed(name, FormatError(format!("slot {}: {what}", slot.at)));
+            slot.agrees(sealed).map_err(damaged)?;
+            let opened =
+                open_slot(sealed, key, slot.sealed, slot.told.kind, &vault.ciphers).map_err(damaged)?;
+            let bytes = decoder.unpack(opened.codec, opened.plain_len, opened.body);
+            let bytes = bytes.map_err(|e| frame_error(name, &e))?;
+            if !slot.fits(size) {
+                return Err(wrong("its footer does not account for what it holds"));
+            }
+            // Under a new seal damage would pass for what was stored: so what is kept is compared first.
+            let whole = slot.told.kind == SlotKind::Blocks;
+            for &(entry, at, _) in slot.pieces.iter().flat_map(|piece| &piece.entries).filter(|_| whole) {
+                let block = bytes.chunks_exact(size.bytes()).nth(at as usize).map(|b| identity.block_hash(b));
+                if block != slot.told.blocks.get(entry).map(|(_, hash)| *hash) {
+                    return Err(wrong("a block is not what the footer says"));
+                }
+            }
+            let plain = Plain { codec: opened.codec, body: opened.body, bytes };
+            thinner.add(slot, &plain).map_err(not_taken)
+        })
     }
 
     fn seal(&self, open: Open) -> Result<Repacked, VaultError> {
-        let Open { common, builder, footer, births, sources, .. } = open;
-        let mut moved = BTreeMap::<PackBody, Vec<MovedSlotBody>>::new();
-        let body = FooterBody {
-            lineage: self.lineage.id,
-            session: self.sweep,
-            point: footer.iter().map(|slot| slot.birth).max().unwrap_or(PointNumber(0)),
-            disk: common.disk,
-            slots: footer,
+        let Open { common, slots, sources, .. } = open;
+        let domain = &self.lineage.domain;
+        let (lineage, session, disk) = (self.lineage.id, self.sweep, common.disk);
+        let content = match &slots {
+            Slots::Copied { builder, .. } => builder.content(),
+            Slots::Thinned(_) => PackContent::Data,
         };
-        let content = builder.content();
-        let sealed = builder
-            .seal(self.lineage.domain.map_key()?, &body.encode(), &self.context)
-            .map_err(|e| self.seal_error(e))?;
-        for (at, SlotBirth { session, id }) in (0_u32..).zip(births) {
+        let body = FooterBody { lineage, session, point: PointNumber(0), disk, slots: Vec::new() };
+        let (sealed, births) = match slots {
+            Slots::Copied { builder, footer, births } => {
+                let point = footer.iter().map(|slot| slot.birth).max().unwrap_or(PointNumber(0));
+                let body = FooterBody { point, slots: footer, ..body };
+                let sealed = builder.seal(domain.map_key()?, &body.encode(), &self.context);
+                (sealed.map_err(|e| self.seal_error(e))?, births)
+            }
+            Slots::Thinned(thinner) => {
+                let keys = (domain.data_key()?, domain.map_key()?);
+                let sealed = thinner.seal(keys, &self.context, body);
+                sealed.map_err(|e| not_taken(self.sweep, &ObjectName::Vault, e))?
+            }
+        };
+        let mut moved = BTreeMap::<PackBody, Vec<MovedSlotBody>>::new();
+        for (at, SlotBirth { session, id }) in births {
             let slot = MovedSlotBody { slot: id.slot, pack: (self.sweep.0, sealed.name.0), at };
             moved.entry((session.0, id.pack.0)).or_default().push(slot);
         }
@@ -264,115 +287,77 @@ impl<'a> Repacking<'a> {
     }
 
     fn seal_error(&self, source: SealError) -> VaultError {
-        VaultError::Seal { object: format!("a pack of sweep {}", self.sweep), source }
+        seal_error(self.sweep, source)
     }
 }
 
-impl Common {
-    fn of(footer: &PackFooter) -> Self {
-        Self { key: footer.head.slots, disk: footer.body.disk.clone() }
+fn seal_error(sweep: SessionId, source: SealError) -> VaultError {
+    VaultError::Seal { object: format!("a pack of sweep {sweep}"), source }
+}
+
+fn not_taken(sweep: SessionId, name: &ObjectName, error: NotTaken) -> VaultError {
+    match error {
+        NotTaken::Seal(source) => seal_error(sweep, source),
+        NotTaken::Frame(e) => frame_error(name, &e),
     }
+}
+
+/// Reads the slots of a source that are kept, neighbours together, and gives each as it is stored, with its place.
+fn for_each_slot(
+    copies: &Copies<'_>,
+    from: &Opened,
+    mut take: impl FnMut(&Taken, &mut [u8], Range<u64>) -> Result<(), VaultError>,
+) -> Result<(), VaultError> {
+    let mut rest = from.slots.as_slice();
+    while !rest.is_empty() {
+        let (run, after) = rest.split_at(neighbours(&from.index, rest.iter().map(|slot| slot.at)).max(1));
+        rest = after;
+        let range = copies.range(run[0].at)?.start..copies.range(run[run.len() - 1].at)?.end;
+        let mut bytes = copies.read(range.clone())?;
+        for slot in run {
+            let place = copies.range(slot.at)?;
+            // Within the range that was read, which is at most a few MiB.
+            let within = |at: u64| usize::try_from(at - range.start).unwrap_or(usize::MAX);
+            take(slot, &mut bytes[within(place.start)..within(place.end)], place)?;
+        }
+    }
+    Ok(())
 }
 
 impl Open {
-    fn new(first: &Opened, most: u64) -> Result<Self, SealError> {
+    fn new(first: &Opened, most: u64) -> Result<Self, NotTaken> {
         // Room for the slots of a full pack and the footer, so that the buffer need not grow.
         let capacity = usize::try_from(first.bytes.max(most)).unwrap_or(0) + (1 << 20);
-        Ok(Self {
-            common: first.common.clone(),
-            builder: RepackBuilder::new(first.common.key, capacity)?,
-            footer: Vec::new(),
-            footer_bytes: 0,
-            births: Vec::new(),
-            sources: Vec::new(),
-        })
+        let common = first.common.clone();
+        let slots = match common.disk {
+            Some((_, size)) if common.thin => Slots::Thinned(Thinner::new(size, capacity)?),
+            _ => {
+                let builder = RepackBuilder::new(common.key, capacity)?;
+                Slots::Copied { builder, footer: Vec::new(), births: Vec::new() }
+            }
+        };
+        Ok(Self { common, slots, footer_bytes: 0, sources: Vec::new() })
     }
 
     /// Whether the slots of `next` go into the pack with those that are in it.
     fn has_room(&self, next: &Opened, bytes: u64) -> bool {
-        let slots = self.footer.len() + next.slots.len();
+        let (len, slots) = match &self.slots {
+            Slots::Copied { builder, footer, .. } => (builder.byte_len(), footer.len()),
+            // Each part may yet be a slot of its own.
+            Slots::Thinned(thinner) => (thinner.byte_len(), thinner.parts()),
+        };
+        let pieces: usize = next.slots.iter().map(|slot| slot.pieces.len()).sum();
         self.common == next.common
-            && self.builder.byte_len() as u64 + next.bytes <= bytes
+            && len as u64 + next.bytes <= bytes
             && self.footer_bytes + next.footer_bytes <= FOOTER_BYTES
-            && slots <= SLOT_COUNT_MAX as usize
+            && slots + pieces <= SLOT_COUNT_MAX as usize
     }
 
-    /// Takes back what came after the first `slots`.
-    fn take_back(&mut self, slots: usize) {
-        self.footer.truncate(slots);
-        self.births.truncate(slots);
-        self.builder.truncate(u32::try_from(slots).unwrap_or(u32::MAX));
-    }
-}
-
-/// The copies of a source: one of a data pack, two of a metadata pack.
-struct Copies<'a> {
-    vault: &'a Inner,
-    lineage: &'a Lineage,
-    index: &'a PackIndex,
-    first: ObjectName,
-    second: Option<(ObjectName, PackIndex)>,
-}
-
-impl<'a> Copies<'a> {
-    fn of(vault: &'a Inner, lineage: &'a Lineage, source: &'a Opened) -> Self {
-        let first = ObjectName::pack(lineage.id, &source.source.pack);
-        let twice = source.index.content == PackContent::Metadata;
-        let second = twice.then(|| (second_copy(&first), source.index.without_bytes()));
-        Self { vault, lineage, index: &source.index, first, second }
-    }
-
-    fn range(&self, at: u32) -> Result<Range<u64>, VaultError> {
-        slot_of(self.index, &self.first, at).map(SlotPlace::range)
-    }
-
-    fn read(&self, range: Range<u64>) -> Result<Vec<u8>, VaultError> {
-        self.vault.read_slots(&self.first, self.index, range.clone()).or_else(|e| self.read_second(range, e))
-    }
-
-    /// `sealed`, which is the slot at `range` of the first copy, when it is sound; else the same of the second copy.
-    fn sound<'b>(
-        &self,
-        sealed: &'b [u8],
-        range: Range<u64>,
-        slot: &FooterSlot,
-        birth: &SlotBirth,
-    ) -> Result<Cow<'b, [u8]>, VaultError> {
-        match self.check(sealed, slot, birth) {
-            Ok(()) => Ok(Cow::Borrowed(sealed)),
-            Err(e) => {
-                let sealed = self.read_second(range, VaultError::open(&self.first, e))?;
-                self.check(&sealed, slot, birth).map_err(|e| VaultError::open(&self.first, e))?;
-                Ok(Cow::Owned(sealed))
-            }
+    fn is_empty(&self) -> bool {
+        match &self.slots {
+            Slots::Copied { footer, .. } => footer.is_empty(),
+            Slots::Thinned(thinner) => thinner.is_empty(),
         }
-    }
-
-    /// Reads from the second copy what cannot be had from the first because of `error`.
-    fn read_second(&self, range: Range<u64>, error: VaultError) -> Result<Vec<u8>, VaultError> {
-        match &self.second {
-            Some((name, index)) if error.is_of_one_object() => {
-                let bytes = self.vault.read_slots(name, index, range);
-                bytes.map_err(|second| if second.is_of_one_object() { error } else { second })
-            }
-            _ => Err(error),
-        }
-    }
-
-    /// Whether a slot is what the footer says. With its key at hand it is opened, so that no damage is passed on; without,
-    /// its header has to agree.
-    fn check(&self, sealed: &[u8], slot: &FooterSlot, birth: &SlotBirth) -> Result<(), OpenError> {
-        let head = SlotHead::parse(sealed)?;
-        if (head.kind, head.codec, head.plain_len) != (slot.kind, slot.codec, slot.plain_len) {
-            return Err(OpenError::Malformed { what: "a slot's header contradicts the footer" });
-        }
-        let found = SlotId { pack: head.birth_pack(), slot: head.number };
-        if found != birth.id {
-            return Err(OpenError::WrongPlace { expected: birth.id, found });
-        }
-        // Its length and its key are checked by the builder that takes it.
-        let Ok(key) = slot_key(self.lineage, self.index) else { return Ok(()) };
-        open_slot(&mut sealed.to_vec(), key, birth.id, slot.kind, &self.vault.ciphers).map(drop)
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use vmkeep_envelope::{SlotId, SlotKind, open_slot};
+use vmkeep_envelope::{SlotKind, open_slot};
 use vmkeep_model::{BlockIndex, ContentHash, PAGE_SIZE, PageMask};
 
 use super::{BlockSink, DiskReader};
@@ -15,7 +15,9 @@ use crate::format::FormatError;
 use crate::frame::FrameDecoder;
 use crate::layout::ObjectName;
 use crate::map::Entry;
-use crate::pack::{PackIndex, Whereabouts, check_held, frame_error, moved_to, neighbours, slot_key};
+use crate::pack::{
+    PackIndex, Whereabouts, birth_in, check_held, frame_error, moved_to, neighbours, sealed_as, slot_key,
+};
 use crate::place::{PackPlace, StorageId};
 
 /// A stretch of a slot that is wanted.
@@ -231,11 +233,12 @@ impl DiskReader {
                     continue;
                 }
             };
-            for asked in &run {
+            // A thinned slot may hold parts of several: it is opened once.
+            for asked in run.chunk_by(|a, b| a.at == b.at) {
                 // Within the range that was read, which is at most a few MiB.
                 let within = |at: u64| usize::try_from(at - range.start).unwrap_or(usize::MAX);
-                let (start, end) = (within(place(asked).start), within(place(asked).end));
-                self.give_slot(index, &name, asked, &mut bytes[start..end], kind, decoder, sink)?;
+                let (start, end) = (within(place(&asked[0]).start), within(place(&asked[0]).end));
+                self.give_slot(index, (pack, &name), asked, &mut bytes[start..end], kind, decoder, sink)?;
             }
         }
         Ok(())
@@ -246,17 +249,19 @@ impl DiskReader {
     fn give_slot(
         &self,
         index: &PackIndex,
-        name: &ObjectName,
-        asked: &Asked,
+        (pack, name): (&PackPlace, &ObjectName),
+        asked: &[Asked],
         bytes: &mut [u8],
         kind: SlotKind,
         decoder: &mut FrameDecoder,
         sink: &mut PartSink<'_>,
     ) -> Result<(), VaultError> {
         let (vault, lineage) = (&self.nodes.vault, &self.nodes.lineage);
-        let expected = SlotId { pack: asked.birth.name, slot: asked.slot };
+        let Some(at) = asked.first().map(|asked| asked.at) else { return Ok(()) };
+        let placed = &index.slots[at as usize];
         let plain = slot_key(lineage, index)
             .and_then(|key| {
+                let expected = sealed_as(placed, pack, name, at)?;
                 let opened = open_slot(bytes, key, expected, kind, &vault.ciphers);
                 opened.map_err(|e| VaultError::open(name, e))
             })
@@ -266,16 +271,22 @@ impl DiskReader {
             });
         let plain = match plain {
             Ok(plain) => plain,
-            Err(e) => return fail_all(asked.wanted.iter(), e, sink),
+            Err(e) => return fail_all(asked.iter().flat_map(|asked| &asked.wanted), e, sink),
         };
-        let unit = if kind == SlotKind::Patches { PAGE_SIZE } else { self.block_size.bytes() };
-        for Wanted { block, index, count } in &asked.wanted {
-            let (start, len) = ((*index as usize).saturating_mul(unit), *count as usize * unit);
-            match plain.get(start..start.saturating_add(len)) {
-                Some(bytes) => sink(*block, Ok(Part { bytes, pack: name, slot: asked.at }))?,
+        let size = if kind == SlotKind::Patches { PAGE_SIZE } else { self.block_size.bytes() };
+        let wanted = asked.iter().flat_map(|asked| {
+            let birth = birth_in(&asked.birth, asked.slot);
+            asked.wanted.iter().map(move |wanted| (birth, wanted))
+        });
+        for (birth, Wanted { block, index, count }) in wanted {
+            let bytes = placed.unit((pack, at), &birth, *index, *count).and_then(|unit| {
+                let (start, len) = ((unit as usize).checked_mul(size)?, (*count as usize).checked_mul(size)?);
+                plain.get(start..start.checked_add(len)?)
+            });
+            match bytes {
+                Some(bytes) => sink(*block, Ok(Part { bytes, pack: name, slot: at }))?,
                 None => {
-                    let what =
-                        format!("slot {}: block {block} is not in the slot that the map names", asked.at);
+                    let what = format!("slot {at}: block {block} is not in the slot that the map names");
                     sink(*block, Err(Arc::new(VaultError::malformed(name, FormatError(what)))))?;
                 }
             }

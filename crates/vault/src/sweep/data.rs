@@ -10,10 +10,10 @@ use super::SweepEvent;
 use super::liveness::{Judge, Verdict};
 use crate::drive::DataPlane;
 use crate::error::VaultError;
-use crate::format::{DeadPackBody, MovedBody, MovedSlotBody, PackBody, PointBody, RetiredBody};
+use crate::format::{DeadPackBody, MovedBody, MovedSlotBody, PackBody, PointBody, RetiredBody, Unit};
 use crate::layout::ObjectName;
 use crate::lineage::{AtNumber, Lineage};
-use crate::pack::{Repacking, Source, Whereabouts, next_moved, second_copy};
+use crate::pack::{Keep, PackIndex, Repacking, Source, Whereabouts, birth_in, next_moved, second_copy};
 use crate::place::PackPlace;
 use crate::protocol::{Build, Built, Examine, Examined, Reply, Request};
 use crate::records::Sealer;
@@ -34,6 +34,8 @@ pub(super) struct SweepData<'a> {
     pub(super) tally: Tally,
     /// Sizes of objects that were listed or judged.
     sizes: HashMap<ObjectName, u64>,
+    /// Packs whose frames were counted as not to be thinned.
+    unthinned: BTreeSet<PackPlace>,
     dry: bool,
 }
 
@@ -44,6 +46,7 @@ pub(super) struct Tally {
     pub(super) freed: u64,
     pub(super) copied: u64,
     pub(super) worn: u64,
+    pub(super) unthinned: u64,
     pub(super) damaged: u64,
 }
 
@@ -57,8 +60,9 @@ impl<'a> SweepData<'a> {
         cancel: &'a CancelToken,
         events: &'a mut dyn FnMut(SweepEvent),
     ) -> Self {
-        let (tally, sizes) = (Tally::default(), HashMap::new());
-        Self { vault, lineage, cancel, events, sealer: Sealer::new(sweep), repack_left, tally, sizes, dry }
+        let (tally, sizes, unthinned) = (Tally::default(), HashMap::new(), BTreeSet::new());
+        let sealer = Sealer::new(sweep);
+        Self { vault, lineage, cancel, events, sealer, repack_left, tally, sizes, unthinned, dry }
     }
 
     fn judge(&self, retired: Option<&RetiredBody>, gone: &[u64]) -> Result<Judge<'a>, VaultError> {
@@ -138,19 +142,19 @@ impl<'a> SweepData<'a> {
             };
             if verdict.is_dead() {
                 examined.dead.push(self.dead_pack(pack, &verdict));
-            } else if verdict.dead_bytes * WORN_PART >= verdict.size {
-                self.tally.worn += verdict.dead_bytes;
-                examined.worn.push((body_of(pack), verdict.dead_bytes));
+            } else if verdict.to_free() * WORN_PART >= verdict.size {
+                self.tally.worn += verdict.to_free();
+                examined.worn.push((body_of(pack), verdict.to_free()));
             }
+            self.frames_left(pack, &verdict);
             if !moved.is_empty() {
                 verdicts.insert(*pack, verdict);
             }
         }
         for (birth, record) in moved {
             let dead = |slot: &MovedSlotBody| {
-                verdicts.get(&place_of(&slot.pack)).is_some_and(|verdict| {
-                    usize::try_from(slot.at).is_ok_and(|at| verdict.slots.get(at) == Some(&false))
-                })
+                let verdict = verdicts.get(&place_of(&slot.pack));
+                verdict.is_some_and(|verdict| verdict.is_dead_at(slot.at, birth_in(&birth, slot.slot)))
             };
             if record.slots.iter().all(dead) {
                 examined.settled.push(body_of(&birth));
@@ -167,6 +171,13 @@ impl<'a> SweepData<'a> {
         self.sizes.insert(name, verdict.size);
         let (session, name) = body_of(pack);
         DeadPackBody { session, name, metadata: verdict.metadata, bytes: verdict.size }
+    }
+
+    /// Counts what is dead within frames of a pack that stays or is copied, when they cannot be thinned.
+    fn frames_left(&mut self, pack: &PackPlace, verdict: &Verdict) {
+        if !verdict.can_thin && verdict.dead_within > 0 && self.unthinned.insert(*pack) {
+            self.tally.unthinned += verdict.dead_within;
+        }
     }
 
     fn damaged(&mut self, error: VaultError) {
@@ -217,7 +228,7 @@ impl<'a> SweepData<'a> {
         };
         let slots = (0_u32..).zip(&footer.body.slots);
         let births: BTreeSet<PackBody> = slots
-            .filter_map(|(at, slot)| slot.origin.birth(&place, at))
+            .flat_map(|(at, slot)| slot.origin.births(&place, at))
             .map(|b| (b.session.0, b.id.pack.0))
             .collect();
         Ok(Reply::Births(births.into_iter().collect()))
@@ -244,30 +255,12 @@ impl<'a> SweepData<'a> {
                 Err(e) => return Err(e),
             };
             let index = self.vault.pack_index(self.lineage, &place)?;
-            let (mut keep, mut births, mut keep_bytes) = (BTreeSet::new(), BTreeSet::new(), 0);
-            for ((at, slot), live) in (0_u32..).zip(&index.slots).zip(&verdict.slots) {
-                let born =
-                    slot.birth(&place, at).map(|birth| ((birth.session.0, birth.id.pack.0), birth.id.slot));
-                let lies_here = match born {
-                    None => true,
-                    Some((born, _)) if born == *pack && !live => continue,
-                    Some((born, _)) if born == *pack => {
-                        births.insert(born);
-                        true
-                    }
-                    // What was moved here may yet be said to lie here, unless its owner's next record is taken.
-                    Some((born, number)) => {
-                        births.insert(born);
-                        let record = newest.get(&born).copied().flatten();
-                        record.is_some_and(|record| {
-                            record.slots.iter().any(|s| s.slot == number && s.pack == *pack && s.at == at)
-                        })
-                    }
-                };
-                if *live && lies_here {
-                    keep.insert(at);
-                    keep_bytes += slot.len;
-                }
+            let Kept { keep, births, bytes: keep_bytes } = kept(pack, &index, &verdict, &newest);
+            let all = keep.len() == index.slots.len();
+            if all && !verdict.can_thin && verdict.dead_within > 0 {
+                // Copying it would free nothing: it waits for a sweep that has the data key.
+                self.frames_left(&place, &verdict);
+                continue;
             }
             if keep_bytes > self.repack_left {
                 continue;
@@ -321,6 +314,67 @@ impl<'a> SweepData<'a> {
         built.sources = sources.collect();
         Ok(Reply::Built(built))
     }
+}
+
+/// What is kept of a worn pack.
+struct Kept {
+    keep: BTreeMap<u32, Keep>,
+    /// Packs of which a slot, or a part of one, is in it.
+    births: BTreeSet<PackBody>,
+    /// About how many bytes are written anew.
+    bytes: u64,
+}
+
+/// What is kept of the pack `pack` by `verdict`: what is live and lies there, which `newest` tells of slots that were moved.
+fn kept(
+    pack: &PackBody,
+    index: &PackIndex,
+    verdict: &Verdict,
+    newest: &BTreeMap<PackBody, Option<&MovedBody>>,
+) -> Kept {
+    let mut kept = Kept { keep: BTreeMap::new(), births: BTreeSet::new(), bytes: 0 };
+    for ((at, slot), live) in (0_u32..).zip(&index.slots).zip(&verdict.slots) {
+        // By part: whether it lies here. What was moved here may yet be said to lie here, unless its owner's next record
+        // is taken.
+        let mut here = Vec::new();
+        for birth in slot.origin.births(&place_of(pack), at) {
+            let (born, number) = ((birth.session.0, birth.id.pack.0), birth.id.slot);
+            if born == *pack && !live {
+                here.push(false);
+                continue;
+            }
+            kept.births.insert(born);
+            let lies_here = |record: &MovedBody| {
+                let found = record.slots.binary_search_by_key(&number, |slot| slot.slot).ok();
+                found.is_some_and(|found| (record.slots[found].pack, record.slots[found].at) == (*pack, at))
+            };
+            here.push(born == *pack || newest.get(&born).copied().flatten().is_some_and(lies_here));
+        }
+        if !live || !here.is_empty() && !here.contains(&true) {
+            continue;
+        }
+        let lives = verdict.entries.get(&at);
+        if lives.is_none() && !here.contains(&false) {
+            kept.keep.insert(at, Keep::Whole);
+            kept.bytes += slot.len;
+            continue;
+        }
+        let units = index.units(at);
+        let is_kept = |(entry, unit): (usize, &Unit)| {
+            let live = lives.is_none_or(|lives| lives.get(entry).copied().unwrap_or(true));
+            live && here.get(unit.part).copied().unwrap_or(true)
+        };
+        let entries: Vec<bool> = units.iter().map(|(_, unit)| unit).enumerate().map(is_kept).collect();
+        if entries.contains(&true) {
+            let sum = |units: &mut dyn Iterator<Item = u32>| units.map(u64::from).sum::<u64>();
+            let all = sum(&mut units.iter().map(|(_, unit)| unit.len));
+            let some = units.iter().zip(&entries).filter(|(_, kept)| **kept);
+            let some = sum(&mut some.map(|((_, unit), _)| unit.len));
+            kept.bytes += if verdict.can_thin { slot.len * some / all.max(1) } else { slot.len };
+            kept.keep.insert(at, Keep::Entries(entries));
+        }
+    }
+    kept
 }
 
 fn place_of(pack: &PackBody) -> PackPlace {

@@ -17,11 +17,11 @@ use vmkeep_envelope::{PackContent, SlotKind};
 use vmkeep_model::{BlockIndex, BlockSize, PointNumber};
 
 use crate::error::VaultError;
-use crate::format::{DiskBody, FormatError, PlaceBody, PointBody};
+use crate::format::{DiskBody, FormatError, PlaceBody, PointBody, SlotBirth, Unit};
 use crate::layout::ObjectName;
 use crate::lineage::{AtNumber, Lineage};
 use crate::map::{self, Cursor, Entry, Freed, Lookup, MapError, MapReader};
-use crate::pack::{NodeSlot, PackIndex, PackNodes, SlotPlace};
+use crate::pack::{NodeSlot, PackIndex, PackNodes, SlotPlace, can_thin};
 use crate::place::{PackPlace, StorageId};
 use crate::read::map_error;
 use crate::store::ResultExt;
@@ -38,10 +38,18 @@ const WHOLE_MAX: u64 = 16 << 20;
 pub(crate) struct Verdict {
     /// Whether each slot is referred to by a point that counts.
     pub(crate) slots: Vec<bool>,
+    /// Of slots that are referred to in part: of each entry of the footer, whether anything refers to it.
+    pub(crate) entries: BTreeMap<u32, Vec<bool>>,
+    /// Of those slots, the parts that nothing refers to: place, and where the part was born.
+    dead_parts: BTreeSet<(u32, SlotBirth)>,
     /// Bytes of the slots that are not.
     pub(crate) dead_bytes: u64,
     /// Bytes of the slots that are.
     pub(crate) live_bytes: u64,
+    /// Of the live bytes, about how many are of blocks and patches that nothing refers to.
+    pub(crate) dead_within: u64,
+    /// Whether slots that are dead in part can be thinned: the data key is at hand.
+    pub(crate) can_thin: bool,
     /// A metadata pack: it has a second copy.
     pub(crate) metadata: bool,
     /// Size of one copy.
@@ -54,6 +62,46 @@ impl Verdict {
     /// Whether the whole pack is dead.
     pub(crate) fn is_dead(&self) -> bool {
         !self.slots.contains(&true)
+    }
+
+    /// Bytes that are gone once it is repacked.
+    pub(crate) fn to_free(&self) -> u64 {
+        if self.can_thin { self.dead_bytes + self.dead_within } else { self.dead_bytes }
+    }
+
+    /// Whether nothing refers to what is left of the slot `birth` at place `at`.
+    pub(crate) fn is_dead_at(&self, at: u32, birth: SlotBirth) -> bool {
+        let slot = usize::try_from(at).ok().and_then(|at| self.slots.get(at));
+        slot == Some(&false) || self.dead_parts.contains(&(at, birth))
+    }
+
+    /// Sums up what was found of the entries of slots: whole slots, parts of them, bytes.
+    fn sum_up(&mut self, pack: &PackPlace, index: &PackIndex, mut entries: BTreeMap<u32, Vec<bool>>) {
+        entries.retain(|&at, lives| {
+            let slot = at as usize;
+            self.slots[slot] = lives.contains(&true);
+            self.slots[slot] && lives.contains(&false)
+        });
+        for (slot, &live) in index.slots.iter().zip(&self.slots) {
+            let bytes = if live { &mut self.live_bytes } else { &mut self.dead_bytes };
+            *bytes += slot.len;
+        }
+        for (&at, lives) in &entries {
+            let (units, slot) = (index.units(at), &index.slots[at as usize]);
+            let mut parts: Vec<bool> = slot.origin.births(pack, at).map(|_| false).collect();
+            let (mut all, mut dead) = (0_u64, 0_u64);
+            for ((_, unit), &live) in units.iter().zip(lives) {
+                all += u64::from(unit.len);
+                dead += if live { 0 } else { u64::from(unit.len) };
+                if let Some(part) = parts.get_mut(unit.part) {
+                    *part |= live;
+                }
+            }
+            self.dead_within += slot.len * dead / all.max(1);
+            let births = slot.origin.births(pack, at).zip(parts);
+            self.dead_parts.extend(births.filter(|(_, live)| !live).map(|(birth, _)| (at, birth)));
+        }
+        self.entries = entries;
     }
 
     /// Notes what cannot be read and goes on; any other failure ends the judging.
@@ -146,35 +194,61 @@ impl<'a> Judge<'a> {
         let index = self.with_bytes(pack, self.vault.pack_index(self.lineage, pack)?)?;
         let mut verdict = Verdict {
             slots: vec![true; index.slots.len()],
+            entries: BTreeMap::new(),
+            dead_parts: BTreeSet::new(),
             dead_bytes: 0,
             live_bytes: 0,
+            dead_within: 0,
+            can_thin: can_thin(self.lineage, index.content, index.epoch),
             metadata: index.content == PackContent::Metadata,
             size: index.size,
             unreadable: None,
         };
         // One point after another, so that the way into its maps is gone once.
-        let mut order: Vec<usize> = (0..index.slots.len()).collect();
-        order.sort_by_key(|&slot| index.slots[slot].point);
-        for slots in order.chunk_by(|&a, &b| index.slots[a].point == index.slots[b].point) {
-            let birth = slots.first().map_or(PointNumber(0), |&slot| index.slots[slot].point);
-            match self.first_from(birth)? {
+        let mut order: Vec<(PointNumber, u32, usize)> = Vec::with_capacity(index.slots.len());
+        for (at, slot) in (0_u32..).zip(&index.slots) {
+            let points = slot.origin.points(slot.point).into_iter().enumerate();
+            order.extend(points.map(|(part, point)| (point, at, part)));
+        }
+        order.sort_unstable();
+        let mut entries = BTreeMap::new();
+        for parts in order.chunk_by(|a, b| a.0 == b.0) {
+            let birth = parts.first().map_or(PointNumber(0), |&(point, ..)| point);
+            let mut view = match self.first_from(birth)? {
                 Standing::Point(point) => {
-                    let Some(mut view) = verdict.readable(View::new(self, &point))? else { continue };
-                    for &slot in slots {
-                        let live = verdict.readable(view.lives(pack, &index, slot))?;
-                        verdict.slots[slot] = live.unwrap_or(true);
-                    }
+                    let Some(view) = verdict.readable(View::new(self, &point))? else { continue };
+                    Some(view)
                 }
-                Standing::Nothing => slots.iter().for_each(|&slot| verdict.slots[slot] = !settled),
+                Standing::Nothing => None,
                 Standing::Unreadable(error) => {
                     verdict.unreadable.get_or_insert(error);
+                    continue;
+                }
+            };
+            for &(_, at, part) in parts {
+                let units = index.units(at);
+                if units.is_empty() {
+                    let live = match &mut view {
+                        Some(view) => verdict.readable(view.lives(pack, &index, at))?.unwrap_or(true),
+                        None => !settled,
+                    };
+                    verdict.slots[at as usize] = live;
+                    continue;
+                }
+                let lives = match &mut view {
+                    Some(view) => match verdict.readable(view.units(pack, &index, (at, part), &units))? {
+                        Some(lives) => lives,
+                        None => continue,
+                    },
+                    None => Some(!settled).into_iter().cycle().take(units.len()).collect(),
+                };
+                let known: &mut Vec<bool> = entries.entry(at).or_insert_with(|| vec![true; units.len()]);
+                for ((known, live), (_, unit)) in known.iter_mut().zip(lives).zip(&units) {
+                    *known = if unit.part == part { live } else { *known };
                 }
             }
         }
-        for (slot, &live) in index.slots.iter().zip(&verdict.slots) {
-            let bytes = if live { &mut verdict.live_bytes } else { &mut verdict.dead_bytes };
-            *bytes += slot.len;
-        }
+        verdict.sum_up(pack, &index, entries);
         Ok(verdict)
     }
 
@@ -266,10 +340,10 @@ fn disk_named<'p>(point: &'p PointBody, name: &str) -> Option<&'p DiskBody> {
     point.disks.iter().find(|disk| disk.name == name)
 }
 
-/// By what the slot at `position` of `pack` is referred to: the pack it was born in and its number there. `None` when
-/// that cannot be told.
-fn storage_of(position: u32, slot: &SlotPlace, pack: &PackPlace) -> Option<(PackPlace, u32)> {
-    let born = slot.birth(pack, position)?;
+/// By what a part of the slot at place `at` of `pack` is referred to: the pack it was born in and its number there. `None`
+/// when that cannot be told.
+fn storage_of(at: u32, slot: &SlotPlace, pack: &PackPlace, part: usize) -> Option<(PackPlace, u32)> {
+    let born = slot.origin.births(pack, at).nth(part)?;
     Some((PackPlace { lineage: None, session: born.session, name: born.id.pack }, born.id.slot))
 }
 
@@ -299,28 +373,14 @@ impl<'j> View<'j> {
         Ok(Self { judge, point: Rc::clone(point), disks, likely: 0 })
     }
 
-    /// Whether the point refers to anything in a slot.
-    fn lives(&mut self, pack: &PackPlace, index: &PackIndex, position: usize) -> Result<bool, VaultError> {
-        let slot = &index.slots[position];
-        // A pack has at most 65536 slots.
-        let at = u32::try_from(position).unwrap_or(u32::MAX);
-        let Some((born, number)) = storage_of(at, slot, pack) else { return Ok(true) };
+    /// Whether the point refers to anything in a slot that is not told of block by block.
+    fn lives(&mut self, pack: &PackPlace, index: &PackIndex, at: u32) -> Result<bool, VaultError> {
+        let slot = &index.slots[at as usize];
+        let Some((born, number)) = storage_of(at, slot, pack, 0) else { return Ok(true) };
         let is_here = |(place, slot): &(PlaceBody, u32)| place.to_place() == born && *slot == number;
         match slot.kind {
-            SlotKind::Blocks => {
-                let blocks = index.blocks.get(position).into_iter().flatten();
-                self.any_block(index, born, number, (0_u32..).zip(blocks.map(|&(block, _)| block)))
-            }
-            SlotKind::Patches => {
-                let mut page = 0_u32;
-                let patches = index.patches.get(&at).into_iter().flatten();
-                let first_pages = patches.map(|&(block, pages)| {
-                    let first = page;
-                    page = page.saturating_add(pages);
-                    (first, block)
-                });
-                self.any_block(index, born, number, first_pages)
-            }
+            // It holds none.
+            SlotKind::Blocks | SlotKind::Patches => Ok(index.disk.is_none()),
             SlotKind::Nodes => {
                 let born = StorageId { pack: born, slot: number, index: 0 };
                 let nodes = self.judge.node_slot(pack, index, at, &born)?;
@@ -337,31 +397,36 @@ impl<'j> View<'j> {
         }
     }
 
-    /// Whether one of `blocks`, by the index that a reference to it has, is still the one in the slot.
-    fn any_block(
+    /// Of each of `units`, which is what a slot holds, whether the point refers to it. Of other parts than `part` nothing
+    /// is said: they are taken for live.
+    fn units(
         &mut self,
+        pack: &PackPlace,
         index: &PackIndex,
-        pack: PackPlace,
-        slot: u32,
-        blocks: impl Iterator<Item = (u32, BlockIndex)>,
-    ) -> Result<bool, VaultError> {
-        let Some((name, block_size)) = &index.disk else { return Ok(true) };
+        (at, part): (u32, usize),
+        units: &[(BlockIndex, Unit)],
+    ) -> Result<Vec<bool>, VaultError> {
+        let mut lives = vec![true; units.len()];
+        let (Some((born, slot)), Some((name, block_size))) =
+            (storage_of(at, &index.slots[at as usize], pack, part), &index.disk)
+        else {
+            return Ok(lives);
+        };
         let is_it = |disk: &&mut SeenDisk<'_>| disk.name == name.as_str() && disk.block_size == *block_size;
-        let Some(disk) = self.disks.iter_mut().find(is_it) else { return Ok(false) };
-        for (index, block) in blocks {
-            let at = StorageId { pack, slot, index };
-            let refers = |entry: &Entry| entry.references().any(|reference| reference.at == at);
-            let live = match disk.cursor.entry(block) {
-                Ok(Lookup::Found(entry)) => refers(entry),
-                Ok(Lookup::Absent) => false,
-                Ok(Lookup::Unknown) => true,
-                Err(e) => return Err(self.judge.map_error(self.point.head.number, name.as_str(), e)),
+        let mut disk = self.disks.iter_mut().find(is_it);
+        for ((block, unit), live) in units.iter().zip(&mut lives).filter(|((_, unit), _)| unit.part == part) {
+            let id = StorageId { pack: born, slot, index: unit.born };
+            let refers = |entry: &Entry| entry.references().any(|reference| reference.at == id);
+            *live = match disk.as_mut().map(|disk| disk.cursor.entry(*block)) {
+                Some(Ok(Lookup::Found(entry))) => refers(entry),
+                Some(Ok(Lookup::Absent)) | None => false,
+                Some(Ok(Lookup::Unknown)) => true,
+                Some(Err(e)) => {
+                    return Err(self.judge.map_error(self.point.head.number, name.as_str(), e));
+                }
             };
-            if live {
-                return Ok(true);
-            }
         }
-        Ok(false)
+        Ok(lives)
     }
 
     /// Whether one of the nodes in the slot that was born at `born` is one of a map of the point, or what one is laid

@@ -124,6 +124,8 @@ pub struct SweepReport {
     pub copied: u64,
     /// Bytes that are dead in packs that hold live ones too, found in this sweep.
     pub worn: u64,
+    /// Bytes, about, of dead blocks that share a frame with live ones and stay, because the data key is not at hand.
+    pub unthinned: u64,
     /// Packs that were replaced.
     pub repacked: u64,
     /// Things that could not be read.
@@ -201,11 +203,12 @@ impl Vault {
         let mut machine = LineageSweep::new(input, waiting);
         let done = driver.finish(|reply| machine.step(reply))?;
         *budget = data.repack_left;
-        let Tally { objects, freed, copied, worn, damaged } = data.tally;
+        let Tally { objects, freed, copied, worn, unthinned, damaged } = data.tally;
         report.objects += objects;
         report.freed += freed;
         report.copied += copied;
         report.worn += worn;
+        report.unthinned += unthinned;
         report.damaged += damaged;
         report.repacked += done.repacked.len() as u64;
         report.open_sessions += done.open;

@@ -3,15 +3,19 @@
 #![allow(dead_code, clippy::unwrap_used)] // every test file uses a part of this
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use vmkeep::backup::{self, Event};
 use vmkeep::disk::{BlockRead, Memory};
-use vmkeep::model::CancelToken;
-use vmkeep::object_store::ObjectStore;
-use vmkeep::vault::{SweepReport, SweepSettings, Vault};
+use vmkeep::envelope::{Branch, OpenedKeys, SealContext, SeededEntropy, open_key_object, seal_key_object};
+use vmkeep::model::{CancelToken, SessionId};
+use vmkeep::object_store::memory::InMemory;
+use vmkeep::object_store::{ObjectStore, ObjectStoreExt};
+use vmkeep::vault::{ObjectName, SweepReport, SweepSettings, Vault};
 use vmkeep_testkit::snapshot;
 
-use super::common::{inline, plan};
+use super::common::{inline, kek, open, plan};
 
 /// Ends every session that has not committed. The clocks of tests stand, so that what began just now has to count as
 /// long ago.
@@ -45,4 +49,32 @@ pub(crate) fn interrupted(vault: &Vault, vm_name: &str, os: &[u8]) {
     };
     let plan = plan(vm_name, &[("os", &memory as &dyn BlockRead)]);
     backup::run(vault, &plan, &inline(), &stop, &cancel).unwrap_err();
+}
+
+/// Runs `work` with a vault over `store` whose key objects hold no data keys, and puts the others back.
+pub(crate) fn without_data_key<T>(store: &InMemory, work: impl FnOnce(&Vault) -> T) -> T {
+    let (counter, session) = (AtomicU64::new(0), SessionId([0x77; 16]));
+    let context = SealContext { session, counter: &counter, entropy: &SeededEntropy::new(77) };
+    let mut before = Vec::new();
+    for (path, bytes) in snapshot(store) {
+        let Some(ObjectName::Key { .. }) = ObjectName::parse(path.as_ref()) else { continue };
+        let OpenedKeys::Keys(keys) = open_key_object(&bytes, path.as_ref(), &*kek()).unwrap() else {
+            panic!()
+        };
+        let (prefix, _) = path.as_ref().rsplit_once('/').unwrap();
+        let keys = keys.without(Branch::Data);
+        let (name, object) = seal_key_object(&keys, &*kek(), &format!("{prefix}/"), &context).unwrap();
+        assert_eq!(name, path.as_ref());
+        block_on(store.put(&path, object.bytes().clone().into())).unwrap();
+        before.push((path, bytes));
+    }
+    let done = work(&open(Arc::new(store.clone()), 5));
+    for (path, bytes) in before {
+        block_on(store.put(&path, bytes.into())).unwrap();
+    }
+    done
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }

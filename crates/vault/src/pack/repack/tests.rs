@@ -12,7 +12,7 @@ use vmkeep_testkit::CountingStore;
 
 use super::super::moved::next_moved;
 use super::*;
-use crate::format::MovedBody;
+use crate::format::{MovedBody, Origin};
 use crate::frame::{CompressionLevel, FrameEncoder};
 use crate::keyring::{self, Domain};
 use crate::map::Entry;
@@ -47,6 +47,8 @@ fn vault_key() -> Arc<KeyFileVault> {
 struct Fixture {
     store: Arc<InMemory>,
     vault: Vault,
+    /// Blocks of a frame.
+    frame: usize,
     /// Sweeps so far.
     sweeps: u8,
 }
@@ -54,10 +56,15 @@ struct Fixture {
 impl Fixture {
     /// A vault with two points of two disks.
     fn new() -> Self {
+        Self::of_frames(1)
+    }
+
+    /// The same in frames of so many blocks.
+    fn of_frames(frame: usize) -> Self {
         let store = Arc::new(InMemory::new());
         let ports = Ports { entropy: Arc::new(SeededEntropy::new(3)), ..Ports::default() };
         let vault = Vault::create(Arc::clone(&store) as _, vault_key(), ports).unwrap();
-        let fixture = Self { store, vault, sweeps: 0 };
+        let fixture = Self { store, vault, frame, sweeps: 0 };
         fixture.back_up(1);
         fixture.back_up(2);
         fixture
@@ -69,10 +76,16 @@ impl Fixture {
         let mut disks = Vec::new();
         for (name, role) in [("os", DiskRole::Os), ("data", DiskRole::Data)] {
             let mut writer = session.disk_writer(&name.parse().unwrap(), SIZE, 200 << 10).unwrap();
-            for n in (0..BLOCKS).filter(|&n| number == 1 || version(n, number) == number) {
-                let bytes = block(name, n, version(n, number));
-                let hash = session.identity().unwrap().block_hash(&bytes);
-                writer.frame(&encoder.encode(vec![(BlockIndex(n), hash)], bytes.into()).unwrap()).unwrap();
+            let changed: Vec<u64> =
+                (0..BLOCKS).filter(|&n| number == 1 || version(n, number) == number).collect();
+            for frame in changed.chunks(self.frame) {
+                let (mut blocks, mut plain) = (Vec::new(), Vec::new());
+                for &n in frame {
+                    let bytes = block(name, n, version(n, number));
+                    blocks.push((BlockIndex(n), session.identity().unwrap().block_hash(&bytes)));
+                    plain.extend(bytes);
+                }
+                writer.frame(&encoder.encode(blocks, plain.into()).unwrap()).unwrap();
             }
             let description = DiskDescription { name: name.parse().unwrap(), role, lun: None };
             let written = writer.finish(ByteLen(BLOCKS * SIZE.bytes_u64())).unwrap();
@@ -108,7 +121,9 @@ impl Fixture {
     /// Every slot of every pack of `content`.
     fn sources(&self, content: PackContent) -> Vec<Source> {
         let packs = self.packs().into_iter().filter(|(_, (found, _))| *found == content);
-        packs.map(|(pack, (_, slots))| Source { pack, keep: (0..slots).collect() }).collect()
+        packs
+            .map(|(pack, (_, slots))| Source { pack, keep: (0..slots).map(|at| (at, Keep::Whole)).collect() })
+            .collect()
     }
 
     fn sweep(&mut self) -> SessionId {
@@ -118,6 +133,17 @@ impl Fixture {
 
     /// Takes `sources` apart as a sweep does: new packs, records of where the slots went, the old packs deleted.
     fn repack(&mut self, sources: Vec<Source>, lineage: &Lineage) -> Vec<PackPlace> {
+        let (made, skipped) = self.repack_some(sources, lineage);
+        assert!(skipped.is_empty(), "{skipped:?}");
+        made
+    }
+
+    /// As [`repack`](Self::repack); gives what was skipped as well.
+    fn repack_some(
+        &mut self,
+        sources: Vec<Source>,
+        lineage: &Lineage,
+    ) -> (Vec<PackPlace>, Vec<(PackPlace, VaultError)>) {
         let (sweep, inner) = (self.sweep(), Arc::clone(&self.vault.inner));
         let counter = std::sync::atomic::AtomicU64::new(0);
         let context =
@@ -139,8 +165,7 @@ impl Fixture {
             }
             made.push(pack.pack);
         }
-        assert!(repacking.skipped().is_empty(), "{:?}", repacking.skipped());
-        made
+        (made, repacking.skipped)
     }
 
     fn repack_all(&mut self) -> Vec<PackPlace> {
@@ -295,7 +320,7 @@ fn what_nobody_kept_is_a_typed_error() {
         .collect();
     let mut sources = fixture.sources(PackContent::Data);
     for source in &mut sources {
-        source.keep.retain(|at| kept.contains(&(source.pack, *at)));
+        source.keep.retain(|at, _| kept.contains(&(source.pack, *at)));
     }
     let reader = fixture.opened();
     read_all(&reader);
@@ -347,8 +372,7 @@ fn entries_are_checked_against_the_footers_of_moved_slots() {
     let Entry::Full { at, .. } = &blocks[1].1 else { unreachable!() };
     let mut record = vault.inner.newest_moved(&lineage, &at.at.pack, 0).unwrap().unwrap();
     record.k += 1;
-    let ats: Vec<u32> = record.slots.iter().map(|slot| slot.at).rev().collect();
-    record.slots.iter_mut().zip(ats).for_each(|(slot, at)| slot.at = at);
+    record.slots.iter_mut().for_each(|slot| slot.at ^= 1);
     let context = vault.inner.sealer.context(&*vault.inner.ports.entropy);
     vault.inner.create_moved(&record, &context).unwrap();
     let fresh = fixture.opened();
@@ -415,7 +439,10 @@ fn a_damaged_source_is_left_alone_and_a_second_copy_is_used() {
     fixture.damage(&ObjectName::pack(lineage.id, &body), &body, 1, 5000);
     fixture.damage(&ObjectName::pack(lineage.id, &header), &header, 1, 30);
     let mut lost = sources.clone();
-    lost.push(Source { pack: PackPlace { session: SessionId([1; 16]), ..body }, keep: BTreeSet::from([0]) });
+    lost.push(Source {
+        pack: PackPlace { session: SessionId([1; 16]), ..body },
+        keep: BTreeMap::from([(0, Keep::Whole)]),
+    });
     let restricted = fixture.map_alone();
     for (lineage, skips) in [(&lineage, 3), (&restricted, 2)] {
         let (sweep, inner) = (fixture.sweep(), &fixture.vault.inner);
@@ -426,7 +453,7 @@ fn a_damaged_source_is_left_alone_and_a_second_copy_is_used() {
         while let Some(pack) = repacking.next_pack().unwrap() {
             for (birth, slots) in &pack.moved {
                 let source = sources.iter().find(|source| source.pack == place_of(*birth)).unwrap();
-                assert!(slots.iter().map(|slot| slot.slot).eq(source.keep.iter().copied()), "all or nothing");
+                assert!(slots.iter().map(|slot| slot.slot).eq(source.keep.keys().copied()), "all or nothing");
             }
             taken.extend(pack.sources);
         }
@@ -497,3 +524,5 @@ fn slots_of_a_moved_pack_are_opened_by_place() {
         }
     }
 }
+
+mod thinned;

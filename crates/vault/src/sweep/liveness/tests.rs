@@ -357,7 +357,7 @@ fn a_large_pack_of_nodes_is_judged_from_either_copy() {
 }
 
 #[test]
-fn a_slot_of_patches_lives_as_long_as_one_of_them_is_in_the_map() {
+fn patches_live_one_by_one() {
     let world = world();
     world.point(&plain(0..10));
     let lineage = &world.lineage;
@@ -386,11 +386,11 @@ fn a_slot_of_patches_lives_as_long_as_one_of_them_is_in_the_map() {
         whole: None,
     };
     for (patched, live) in [
-        (vec![(4, at(8, 0, 0))], true),
-        (vec![(5, at(8, 0, 2))], true),
-        (vec![(7, at(8, 0, 3))], true),
-        (vec![(4, at(8, 0, 2)), (5, at(8, 1, 2)), (7, at(9, 0, 3))], false),
-        (vec![(6, at(8, 0, 0))], false),
+        (vec![(4, at(8, 0, 0))], [true, false, false]),
+        (vec![(5, at(8, 0, 2))], [false, true, false]),
+        (vec![(4, at(8, 0, 0)), (7, at(8, 0, 3))], [true, false, true]),
+        (vec![(4, at(8, 0, 2)), (5, at(8, 1, 2)), (7, at(9, 0, 3))], [false; 3]),
+        (vec![(6, at(8, 0, 0))], [false; 3]),
     ] {
         let identity = lineage.domain.identity().unwrap();
         let empty = MemoryNodes::default();
@@ -420,6 +420,6 @@ fn a_slot_of_patches_lives_as_long_as_one_of_them_is_in_the_map() {
         point.disks[0].stored.as_mut().unwrap().root = Some(RootBody::of(&root));
         let judge = world.judge([1]);
         let mut view = View::new(&judge, &Rc::new(point)).unwrap();
-        assert_eq!(view.lives(&place(8), &index, 0).unwrap(), live);
+        assert_eq!(view.units(&place(8), &index, (0, 0), &index.units(0)).unwrap(), live);
     }
 }
