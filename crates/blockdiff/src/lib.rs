@@ -60,5 +60,5 @@ pub use shape::{
 };
 pub use source::{
     ChangeMethod, ChangeSource, ChangeSourceError, DirtyBitmap, DirtyBitmapError, Everything, ExtentList,
-    ExtentListError, GRANULES_MAX, LIST_BYTES_MAX, conformance,
+    ExtentListError, GRANULES_MAX, LIST_BYTES_MAX, changed_runs, conformance, unchanged_runs,
 };
