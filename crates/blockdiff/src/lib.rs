@@ -8,6 +8,16 @@
 //! "Unchanged" is decided by a keyed hash of the whole block ([`BlockHasher`]) and by nothing weaker. A hole of the
 //! source is zeros without being read; a block of zeros is in [`Scanned::zeroed`] only when it held data before.
 //!
+//! What surrounds the diff, each useful without the others:
+//!
+//! - [`ChangeSource`] says which parts may have changed since the base, so that the rest is not read: a
+//!   [`DirtyBitmap`], an [`ExtentList`] of `qemu-img map` or `nbdinfo --map`, or [`Everything`];
+//! - [`AuditPlan`] picks blocks to look at although a source calls them unchanged, and [`detection_probability`] says
+//!   what that finds;
+//! - [`RunHistogram`], [`churn_per_day`] and [`change_warnings`] tell how changes lie, how fast they come, and what of
+//!   that makes backups slow;
+//! - [`Limiter`] holds reads and writes to so many bytes per second.
+//!
 //! The crate knows no vault: what a disk was before comes in as an iterator of block hashes.
 //!
 //! ```
@@ -56,6 +66,6 @@ pub use shape::{
 };
 pub use source::{
     ChangeSource, ChangeSourceError, DirtyBitmap, DirtyBitmapError, Everything, ExtentList, ExtentListError,
-    GRANULES_MAX, LIST_BYTES_MAX, conformance,
+    GRANULES_MAX, LIST_BYTES_MAX, changed_runs, conformance, unchanged_runs,
 };
 pub use vmkeep_model::ChangeMethod;

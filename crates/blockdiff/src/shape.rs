@@ -1,14 +1,6 @@
 //! How the changes of a disk lie and how fast they come, and what is worth a warning.
 //!
 //! Nothing here decides anything: the numbers go into reports, and the warnings rest on [`Thresholds`] that are data.
-//! Their defaults are what Azure's guidance says of VM backup (notes on the domain, section 4, "Incremental
-//! transfer"):
-//!
-//! > New disk added: its initial replication joins the next job; that job may pass 24 h.
-//! > Fragmented changes: slower than contiguous ones.
-//! > Churn: above **200 GB/day** on incremental disks: more than 8 h.
-//!
-//! Where that gives no number, the default here is our own and says so.
 
 use vmkeep_model::{ByteLen, Extent, Timestamp};
 
@@ -196,6 +188,17 @@ pub fn churn_per_day(series: &[ChurnSample]) -> Option<ByteLen> {
 }
 
 /// When a warning is due.
+///
+/// The defaults are what Azure's guidance says of VM backup (the project's notes on the domain, section 4,
+/// "Incremental transfer"):
+///
+/// > New disk added: its initial replication joins the next job; that job may pass 24 h.
+/// >
+/// > Fragmented changes: slower than contiguous ones.
+/// >
+/// > Churn: above **200 GB/day** on incremental disks: more than 8 h.
+///
+/// Where that gives no number, the default is our own and says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
     /// Churn of a VM's disks that is too much, in bytes a day. Default: Azure's 200 GB, read as 200 * 10^9: of the two

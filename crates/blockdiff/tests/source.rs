@@ -10,10 +10,11 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 use vmkeep_blockdiff::ExtentListError as E;
 use vmkeep_blockdiff::{
-    ChangeMethod, ChangeSource, DirtyBitmap, DirtyBitmapError, ExtentList, ExtentListError, conformance,
+    ChangeMethod, ChangeSource, ChangeSourceError, DirtyBitmap, DirtyBitmapError, ExtentList,
+    ExtentListError, changed_runs, conformance, unchanged_runs,
 };
 use vmkeep_disk::{RawFile, read_bitmap};
-use vmkeep_model::{ByteLen, ByteOffset, Extent, ExtentSet};
+use vmkeep_model::{BlockRun, BlockSize, ByteLen, ByteOffset, Extent, ExtentSet};
 
 fn extent((start, len): (u64, u64)) -> Extent {
     Extent::new(ByteOffset(start), ByteLen(len))
@@ -103,6 +104,25 @@ proptest! {
     }
 
     #[test]
+    fn runs_of_blocks_are_the_blocks_that_are_touched_and_the_others(
+        (disk_len, marks) in (1_u64..3_000_000).prop_flat_map(|len| (Just(len), marks(len))), log2 in 9_u8..=20
+    ) {
+        let (size, len) = (BlockSize::MIN, ByteLen(disk_len));
+        let source = bitmap_of(disk_len, log2, &marks);
+        let touched: BTreeSet<u64> =
+            source.extents().flat_map(|e| size.blocks_touching(e).iter().map(|b| b.0).collect::<Vec<_>>()).collect();
+        let changed: Vec<BlockRun> = changed_runs(&source, size, len).map(Result::unwrap).collect();
+        let unchanged: Vec<BlockRun> = unchanged_runs(&source, size, len).map(Result::unwrap).collect();
+        let blocks = |runs: &[BlockRun]| runs.iter().flat_map(|run| run.iter().map(|b| b.0)).collect::<Vec<_>>();
+        prop_assert_eq!(blocks(&changed), touched.iter().copied().collect::<Vec<_>>());
+        let others: Vec<u64> = (0..size.count_for(len)).filter(|block| !touched.contains(block)).collect();
+        prop_assert_eq!(blocks(&unchanged), others);
+        for runs in [changed, unchanged] {
+            prop_assert!(runs.windows(2).all(|pair| pair[0].end() < pair[1].start));
+        }
+    }
+
+    #[test]
     fn no_text_is_fatal(text in "[\\[\\]{}:, 0-9\"a-z.-]{0,80}") {
         let _ = ExtentList::from_json(text.as_bytes(), ByteLen(1 << 20));
     }
@@ -143,6 +163,40 @@ fn a_bitmap_of_32_tib_is_small() {
     }
     assert!(scattered.encode().len() < 8 << 20, "{}", scattered.encode().len());
     assert_eq!(scattered.extents().count(), 1_000_000);
+}
+
+/// Fails from a position on.
+#[derive(Debug)]
+struct FailsFrom(u64);
+
+impl ChangeSource for FailsFrom {
+    fn next_changed(&self, from: ByteOffset) -> Result<Option<Extent>, ChangeSourceError> {
+        if from.0 < self.0 {
+            return Ok(Some(Extent::new(from, ByteLen(1))));
+        }
+        Err(ChangeSourceError { method: self.method(), source: "the line is dead".into() })
+    }
+    fn granularity(&self) -> ByteLen {
+        ByteLen(1)
+    }
+    fn method(&self) -> ChangeMethod {
+        ChangeMethod::BlockStatus
+    }
+}
+
+#[test]
+fn a_source_that_fails_ends_the_runs_with_its_error() {
+    for from in [0, 1, 40_000] {
+        let (source, len) = (FailsFrom(from), ByteLen(1 << 20));
+        let changed: Vec<_> = changed_runs(&source, BlockSize::MIN, len).collect();
+        assert!(
+            matches!(&changed[..], [Err(e)] if e.to_string() == "cannot tell what changed by block status")
+        );
+        assert_eq!(
+            unchanged_runs(&source, BlockSize::MIN, len).map(|run| run.is_err()).collect::<Vec<_>>(),
+            [true]
+        );
+    }
 }
 
 #[test]

@@ -9,20 +9,6 @@
 //!   reads window `k mod n`. It finds for certain what the sample may never hit, within `n` runs.
 //!
 //! Pure: no disk and no clock; the random numbers come from a seed, so a run can be told again.
-//!
-//! ```
-//! use vmkeep_blockdiff::{AuditPlan, AuditRate, AuditSettings, detection_probability};
-//! use vmkeep_model::{BlockIndex, BlockRun};
-//!
-//! // 10,000 blocks, of which the tracker calls 2,000..2,100 changed.
-//! let unchanged = [(0, 2000), (2100, 7900)].map(|(start, len)| BlockRun { start: BlockIndex(start), len });
-//! let rate = AuditRate::Detect { missed: 0.01, probability: 0.95 };
-//! let plan = AuditPlan::new([7; 32], 12, 9900, &AuditSettings { rate, ..AuditSettings::default() });
-//!
-//! let blocks: Vec<_> = plan.blocks(unchanged).collect();
-//! assert!(blocks.is_sorted() && blocks.len() as u64 >= plan.sample_size());
-//! assert!(detection_probability(99, 9900, plan.sample_size()) >= 0.95);
-//! ```
 
 mod chance;
 mod sample;
@@ -111,7 +97,26 @@ impl AuditSettings {
     }
 }
 
-/// Which blocks one run looks at again.
+/// Which blocks one run looks at again, although change tracking calls them unchanged.
+///
+/// - The **sample** is uniform and without replacement, another one each run. The chance that it finds a tracker that
+///   misses `m` of `u` blocks is [`detection_probability`], the same wherever the missed blocks lie.
+/// - The **window** goes round: the disk is cut into stripes of 16 blocks, stripe `i` belongs to window `i mod n`, and
+///   run `k` reads window `k mod n`. Within `n` runs it finds what the sample may never hit.
+///
+/// ```
+/// use vmkeep_blockdiff::{AuditPlan, AuditRate, AuditSettings, detection_probability};
+/// use vmkeep_model::{BlockIndex, BlockRun};
+///
+/// // 10,000 blocks, of which the tracker calls 2,000..2,100 changed.
+/// let unchanged = [(0, 2000), (2100, 7900)].map(|(start, len)| BlockRun { start: BlockIndex(start), len });
+/// let rate = AuditRate::Detect { missed: 0.01, probability: 0.95 };
+/// let plan = AuditPlan::new([7; 32], 12, 9900, &AuditSettings { rate, ..AuditSettings::default() });
+///
+/// let blocks: Vec<_> = plan.blocks(unchanged).collect();
+/// assert!(blocks.is_sorted() && blocks.len() as u64 >= plan.sample_size());
+/// assert!(detection_probability(99, 9900, plan.sample_size()) >= 0.95);
+/// ```
 #[derive(Clone, Debug)]
 pub struct AuditPlan {
     random: SplitMix,

@@ -17,6 +17,17 @@ const CANCEL_CHECK: Duration = Duration::from_millis(50);
 /// it, and whoever wants more goes back to the end: so between two pieces of one thread every other thread that waits
 /// gets one, and nobody starves. What is let through is exact per piece ([`TokenBucket`]); a read longer than a burst
 /// should be acquired, and done, in parts.
+///
+/// ```
+/// use std::num::NonZeroU64;
+/// use vmkeep_blockdiff::{Limiter, TokenBucket};
+/// use vmkeep_model::{ByteLen, CancelToken};
+///
+/// let rate = NonZeroU64::new(100 << 20).expect("not zero"); // 100 MiB/s
+/// let limiter = Limiter::new(TokenBucket::per_second(rate));
+/// limiter.acquire(ByteLen(65_536), &CancelToken::new())?; // then read 64 KiB
+/// # Ok::<(), vmkeep_model::Cancelled>(())
+/// ```
 #[derive(Debug)]
 pub struct Limiter {
     line: Mutex<Line>,

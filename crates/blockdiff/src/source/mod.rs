@@ -18,6 +18,7 @@ mod bitmap_bytes;
 pub mod conformance;
 mod list;
 mod list_json;
+mod runs;
 
 use std::error::Error;
 use std::fmt;
@@ -28,6 +29,7 @@ use vmkeep_model::{ByteLen, ByteOffset, ChangeMethod, Extent};
 pub use bitmap::{DirtyBitmap, DirtyBitmapError, GRANULES_MAX};
 pub use list::ExtentList;
 pub use list_json::{ExtentListError, LIST_BYTES_MAX};
+pub use runs::{changed_runs, unchanged_runs};
 
 /// Says which parts of a disk may have changed since the base.
 ///

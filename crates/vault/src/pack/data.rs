@@ -20,6 +20,10 @@ use crate::session::Writing;
 /// footer and what is remembered of an open pack when everything compresses to nothing.
 const PACK_SLOTS_MAX: usize = 16 << 10;
 const PACK_BYTES_PER_WAITING: usize = 256;
+/// So many may wait in any case.
+const PACK_WAITING_MIN: usize = 2048;
+/// Size of a metadata pack, however little memory there is: every one costs four requests.
+const METADATA_PACK_BYTES_MIN: usize = 192 << 10;
 
 /// Takes what changed on one disk and stores it.
 ///
@@ -133,7 +137,7 @@ impl<'s> DiskWriter<'s> {
         let (root, old_size) = base.unwrap_or_default();
         let reader = MapReader::new(&session.nodes, session.lineage.domain.identity()?, block_size, root);
         let map = MapWriter::new(reader, session.target);
-        let metadata = MetadataPacks::new(session, pack_bytes / 4)?;
+        let metadata = MetadataPacks::new(session, (pack_bytes / 4).max(METADATA_PACK_BYTES_MIN))?;
         Ok(Self {
             session,
             disk,
@@ -343,7 +347,7 @@ impl<'s> DiskWriter<'s> {
         let is_full = self.builder.byte_len() >= self.pack_bytes
             || self.footer.len() >= PACK_SLOTS_MAX
             // Holes without end between two frames must not pile up.
-            || self.given.len() >= self.pack_bytes / PACK_BYTES_PER_WAITING;
+            || self.given.len() >= (self.pack_bytes / PACK_BYTES_PER_WAITING).max(PACK_WAITING_MIN);
         if is_full { self.seal() } else { Ok(()) }
     }
 
