@@ -3,18 +3,19 @@
 use std::thread;
 
 use vmkeep_blockdiff::{
-    FingerprintFile, Fingerprints, NoFingerprints, PageDiff, PageHasher, ScanBuffer, Scanned, SegmentError,
-    SegmentSize, Segments, scan_pages,
+    ChangeSource, ChangeSourceError, FingerprintFile, Fingerprints, NoFingerprints, PageDiff, PageHasher,
+    ScanBuffer, Scanned, SegmentError, SegmentSize, Segments, scan_pages,
 };
 use vmkeep_disk::BlockRead;
-use vmkeep_model::{BlockIndex, BlockSize, ByteLen, CancelToken, DiskName};
+use vmkeep_model::{BlockIndex, BlockSize, ByteLen, CancelToken, DiskName, PointNumber};
 use vmkeep_vault::{BaseDisk, Session, VaultError, WrittenDisk};
 
 use crate::base::{Known, Sample, Stored, fingerprints};
 use crate::groups::{Adoption, Groups, Step, encode};
 use crate::observer::{DiskChange, Event, Observer};
 use crate::ordered::ordered;
-use crate::plan::Shares;
+use crate::plan::{Changes, Shares};
+use crate::tracking::{AuditEnd, Auditor, Missed, judge};
 use crate::{BackupError, Compare, Settings};
 
 /// A disk that was walked.
@@ -33,6 +34,10 @@ pub(crate) enum Stop {
     Failed(BackupError),
     /// What fingerprints said of this block is wrong.
     Distrusted(BlockIndex),
+    /// Change tracking missed a change of this block.
+    Missed(BlockIndex),
+    /// Change tracking could not say what changed.
+    Untold(ChangeSourceError),
 }
 
 impl From<BackupError> for Stop {
@@ -41,11 +46,22 @@ impl From<BackupError> for Stop {
     }
 }
 
+impl From<AuditEnd> for Stop {
+    fn from(end: AuditEnd) -> Self {
+        match end {
+            AuditEnd::Missed(Missed { block }) => Self::Missed(block),
+            AuditEnd::Unknown(error) => Self::Untold(error),
+            AuditEnd::Failed(error) => Self::Failed(error),
+        }
+    }
+}
+
 /// One disk to walk, and what the walk needs.
 pub(crate) struct DiskWalk<'a> {
     pub(crate) session: &'a Session,
     pub(crate) name: &'a DiskName,
     pub(crate) disk: &'a dyn BlockRead,
+    pub(crate) changes: Option<Changes<'a>>,
     pub(crate) settings: &'a Settings,
     pub(crate) shares: &'a Shares,
     /// Whether the vault lies on this machine.
@@ -90,44 +106,79 @@ impl DiskWalk<'_> {
                 None
             }
         };
-        let against = Against { base: base.as_ref(), block_size, change, hasher: &hasher };
-        let known: &dyn Fingerprints = kept.as_ref().map_or(&NoFingerprints, |kept| kept);
-        let walked = match self.walk(&against, known) {
-            Err(Stop::Distrusted(block)) => {
-                // What was stored so far may rest on what they said: it is left behind, and they are not asked again.
-                observer.event(Event::FingerprintsWrong { disk: name, block });
-                if let Some(kept) = &kept {
-                    kept.forget();
+        let mut against = Against { base: base.as_ref(), block_size, change, hasher: &hasher, changes: None };
+        let mut fallback = None;
+        match judge(self.changes.filter(|_| !settings.full_scan), session, base.as_ref(), size) {
+            Ok(changes) => against.changes = Some(changes),
+            Err(why) => fallback = why,
+        }
+        let mut known: &dyn Fingerprints = kept.as_ref().map_or(&NoFingerprints, |kept| kept);
+        // Whatever proves wrong is not asked again, so this ends. What was stored until then is left behind.
+        let walked = loop {
+            match self.walk(&against, known) {
+                Ok(walked) => break Ok(walked),
+                Err(Stop::Failed(error)) => break Err(error),
+                Err(Stop::Distrusted(block)) => {
+                    observer.event(Event::FingerprintsWrong { disk: name, block });
+                    if let Some(kept) = &kept {
+                        kept.forget();
+                    }
+                    known = &NoFingerprints;
                 }
-                self.walk(&against, &NoFingerprints)
+                Err(Stop::Missed(block)) => {
+                    against.changes = None;
+                    fallback = Some(format!("change tracking missed a change of block {block}"));
+                    let suspect = self.mark_suspect(block)?;
+                    observer.event(Event::TrackingMissed { disk: name, block, suspect });
+                }
+                Err(Stop::Untold(error)) => {
+                    against.changes = None;
+                    fallback = Some(chain(&error));
+                }
             }
-            walked => walked,
         };
         if let Some(error) = kept.as_ref().and_then(FingerprintFile::take_error) {
             observer.event(Event::FingerprintsUnusable { disk: name, error: &error });
         }
-        match walked {
-            Ok(walked) => Ok(walked),
-            Err(Stop::Failed(error)) => Err(error),
-            Err(Stop::Distrusted(block)) => {
-                let what = format!("block {block} of disk {name} differs from what it was in no page");
-                Err(BackupError::Settings(what))
-            }
+        let mut walked = walked?;
+        if let Some(why) = &fallback {
+            observer.event(Event::ScannedInstead { disk: name, why });
         }
+        walked.written.fallback = fallback;
+        Ok(walked)
+    }
+
+    /// Marks the points that rest on change tracking alone.
+    fn mark_suspect(&self, block: BlockIndex) -> Result<Option<(PointNumber, PointNumber)>, BackupError> {
+        let before = self.session.base_tracking(self.name).map_err(BackupError::Store)?;
+        let Some((whole_at, _)) = before else { return Ok(None) };
+        let first = PointNumber(whole_at.0 + 1);
+        self.session.mark_suspect(self.name, first, block).map_err(BackupError::Store)
     }
 
     /// Stores what changed on the disk, and where `known` tells so, no more than the pages that changed.
     fn walk(&self, against: &Against<'_, '_>, known: &dyn Fingerprints) -> Result<Walked, Stop> {
         let Self { session, name, disk, settings, shares, observer, cancel, .. } = *self;
-        let Against { base, block_size, change, hasher } = *against;
+        let Against { base, block_size, change, hasher, changes } = *against;
         let size = disk.len();
         let identity = session.identity().map_err(BackupError::Store)?;
+        let hash = |block: &[u8]| identity.block_hash(block);
+        let (mut tracking, mut bytes_audited) = (None, ByteLen(0));
+        if let (Some(changes), Some(base)) = (changes, base) {
+            let auditor = Auditor { session, name, disk, block_size, hasher: &hash, cancel };
+            let (found, bytes) = auditor.audit(changes, base, &settings.audit)?;
+            (tracking, bytes_audited) = (Some(found), bytes);
+        }
         let mut writer = match base {
             Some(_) => session.disk_writer(name, block_size, shares.pack_bytes),
             None => session.disk_writer_anew(name, block_size, shares.pack_bytes),
         }
         .map_err(BackupError::Store)?;
         let segments = Segments::against(disk, block_size, SegmentSize::default(), Known::new(base));
+        let segments = match changes {
+            Some(changes) => segments.among(changes),
+            None => segments,
+        };
         let stored = match base {
             Some(_) => Stored(session.base_reader(name).map_err(BackupError::Store)?),
             None => Stored(None),
@@ -139,13 +190,21 @@ impl DiskWalk<'_> {
             Compare::Always => true,
             Compare::Never => false,
         };
-        let pages = PageDiff { hasher, known, previous: &stored, fetch_unknown, is_checked: &is_checked };
-        let pages = Some(pages).filter(|_| fetch_unknown || settings.pages.folder.is_some());
+        let pages = PageDiff {
+            hasher,
+            known,
+            previous: &stored,
+            fetch_unknown,
+            tracked: changes,
+            is_checked: &is_checked,
+        };
+        let pages =
+            Some(pages).filter(|_| fetch_unknown || changes.is_some() || settings.pages.folder.is_some());
         let read_error = |source| BackupError::Read { disk: name.clone(), source };
 
         let (mut progress, mut whole_unknown) = (Progressed::default(), 0);
+        progress.bytes_read = bytes_audited.0;
         thread::scope(|scope| -> Result<(), Stop> {
-            let hash = |block: &[u8]| identity.block_hash(block);
             // More threads than there may be things on their way would only hold buffers.
             let (scanners, framers) =
                 (settings.workers.min(shares.segments), settings.workers.min(shares.frames));
@@ -153,11 +212,12 @@ impl DiskWalk<'_> {
                 let pages = pages.as_ref();
                 move |buffer, segment| -> Result<(Scanned, BlockIndex), Stop> {
                     cancel.check().map_err(BackupError::from)?;
-                    let segment = segment.map_err(|e| segment_error(name, e))?;
+                    let segment = segment.map_err(|e| segment_stop(name, e))?;
                     let scanned = scan_pages(disk, &segment, &hash, pages, buffer).map_err(read_error)?;
-                    match scanned.distrusted {
-                        Some(block) => Err(Stop::Distrusted(block)),
-                        None => Ok((scanned, segment.run.end())),
+                    match (scanned.missed, scanned.distrusted) {
+                        (Some(block), _) => Err(Stop::Missed(block)),
+                        (None, Some(block)) => Err(Stop::Distrusted(block)),
+                        (None, None) => Ok((scanned, segment.run.end())),
                     }
                 }
             });
@@ -217,7 +277,8 @@ impl DiskWalk<'_> {
             Ok(())
         })?;
         cancel.check().map_err(BackupError::from)?;
-        let written = writer.finish(size).map_err(BackupError::Store)?;
+        let mut written = writer.finish(size).map_err(BackupError::Store)?;
+        written.tracking = tracking;
         observer.event(Event::DiskDone { disk: name });
         Ok(Walked { written, change, bytes_read: progress.bytes_read, whole_unknown })
     }
@@ -229,6 +290,8 @@ struct Against<'a, 's> {
     block_size: BlockSize,
     change: DiskChange,
     hasher: &'a PageHasher,
+    /// Where it changed, when that is known and believed.
+    changes: Option<&'a dyn ChangeSource>,
 }
 
 /// How far a walk is, in bytes.
@@ -247,10 +310,17 @@ fn compare(from: ByteLen, to: ByteLen) -> DiskChange {
     }
 }
 
-fn segment_error(disk: &DiskName, error: SegmentError<VaultError>) -> BackupError {
-    match error {
+fn segment_stop(disk: &DiskName, error: SegmentError<VaultError>) -> Stop {
+    Stop::Failed(match error {
         SegmentError::Disk(source) => BackupError::Read { disk: disk.clone(), source },
         SegmentError::Before(source) => BackupError::Store(source),
+        SegmentError::Changes(error) => return Stop::Untold(error),
         other => BackupError::Settings(other.to_string()),
-    }
+    })
+}
+
+/// An error with its causes, as one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
 }

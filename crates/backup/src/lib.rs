@@ -23,10 +23,11 @@ mod observer;
 mod ordered;
 mod plan;
 mod resume;
+mod tracking;
 mod walk;
 
 pub use error::BackupError;
 pub use observer::{DiskChange, Event, Observer, Silent};
-pub use plan::{Compare, Pages, Plan, Settings, Source, SourceDisk};
+pub use plan::{Audit, Changes, Compare, Pages, Plan, Rounds, Settings, Source, SourceDisk};
 pub use resume::Resume;
 pub use walk::{DiskReport, Report, run};

@@ -108,6 +108,22 @@ pub enum Event<'a> {
         /// Which block.
         block: BlockIndex,
     },
+    /// Change tracking was to be believed and was not: all of the disk was scanned.
+    ScannedInstead {
+        /// Which disk.
+        disk: &'a DiskName,
+        /// Why.
+        why: &'a str,
+    },
+    /// Change tracking missed a change. The disk is scanned at once, and the points that rest on it alone are marked.
+    TrackingMissed {
+        /// Which disk.
+        disk: &'a DiskName,
+        /// A block in which a change was missed.
+        block: BlockIndex,
+        /// The first and last of the points that may hold old data.
+        suspect: Option<(PointNumber, PointNumber)>,
+    },
     /// Blocks that held data are zero now.
     Zeroed {
         /// Which disk.

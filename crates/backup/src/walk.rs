@@ -9,7 +9,8 @@ use std::thread;
 
 use vmkeep_disk::BlockRead;
 use vmkeep_model::{
-    ByteLen, CancelToken, ChangeProvenance, DiskDescription, DiskName, DiskRole, RecoveryPoint, VmDescription,
+    ByteLen, CancelToken, ChangeProvenance, DiskDescription, DiskName, DiskRole, RecoveryPoint, Tracking,
+    VmDescription,
 };
 use vmkeep_vault::{
     Adopted, CONFIG_MAX, Draft, DraftDisk, OpenSession, Patched, Session, StoredBytes, Vault,
@@ -17,7 +18,7 @@ use vmkeep_vault::{
 
 use crate::disk::{DiskWalk, Walked};
 use crate::observer::{DiskChange, Event, Observer};
-use crate::plan::Shares;
+use crate::plan::{Changes, Shares};
 use crate::{BackupError, Plan, Settings, Source, resume};
 
 /// Footers read at the same time: the store's answers are waited for, not the processor.
@@ -65,6 +66,10 @@ pub struct DiskReport {
     pub patched: Patched,
     /// Of its changed blocks, those stored as a whole because it was not known which pages changed.
     pub whole_unknown: u64,
+    /// What its changes rest on when change tracking was believed.
+    pub tracking: Option<Tracking>,
+    /// Why change tracking was there and was not believed.
+    pub fallback: Option<String>,
     /// Bytes in its blocks that became zero.
     pub bytes_zeroed: u64,
     /// Bytes written to the vault for it.
@@ -162,25 +167,26 @@ fn walk_disks(
     observer: &dyn Observer,
     cancel: &CancelToken,
 ) -> Result<BTreeMap<usize, Walked>, BackupError> {
-    let mut read: Vec<(usize, &DiskName, &dyn BlockRead)> = plan
+    let mut read: Vec<(usize, &DiskName, &dyn BlockRead, Option<Changes<'_>>)> = plan
         .disks
         .iter()
         .enumerate()
         .filter_map(|(index, disk)| match disk.source {
-            Source::Read(source) => Some((index, &disk.description.name, source)),
+            Source::Read(source) => Some((index, &disk.description.name, source, None)),
+            Source::Tracked(source, changes) => Some((index, &disk.description.name, source, Some(changes))),
             Source::Describe(_) => None,
         })
         .collect();
     // What is small is soon done, and does not wait for what is not.
-    read.sort_by_key(|(_, _, source)| source.len());
+    read.sort_by_key(|(_, _, source, _)| source.len());
     let (next, results) = (AtomicUsize::new(0), Mutex::new((BTreeMap::new(), None)));
     let work = || {
-        while let Some((index, name, source)) = read.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let walk = DiskWalk { session, name, disk: *source, settings, shares, is_near, observer, cancel };
+        while let Some(&(index, name, disk, changes)) = read.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let walk = DiskWalk { session, name, disk, changes, settings, shares, is_near, observer, cancel };
             let walked = walk.run();
             let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
             match walked {
-                Ok(walked) => drop(results.0.insert(*index, walked)),
+                Ok(walked) => drop(results.0.insert(index, walked)),
                 Err(e) => {
                     // The first error is the one to report; the others would only follow from stopping.
                     results.1.get_or_insert(e);
@@ -224,6 +230,8 @@ fn finish(
             bytes_adopted: 0,
             patched: Patched::default(),
             whole_unknown: 0,
+            tracking: None,
+            fallback: None,
             bytes_zeroed: 0,
             stored: StoredBytes::default(),
         };
@@ -245,7 +253,17 @@ fn finish(
                         "disk {name}: what it was could not be read; all of it was stored again"
                     ));
                 }
-                let provenance = if first { ChangeProvenance::Full } else { ChangeProvenance::Scan };
+                let provenance = match (first, written.tracking) {
+                    (true, _) => ChangeProvenance::Full,
+                    (false, None) => ChangeProvenance::Scan,
+                    (false, Some(_)) => ChangeProvenance::Tracked,
+                };
+                report.tracking = written.tracking;
+                report.fallback.clone_from(&written.fallback);
+                if let Some(why) = &written.fallback {
+                    let name = &description.name;
+                    evidence.push(format!("disk {name}: all of it was scanned: {why}"));
+                }
                 DraftDisk::Stored { description, written, provenance }
             }
         });

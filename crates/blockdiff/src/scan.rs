@@ -1,15 +1,16 @@
 //! Reading one segment and saying what became of each block.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use vmkeep_disk::{BlockRead, DiskError};
-use vmkeep_model::{BlockIndex, BlockRun, ContentHash, PAGE_SIZE, PageMask};
+use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ContentHash, PAGE_SIZE, PageMask};
 
 use crate::Segment;
 use crate::page::{
     Fingerprints, PageHasher, PreviousContent, Was, changed_fingerprints, changed_pages, pages_to_store,
 };
+use crate::source::ChangeSource;
 
 /// What names the content of a block. Must be collision resistant and keyed: whoever writes to the disk chooses
 /// the content, and an equal hash means "not stored again".
@@ -87,6 +88,9 @@ pub struct Scanned {
     /// A block that fingerprints were wrong about. What they say is not to be relied on: the disk is to be scanned again
     /// without them.
     pub distrusted: Option<BlockIndex>,
+    /// A block of which change tracking named some pages and not all that changed. It is not to be relied on: the disk is
+    /// to be scanned again without it.
+    pub missed: Option<BlockIndex>,
     /// Bytes read from the disk.
     pub bytes_read: u64,
 }
@@ -102,7 +106,9 @@ pub struct PageDiff<'a> {
     pub previous: &'a dyn PreviousContent,
     /// Whether a block whose fingerprints are not known is fetched and compared; else all of it is stored.
     pub fetch_unknown: bool,
-    /// Says whether what fingerprints tell of a block is checked against the content of the point before.
+    /// Tells which pages may have changed, when it tells pages apart: for blocks whose fingerprints are not known.
+    pub tracked: Option<&'a dyn ChangeSource>,
+    /// Says whether what fingerprints or change tracking tell of a block is checked against the content of the point before.
     pub is_checked: &'a (dyn Fn(BlockIndex) -> bool + Sync),
 }
 
@@ -211,12 +217,19 @@ fn page_masks(
     let size = segment.block_size;
     let was: BTreeMap<BlockIndex, &Was> = segment.before.iter().map(|(block, was)| (*block, was)).collect();
     let mut told: BTreeMap<BlockIndex, PageMask> = BTreeMap::new();
-    let mut unknown: Vec<BlockIndex> = Vec::new();
+    let (mut unknown, mut by_tracker) = (Vec::new(), BTreeSet::new());
     let mut known = changed.told.iter().peekable();
+    let tracked = pages.tracked.filter(|tracked| tracked.granularity().0 <= PAGE_SIZE as u64);
     for (block, _) in changed.blocks.iter().filter(|(block, _)| was.contains_key(block)) {
         match known.next_if(|(known, _)| known == block) {
             Some((_, Some(mask))) => drop(told.insert(*block, mask.clone())),
-            _ => unknown.push(*block),
+            _ => match tracked.and_then(|tracked| tracked_pages(tracked, size, *block)) {
+                Some(mask) => {
+                    by_tracker.insert(*block);
+                    told.insert(*block, mask);
+                }
+                None => unknown.push(*block),
+            },
         }
     }
     let checked: Vec<BlockIndex> = told.keys().copied().filter(|block| (pages.is_checked)(*block)).collect();
@@ -230,6 +243,7 @@ fn page_masks(
             let found = before.and_then(|before| changed_pages(size, before, now));
             match (told.get(&block), found) {
                 (Some(mask), Some(found)) if mask.holds(&found) => {}
+                (Some(_), Some(_)) if by_tracker.contains(&block) => scanned.missed = Some(block),
                 (Some(_), Some(_)) => scanned.distrusted = Some(block),
                 // What lies below cannot be read: nothing is laid over it.
                 (Some(_), None) => drop(told.remove(&block)),
@@ -245,6 +259,21 @@ fn page_masks(
         .into_iter()
         .filter_map(|(block, mask)| Some((block, pages_to_store(size, was.get(&block)?, mask)?)));
     store.collect()
+}
+
+/// The pages of a block that may have changed; `None` when none may have, or it cannot be told.
+fn tracked_pages(tracked: &dyn ChangeSource, size: BlockSize, block: BlockIndex) -> Option<PageMask> {
+    let (start, end) = (size.start_of(block), size.start_of(BlockIndex(block.0 + 1)));
+    let page = |at: u64| usize::try_from((at - start.0) / PAGE_SIZE as u64).unwrap_or(usize::MAX);
+    let (mut pages, mut from) = (BTreeSet::new(), start);
+    while let Some(extent) = tracked.next_changed(from).ok()? {
+        if extent.start() >= end {
+            break;
+        }
+        from = extent.end();
+        pages.extend(page(extent.start().0)..=page(from.min(end).0 - 1));
+    }
+    PageMask::from_pages(size, pages).ok()
 }
 
 /// Whether every byte is zero. Ends early at the first stretch that is not.

@@ -127,6 +127,7 @@ fn journal_entries_of_every_kind_are_stored_as_ever() {
         (7, "closed", JournalEntry::Closed { number: 9 }),
         (8, "pin-broken", JournalEntry::PinBroken { number: 5, pin: SessionId(SESSION) }),
         (9, "swept", JournalEntry::Swept { ranges: vec![(1, 4), (6, 6)], bytes: 123_456_789 }),
+        (10, "suspect", JournalEntry::Suspect { disk: "os".to_owned(), from: 3, to: 8, found: 9, block: 77 }),
     ] {
         let (kind, body) = entry.encode().unwrap();
         assert_eq!(JournalEntry::decode(kind, &body).unwrap(), entry);

@@ -4,7 +4,7 @@
 //! one out or changing its place shows. Acts that must be visible at once (a forgotten point) have an object of
 //! their own; the entry records that they happened.
 
-use vmkeep_model::{LineageId, SessionId, Timestamp};
+use vmkeep_model::{BlockIndex, LineageId, PointNumber, SessionId, Timestamp, VmName};
 
 use crate::error::VaultError;
 use crate::format::{FormatError, JournalBody, decode_exact, encode};
@@ -68,6 +68,19 @@ pub enum JournalEntry {
         /// Bytes that were freed.
         bytes: u64,
     },
+    /// Change tracking was found to have missed a change: points that relied on it may hold old data.
+    Suspect {
+        /// Which disk.
+        disk: String,
+        /// The first of the points, by number.
+        from: u64,
+        /// The last of them.
+        to: u64,
+        /// The number of the point being made when it was found.
+        found: u64,
+        /// A block in which a change was missed.
+        block: u64,
+    },
     /// Written by a later version.
     Unknown {
         /// Its kind.
@@ -98,6 +111,7 @@ impl JournalEntry {
             Self::Closed { number } => (7, encode(number)?),
             Self::PinBroken { number, pin } => (8, encode(&(number, pin.0))?),
             Self::Swept { ranges, bytes } => (9, encode(&(ranges, bytes))?),
+            Self::Suspect { disk, from, to, found, block } => (10, encode(&(disk, from, to, found, block))?),
             Self::Unknown { kind } => return Err(FormatError(format!("journal kind {kind} is not written"))),
         })
     }
@@ -121,6 +135,10 @@ impl JournalEntry {
             9 => {
                 let (ranges, bytes) = decode_exact(body)?;
                 Self::Swept { ranges, bytes }
+            }
+            10 => {
+                let (disk, from, to, found, block) = decode_exact(body)?;
+                Self::Suspect { disk, from, to, found, block }
             }
             1 => return Err(FormatError("an entry without a body has one".to_owned())),
             kind => Self::Unknown { kind },
@@ -186,6 +204,48 @@ impl Vault {
     /// The journal of the vault as a whole, checked, oldest entry first.
     pub fn journal(&self) -> Result<Vec<JournalRecord>, VaultError> {
         read(&self.inner, self.inner.id.0)
+    }
+
+    /// The points of a VM that relied on change tracking which was later found to have missed changes. Reads the VM's
+    /// journal.
+    pub fn suspects(&self, vm: &VmName) -> Result<Vec<Suspect>, VaultError> {
+        let Some(lineage) = self.inner.lineage(vm)? else { return Ok(Vec::new()) };
+        let suspects = read(&self.inner, lineage.id.0)?.into_iter().filter_map(|record| match record.entry {
+            JournalEntry::Suspect { disk, from, to, found, block } => Some(Suspect {
+                disk,
+                from: PointNumber(from),
+                to: PointNumber(to),
+                found: PointNumber(found),
+                block: BlockIndex(block),
+                at: record.at,
+            }),
+            _ => None,
+        });
+        Ok(suspects.collect())
+    }
+}
+
+/// Points that may hold old data of a disk, because change tracking had missed a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suspect {
+    /// Which disk.
+    pub disk: String,
+    /// The first of the points.
+    pub from: PointNumber,
+    /// The last of them.
+    pub to: PointNumber,
+    /// The number of the point being made when it was found: that one is sound.
+    pub found: PointNumber,
+    /// A block in which a change was missed.
+    pub block: BlockIndex,
+    /// When it was found.
+    pub at: Timestamp,
+}
+
+impl Suspect {
+    /// Whether the point is one of them.
+    pub fn holds(&self, point: PointNumber) -> bool {
+        (self.from..=self.to).contains(&point)
     }
 }
 

@@ -63,7 +63,7 @@ pub use begin::OpenSession;
 pub use error::{StoreOperation, VaultError};
 pub use format::FormatError;
 pub use frame::{CompressionLevel, Frame, FrameEncoder, FrameError, PatchFrame};
-pub use journal::{JournalEntry, JournalRecord};
+pub use journal::{JournalEntry, JournalRecord, Suspect};
 pub use layout::ObjectName;
 pub use map::Change as BlockChange;
 pub use mark::{Pin, PinInfo};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use vmkeep_envelope::{IdentityKey, SealContext, SealError, SealedObject, SlotKind};
 use vmkeep_model::{
-    BlockSize, ByteLen, ChangeProvenance, ConsistencyLevel, DiskDescription, DiskName, DiskRole, LineageId,
-    PointNumber, RecoveryPoint, SessionId, Tracking, VmDescription,
+    BlockIndex, BlockSize, ByteLen, ChangeProvenance, ConsistencyLevel, DiskDescription, DiskName, DiskRole,
+    LineageId, PointNumber, RecoveryPoint, SessionId, Tracking, VmDescription,
 };
 
 use crate::drive::{Driver, NoData};
@@ -13,6 +13,7 @@ use crate::error::VaultError;
 use crate::format::{
     DiskBody, FormatError, JobBody, PlaceBody, PointBody, PointHead, RecordKind, RetiredBody, SessionBody,
 };
+use crate::journal::{self, JournalEntry};
 use crate::layout::ObjectName;
 use crate::lineage::Lineage;
 use crate::map::{MapError, MapReader, Root};
@@ -244,6 +245,21 @@ impl Session {
         let block_size = stored.block_size().map_err(malformed)?;
         let root = stored.root(body.size).map_err(malformed)?;
         Ok(Some((root, block_size, ByteLen(body.size))))
+    }
+
+    /// Notes that the points from `from` up to the base may hold old data of `disk`, because change tracking missed a
+    /// change of `block`; the range, when there are such points. The note is there whether or not this session commits.
+    pub fn mark_suspect(
+        &self,
+        disk: &DiskName,
+        from: PointNumber,
+        block: BlockIndex,
+    ) -> Result<Option<(PointNumber, PointNumber)>, VaultError> {
+        let Some(to) = self.base().filter(|base| *base >= from) else { return Ok(None) };
+        let (disk, found) = (disk.to_string(), self.target().0);
+        let entry = JournalEntry::Suspect { disk, from: from.0, to: to.0, found, block: block.0 };
+        journal::append(&self.writing.vault, self.writing.lineage.id.0, &entry)?;
+        Ok(Some((from, to)))
     }
 
     /// Makes the point visible: one create-if-absent, whose outcome is final whoever asks.

@@ -313,7 +313,7 @@ impl Auditor<'_> {
                     }
                 }
                 JournalEntry::Swept { ref ranges, .. } => self.swept(line, ranges, all_known)?,
-                JournalEntry::VaultCreated | JournalEntry::Unknown { .. } => {}
+                JournalEntry::VaultCreated | JournalEntry::Suspect { .. } | JournalEntry::Unknown { .. } => {}
             }
         }
         Ok(())

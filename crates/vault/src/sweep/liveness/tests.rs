@@ -102,12 +102,14 @@ fn give(writer: &mut crate::DiskWriter<'_>, step: &DiskStep) {
 
 fn write(session: &Session, name: &str, step: &DiskStep) -> DraftDisk {
     let disk: DiskName = name.parse().unwrap();
-    let writer = || session.disk_writer(&disk, SIZE, PACK_BYTES).unwrap();
+    // Packs of metadata are as large as those of data allow.
+    let pack_bytes = if step.changes.len() > 1000 { 32 << 20 } else { PACK_BYTES };
+    let writer = || session.disk_writer(&disk, SIZE, pack_bytes).unwrap();
     if step.twice {
         give(&mut writer(), step);
     }
     let mut writer =
-        if step.anew { session.disk_writer_anew(&disk, SIZE, PACK_BYTES).unwrap() } else { writer() };
+        if step.anew { session.disk_writer_anew(&disk, SIZE, pack_bytes).unwrap() } else { writer() };
     give(&mut writer, step);
     let role = if name == "os" { DiskRole::Os } else { DiskRole::Data };
     DraftDisk::Stored {
