@@ -27,6 +27,7 @@ mod paths;
 mod progress;
 mod staging;
 mod table;
+mod tracking_arg;
 
 use std::process::ExitCode;
 

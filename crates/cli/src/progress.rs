@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
-use vmkeep::model::{ByteLen, DiskName, PointNumber, SessionId, VmName};
+use vmkeep::model::{BlockIndex, ByteLen, DiskName, PointNumber, SessionId, VmName};
 use vmkeep::vault::{OpenSession, VaultError};
 use vmkeep::{backup, restore};
 
@@ -110,6 +110,18 @@ enum Line<'a> {
         disk: &'a str,
         block: u64,
     },
+    /// Change tracking was not believed: all of the disk is scanned.
+    ScannedInstead {
+        disk: &'a str,
+        why: &'a str,
+    },
+    /// Change tracking missed a change; points from `suspect_from` to `suspect_to` may hold old data.
+    TrackingMissed {
+        disk: &'a str,
+        block: u64,
+        suspect_from: Option<u64>,
+        suspect_to: Option<u64>,
+    },
     DiskBegan {
         disk: &'a str,
         size: u64,
@@ -177,6 +189,28 @@ impl<'a> Progress<'a> {
         let causes = chain(error);
         self.note(&format!("{}; this backup begins afresh", causes.join(": ")));
         self.output.json(&Line::NotResumed { session: session.to_string(), causes });
+    }
+
+    fn tracking_missed(
+        &self,
+        disk: &DiskName,
+        block: BlockIndex,
+        suspect: Option<(PointNumber, PointNumber)>,
+    ) {
+        let marked = match suspect {
+            Some((from, to)) => {
+                format!("; points {from} to {to} may hold old data of it and are marked suspect")
+            }
+            None => String::new(),
+        };
+        self.note(&format!("disk {disk}: change tracking missed a change of block {block}{marked}"));
+        let (suspect_from, suspect_to) = suspect.map(|(from, to)| (from.0, to.0)).unzip();
+        self.output.json(&Line::TrackingMissed {
+            disk: disk.as_str(),
+            block: block.0,
+            suspect_from,
+            suspect_to,
+        });
     }
 
     /// Whether a backup came by damage of the vault that it could do without.
@@ -259,6 +293,11 @@ impl backup::Observer for Progress<'_> {
                 ));
                 self.output.json(&Line::FingerprintsWrong { disk: disk.as_str(), block: block.0 });
             }
+            Event::ScannedInstead { disk, why } => {
+                self.note(&format!("disk {disk}: change tracking is not used, all of it is scanned: {why}"));
+                self.output.json(&Line::ScannedInstead { disk: disk.as_str(), why });
+            }
+            Event::TrackingMissed { disk, block, suspect } => self.tracking_missed(disk, block, suspect),
             Event::DiskBegan { disk, size, change } => {
                 self.disk_began(disk, size, size, Some(Some(change).into()));
             }

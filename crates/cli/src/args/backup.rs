@@ -3,12 +3,45 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, value_parser};
+use vmkeep::backup::Rounds;
+use vmkeep::blockdiff::AuditRate;
 use vmkeep::model::{BlockSize, VmName};
 use vmkeep::vault::CompressionLevel;
 
 use super::{ResumeArg, VaultArg};
 use crate::disk_arg::DiskArg;
+use crate::tracking_arg::{self, TrackingArg};
 use crate::{bytes, disk_arg};
+
+const EXTENTS_HELP: &str = "\
+File that lists what may have changed on a disk since the newest point; may be given several times
+
+  [DISK=]FILE[,since=N]
+
+FILE holds JSON as qemu-img map and nbdinfo --map --json print it, or [{\"offset\": 0, \"length\": 4096}, ...].
+DISK may be left out when the VM has one disk. With since the list is used only when the newest point is N.
+What it names is read; of the rest a sample is (--audit-rate). A list that cannot be about the disk is not
+used: then the disk is scanned, and the point says why.";
+
+const BITMAP_HELP: &str = "\
+Dirty bitmap in a disk's qcow2 file that records changes since the newest point; may be given several times
+
+  [DISK=]NAME[,since=N]
+
+The bitmap is a persistent one of QEMU (qemu-img bitmap --add, block-dirty-bitmap-add) that was begun or
+cleared when the newest point was made; name it after the point and give since=N to have that checked.
+DISK may be left out when the VM has one disk. A bitmap that is missing, in use or of another size is not
+used: then the disk is scanned, and the point says why.";
+
+const AUDIT_HELP: &str = "\
+How many of the blocks that change tracking calls unchanged are read all the same
+
+  P%of M%   enough to find, with P percent, a tracker that misses M percent of them [default: 99%of1%]
+  F%        F percent of them
+  none      none
+
+A change that is found there is in the point, with all others: the disk is scanned at once, and the points
+that rest on the tracking alone are marked suspect.";
 
 const CACHE_HELP: &str = "\
 Folder of this machine that keeps maps of disks and fingerprints of their pages between backups
@@ -79,6 +112,21 @@ pub(crate) struct BackupArgs {
     /// Keep nothing on this machine
     #[arg(long)]
     pub(crate) no_cache: bool,
+    /// File that lists what may have changed on a disk since the newest point; may be given several times
+    #[arg(long, value_name = "[DISK=]FILE[,since=N]", value_parser = tracking_arg::parse, long_help = EXTENTS_HELP)]
+    pub(crate) changed_extents: Vec<TrackingArg>,
+    /// Dirty bitmap in a disk's qcow2 file that records changes since the newest point; may be given several times
+    #[arg(long, value_name = "[DISK=]NAME[,since=N]", value_parser = tracking_arg::parse, long_help = BITMAP_HELP)]
+    pub(crate) bitmap: Vec<TrackingArg>,
+    /// Read every disk as a whole, whatever is known of its changes
+    #[arg(long)]
+    pub(crate) full_scan: bool,
+    /// How many of the blocks that change tracking calls unchanged are read all the same
+    #[arg(long, value_name = "RATE", default_value = "99%of1%", value_parser = tracking_arg::rate, long_help = AUDIT_HELP)]
+    pub(crate) audit_rate: AuditRate,
+    /// Runs in which change tracking is audited over the whole disk, part by part, or off [default: 64 MiB a run]
+    #[arg(long, value_name = "N", value_parser = tracking_arg::rounds)]
+    pub(crate) audit_rounds: Option<Rounds>,
     /// Threads that scan and compress [default: one per processor, at most 8]
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=256))]
     pub(crate) workers: Option<u16>,

@@ -5,9 +5,11 @@ use std::io::Read;
 use std::path::Path;
 
 use serde::Serialize;
-use vmkeep::backup::{self, Compare, DiskReport, Pages, Plan, Report, Settings, Source, SourceDisk};
+use vmkeep::backup::{self, Audit, Compare, DiskReport, Pages, Plan, Report, Settings, Source, SourceDisk};
 use vmkeep::disk::{self, BlockRead, OpenOptions};
-use vmkeep::model::{ByteLen, ConsistencyLevel, DiskDescription, DiskRole, PAGE_SIZE, VmDescription};
+use vmkeep::model::{
+    ByteLen, ConsistencyLevel, DiskDescription, DiskRole, PAGE_SIZE, Tracking, VmDescription,
+};
 use vmkeep::vault::{CONFIG_MAX, StoredBytes};
 
 use crate::args::BackupArgs;
@@ -15,6 +17,7 @@ use crate::context::Context;
 use crate::disk_arg::{DiskArg, DiskFrom};
 use crate::error::{Error, Outcome};
 use crate::progress::{Change, Progress};
+use crate::tracking_arg::{self, Known};
 use crate::{bytes, paths};
 
 /// Most that the cache of a machine keeps for one vault, in bytes.
@@ -58,6 +61,35 @@ struct Disk {
     blocks_patched: u64,
     pages_patched: u64,
     blocks_whole_unknown: u64,
+    /// `null` when all of the disk was read.
+    tracking: Option<Tracked>,
+    /// Why change tracking was there and was not believed.
+    fallback: Option<String>,
+}
+
+/// What the changes of a disk rest on.
+#[derive(Serialize)]
+pub(super) struct Tracked {
+    method: String,
+    granularity: u64,
+    audited_blocks: u64,
+    /// The newest point up to which all of the disk has been read since.
+    whole_at: u64,
+    windows_done: u32,
+    windows: u32,
+}
+
+impl From<&Tracking> for Tracked {
+    fn from(tracking: &Tracking) -> Self {
+        Self {
+            method: tracking.method.to_string(),
+            granularity: tracking.granularity.0,
+            audited_blocks: tracking.audited,
+            whole_at: tracking.whole_at.0,
+            windows_done: tracking.windows_done,
+            windows: tracking.windows,
+        }
+    }
 }
 
 /// A disk of the command line, open.
@@ -77,11 +109,13 @@ pub(crate) fn run(context: &Context<'_>, args: BackupArgs) -> Result<Outcome, Er
         vault = vault.with_cache(folder, CACHE_BYTES)?;
     }
 
-    let disks = args.disks.iter().zip(&opened).map(|(disk, opened)| SourceDisk {
+    let known = known(&args, &opened)?;
+    let disks = args.disks.iter().zip(&opened).zip(&known).map(|((disk, opened), known)| SourceDisk {
         description: disk.description.clone(),
-        source: match opened {
-            Opened::Image(image) => Source::Read(&**image),
-            Opened::Described(size) => Source::Describe(*size),
+        source: match (opened, known) {
+            (Opened::Image(image), None) => Source::Read(&**image),
+            (Opened::Image(image), Some(known)) => Source::Tracked(&**image, known.changes()),
+            (Opened::Described(size), _) => Source::Describe(*size),
         },
     });
     let plan = Plan {
@@ -99,6 +133,17 @@ pub(crate) fn run(context: &Context<'_>, args: BackupArgs) -> Result<Outcome, Er
     Ok(outcome)
 }
 
+/// What is known of the changes of each disk.
+fn known(args: &BackupArgs, opened: &[Opened]) -> Result<Vec<Option<Known>>, Error> {
+    let known = args.disks.iter().zip(opened).map(|(disk, opened)| match opened {
+        Opened::Image(image) => {
+            tracking_arg::known(&args.changed_extents, &args.bitmap, &args.disks, disk, &**image)
+        }
+        Opened::Described(_) => Ok(None),
+    });
+    known.collect()
+}
+
 fn settings(args: &BackupArgs) -> Result<Settings, Error> {
     let default = Settings::default();
     let memory_bytes = usize::try_from(u64::from(args.memory) << 20).map_err(|_| {
@@ -113,6 +158,8 @@ fn settings(args: &BackupArgs) -> Result<Settings, Error> {
         memory_bytes,
         resume: args.resume.into(),
         pages: Pages { folder, limit, compare: Compare::default() },
+        full_scan: args.full_scan,
+        audit: Audit { rate: args.audit_rate, rounds: args.audit_rounds.unwrap_or(Audit::default().rounds) },
     })
 }
 
@@ -209,7 +256,11 @@ fn describe(disk: &DiskReport) -> String {
         line +=
             &format!(", {} blocks stored as a whole because their pages were not known", disk.whole_unknown);
     }
-    line + &format!(", {} became zero", bytes::show(disk.bytes_zeroed))
+    line += &format!(", {} became zero", bytes::show(disk.bytes_zeroed));
+    if let Some(tracking) = &disk.tracking {
+        line += &format!("; by {}, {} blocks audited", tracking.method, tracking.audited);
+    }
+    line
 }
 
 impl From<&DiskReport> for Disk {
@@ -226,6 +277,8 @@ impl From<&DiskReport> for Disk {
             blocks_patched: disk.patched.blocks,
             pages_patched: disk.patched.pages,
             blocks_whole_unknown: disk.whole_unknown,
+            tracking: disk.tracking.as_ref().map(Tracked::from),
+            fallback: disk.fallback.clone(),
             bytes_stored: all(disk.stored),
         }
     }

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use vmkeep::model::{DiskRecord, PointNumber, RecoveryPoint, VmName};
-use vmkeep::vault::{Vault, VaultError};
+use vmkeep::vault::{Suspect, Vault, VaultError};
 
+use super::backup::Tracked;
 use crate::args::PointsArgs;
 use crate::bytes;
 use crate::context::Context;
@@ -28,6 +29,8 @@ struct PointLine {
     forgotten: bool,
     held: bool,
     pins: usize,
+    /// Disks of which it may hold old data, because change tracking had missed a change.
+    suspect_disks: Vec<String>,
     config_bytes: u64,
     disks: Vec<Disk>,
 }
@@ -51,6 +54,13 @@ struct Stored {
     changed: u64,
     zeroed: u64,
     provenance: String,
+    /// `null` when all of the disk was read.
+    tracking: Option<Tracked>,
+    /// Why change tracking was there and was not believed.
+    fallback: Option<String>,
+    /// Of the changed blocks, those of which only pages were stored, and these pages.
+    blocks_patched: u64,
+    pages_patched: u64,
 }
 
 /// A point that cannot be read.
@@ -69,6 +79,7 @@ struct Summary {
     forgotten: usize,
     held: usize,
     pinned: usize,
+    suspect: usize,
     unreadable: usize,
 }
 
@@ -77,6 +88,7 @@ struct Summary {
 struct Kept {
     held: BTreeSet<PointNumber>,
     pins: BTreeMap<PointNumber, usize>,
+    suspects: Vec<Suspect>,
 }
 
 /// A point with what keeps it.
@@ -84,6 +96,7 @@ struct Listed {
     point: RecoveryPoint,
     held: bool,
     pins: usize,
+    suspect: Vec<String>,
 }
 
 pub(crate) fn run(context: &Context<'_>, args: &PointsArgs) -> Result<Outcome, Error> {
@@ -123,6 +136,7 @@ pub(crate) fn run(context: &Context<'_>, args: &PointsArgs) -> Result<Outcome, E
         forgotten: number(|listed| listed.point.forgotten),
         held: number(|listed| listed.held),
         pinned: number(|listed| listed.pins > 0),
+        suspect: number(|listed| !listed.suspect.is_empty()),
         unreadable,
     });
     Ok(if unreadable == 0 { Outcome::Good } else { Outcome::Damage })
@@ -130,7 +144,14 @@ pub(crate) fn run(context: &Context<'_>, args: &PointsArgs) -> Result<Outcome, E
 
 impl Kept {
     fn of(vault: &Vault, vm: &VmName) -> Result<Self, VaultError> {
-        let mut kept = Self { held: vault.held(vm)?.into_iter().collect(), pins: BTreeMap::new() };
+        let mut kept = Self { held: vault.held(vm)?.into_iter().collect(), ..Self::default() };
+        match vault.suspects(vm) {
+            Ok(suspects) => kept.suspects = suspects,
+            Err(e) if e.is_of_one_object() => {
+                output::warn(&format!("the journal of {vm} cannot be read"), &chain(&e));
+            }
+            Err(e) => return Err(e),
+        }
         match vault.pins(vm) {
             Ok(pins) => pins.iter().for_each(|pin| *kept.pins.entry(pin.number).or_default() += 1),
             // The points are what they are.
@@ -145,13 +166,20 @@ impl Kept {
     fn list(&self, point: RecoveryPoint) -> Listed {
         let number = point.id.number;
         let (held, pins) = (self.held.contains(&number), self.pins.get(&number).copied().unwrap_or(0));
-        Listed { point, held, pins }
+        let suspect: BTreeSet<_> =
+            self.suspects.iter().filter(|s| s.holds(number)).map(|s| s.disk.clone()).collect();
+        Listed { point, held, pins, suspect: suspect.into_iter().collect() }
     }
 }
 
 impl Listed {
     fn marks(&self) -> String {
-        let marks = [(self.point.forgotten, "forgotten"), (self.held, "held"), (self.pins > 0, "pinned")];
+        let marks = [
+            (self.point.forgotten, "forgotten"),
+            (self.held, "held"),
+            (self.pins > 0, "pinned"),
+            (!self.suspect.is_empty(), "suspect"),
+        ];
         let set = marks.iter().filter(|(set, _)| *set).map(|(_, mark)| *mark);
         set.collect::<Vec<_>>().join(", ")
     }
@@ -184,7 +212,7 @@ fn table(points: &[Listed]) -> Table {
 }
 
 impl From<&Listed> for PointLine {
-    fn from(Listed { point, held, pins }: &Listed) -> Self {
+    fn from(Listed { point, held, pins, suspect }: &Listed) -> Self {
         Self {
             point: format!("{}@{}", point.vm, point.id.number),
             vm: point.vm.to_string(),
@@ -198,6 +226,7 @@ impl From<&Listed> for PointLine {
             forgotten: point.forgotten,
             held: *held,
             pins: *pins,
+            suspect_disks: suspect.clone(),
             config_bytes: point.config_len,
             disks: point.disks.iter().map(Disk::from).collect(),
         }
@@ -219,6 +248,10 @@ impl From<&DiskRecord> for Disk {
                 changed: stored.changed.0,
                 zeroed: stored.zeroed.0,
                 provenance: stored.provenance.to_string(),
+                tracking: stored.tracking.as_ref().map(Tracked::from),
+                fallback: stored.fallback.clone(),
+                blocks_patched: stored.patched_blocks,
+                pages_patched: stored.patched_pages,
             }),
         }
     }

@@ -1,9 +1,9 @@
 //! `vmkeep verify`.
 
 use serde::Serialize;
-use vmkeep::model::Extent;
+use vmkeep::model::{Extent, PointRef, VmName};
 use vmkeep::restore::{DamagedBlock, Depth, Settings, VerifyReport, verify_point, verify_vault};
-use vmkeep::vault::{Accounting, Tally};
+use vmkeep::vault::{Accounting, Suspect, Tally, Vault};
 
 use crate::args::VerifyArgs;
 use crate::bytes;
@@ -32,10 +32,20 @@ struct DamagedRange {
     causes: Vec<String>,
 }
 
+/// Points that may hold old data of a disk: what is stored of them is sound.
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "suspect")]
+struct SuspectPoints {
+    vm: String,
+    disk: String,
+    points: Vec<u64>,
+}
+
 #[derive(Serialize)]
 #[serde(tag = "type", rename = "summary")]
 struct Summary {
     clean: bool,
+    suspect_points: usize,
     points: u64,
     blocks: u64,
     bytes: u64,
@@ -69,11 +79,51 @@ pub(crate) fn run(context: &Context<'_>, args: &VerifyArgs) -> Result<Outcome, E
         None => verify_vault(&vault, depth, &settings, &progress, context.cancel)?,
     };
     drop(progress);
-    print(context, &report);
+    let vms = match &args.point {
+        Some(point) => vec![point.vm.clone()],
+        None => vault.vms()?,
+    };
+    let mut suspects = 0;
+    for vm in vms {
+        for suspect in vault.suspects(&vm)? {
+            suspects += print_suspect(context, &vault, &vm, &suspect, args.point.as_ref())?;
+        }
+    }
+    print(context, &report, suspects);
     Ok(if report.is_clean() { Outcome::Good } else { Outcome::Damage })
 }
 
-fn print(context: &Context<'_>, report: &VerifyReport) {
+/// Tells of points whose data is sound as stored and may be older than it should be; how many of them there are.
+fn print_suspect(
+    context: &Context<'_>,
+    vault: &Vault,
+    vm: &VmName,
+    suspect: &Suspect,
+    only: Option<&PointRef>,
+) -> Result<usize, Error> {
+    let only = only.map(|point| vault.point(point)).transpose()?.map(|point| point.point().id.number);
+    let numbers: Vec<u64> = vault
+        .points(vm)?
+        .iter()
+        .map(|point| point.id.number)
+        .filter(|number| suspect.holds(*number) && only.is_none_or(|only| only == *number))
+        .map(|number| number.0)
+        .collect();
+    if !numbers.is_empty() {
+        let line = SuspectPoints { vm: vm.to_string(), disk: suspect.disk.clone(), points: numbers.clone() };
+        let list: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+        context.output.text(format!(
+            "suspect: {vm} disk {}, points {}: change tracking missed a change that was found at point {}",
+            suspect.disk,
+            list.join(", "),
+            suspect.found
+        ));
+        context.output.json(&line);
+    }
+    Ok(numbers.len())
+}
+
+fn print(context: &Context<'_>, report: &VerifyReport, suspects: usize) {
     let output = context.output;
     for damage in &report.objects {
         let line = DamagedObject {
@@ -118,6 +168,7 @@ fn print(context: &Context<'_>, report: &VerifyReport) {
     ));
     output.json(&Summary {
         clean: report.is_clean(),
+        suspect_points: suspects,
         points: report.points,
         blocks: report.blocks,
         bytes: report.bytes.0,
