@@ -12,7 +12,7 @@ use crate::journal::{self, JournalEntry};
 use crate::layout::ObjectName;
 use crate::lineage::{AtNumber, Lineage};
 use crate::pack::{Orphans, PackNodes};
-use crate::protocol::{Begin, Begun, CreateOnce, Created, Record, Retirement};
+use crate::protocol::{Begin, Begun, Record, Retirement, TakeNumber, Taken};
 use crate::records::{self, Sealer, random_id};
 use crate::session::{Session, Writing};
 use crate::vault::{Inner, Vault};
@@ -219,17 +219,17 @@ impl Vault {
         if body.adopted.is_some() && !vault.objects.exists(&below)? {
             return Ok(false);
         }
-        let target = ObjectName::Point(LineageId(body.lineage), PointNumber(body.target));
+        let lineage = LineageId(body.lineage);
         let mut data = NoData;
         let mut driver = Driver::new(vault, None, &mut data);
-        let mut probe = Retirement::after(LineageId(body.lineage), 0, None);
+        let mut probe = Retirement::after(lineage, 0, None);
         let retired = driver.finish(|reply| probe.step(reply))?;
-        if retired.is_some_and(|retired| retired.holds(body.target)) {
+        if retired.as_ref().is_some_and(|retired| retired.holds(body.target)) {
             return Ok(false);
         }
-        let mut create = CreateOnce::new(target, Record::Void(void), vault.rules);
-        let created = driver.finish(|reply| create.step(reply))?;
-        if created != Created::Ours {
+        let k = retired.map_or(0, |retired| retired.k);
+        let mut take = TakeNumber::new(lineage, body.target, Record::Void(void), k, vault.rules);
+        if driver.finish(|reply| take.step(reply))? != Taken::Ours {
             return Ok(false);
         }
         journal::append(vault, body.lineage, &JournalEntry::Voided { number: body.target, session })?;

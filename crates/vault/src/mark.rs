@@ -15,7 +15,7 @@ use crate::journal::{self, JournalEntry};
 use crate::layout::ObjectName;
 use crate::lineage::Lineage;
 use crate::point::OpenPoint;
-use crate::protocol::{Change, CreateOnce, Created, MarkOutcome, PinOutcome, PinPoint, Record, SetMark};
+use crate::protocol::{Change, MarkOutcome, PinOutcome, PinPoint, Record, SetMark, TakeNumber, Taken};
 use crate::records::{self, random_id};
 use crate::vault::{Inner, Vault};
 
@@ -246,11 +246,11 @@ impl Vault {
             }
             let number = head.top + 1;
             let body = ClosedBody { lineage: lineage.id.0, number, at: vault.ports.clock.now().0 };
-            let name = ObjectName::Point(lineage.id, PointNumber(number));
-            let mut create = CreateOnce::new(name, Record::Closed(body), vault.rules);
+            let k = head.retired.as_ref().map_or(0, |retired| retired.k);
+            let mut take = TakeNumber::new(lineage.id, number, Record::Closed(body), k, vault.rules);
             let mut data = NoData;
-            let created = Driver::new(vault, Some(&lineage), &mut data).finish(|reply| create.step(reply))?;
-            if created == Created::Ours {
+            let taken = Driver::new(vault, Some(&lineage), &mut data).finish(|reply| take.step(reply))?;
+            if taken == Taken::Ours {
                 journal::append(vault, lineage.id.0, &JournalEntry::Closed { number })?;
                 return Ok(true);
             }

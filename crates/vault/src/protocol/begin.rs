@@ -3,7 +3,8 @@
 use vmkeep_model::{LineageId, PointNumber, SessionId};
 
 use super::{
-    CreateOnce, Created, FindHead, Head, Record, Reply, Request, Retirement, Rules, Step, Trouble, good, wait,
+    CreateOnce, Created, FindHead, Head, Record, Reply, Request, Retirement, Rules, Step, TakeNumber, Taken,
+    Trouble, good, wait,
 };
 use crate::format::{InheritedBody, SessionBody};
 use crate::layout::ObjectName;
@@ -39,7 +40,7 @@ pub(crate) enum Begun {
 enum State {
     Head(FindHead),
     Open(CreateOnce),
-    Inherit(CreateOnce),
+    Inherit(TakeNumber),
     Free,
     Retired(Retirement),
     Remove(Outcome),
@@ -92,13 +93,13 @@ impl Begin {
                             heir: self.session.session,
                             at: self.session.opened,
                         };
-                        let name = ObjectName::Point(lineage, PointNumber(adopted.target));
-                        State::Inherit(CreateOnce::new(name, Record::Inherited(ended), self.rules))
+                        let (number, record) = (adopted.target, Record::Inherited(ended));
+                        State::Inherit(TakeNumber::new(lineage, number, record, self.head.k(), self.rules))
                     }
                 },
-                State::Inherit(create) => match good!(wait!(create, reply)) {
-                    Created::Ours => State::Free,
-                    Created::Other(_) => State::Remove(Outcome::NotAdoptable),
+                State::Inherit(take) => match good!(wait!(take, reply)) {
+                    Taken::Ours => State::Free,
+                    Taken::Other(_) | Taken::Retired => State::Remove(Outcome::NotAdoptable),
                 },
                 State::Free => match reply {
                     Reply::There(false) => {

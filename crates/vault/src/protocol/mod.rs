@@ -25,6 +25,7 @@ mod repack;
 mod retire;
 mod settle;
 mod sweep;
+mod take;
 
 use vmkeep_model::{LineageId, PointNumber, SessionId};
 
@@ -41,6 +42,7 @@ pub(crate) use head::{FindHead, Head, Retirement};
 pub(crate) use mark::{Change, MarkOutcome, NewestMark, PinOutcome, PinPoint, SetMark};
 pub(crate) use retire::ranges_of;
 pub(crate) use sweep::{LineageSweep, Survey, SweepInput, Waiting};
+pub(crate) use take::{TakeNumber, Taken};
 
 /// Something stored, as far as the protocol looks at it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -2,9 +2,7 @@
 
 use vmkeep_model::{LineageId, PointNumber, SessionId};
 
-use super::{
-    CreateOnce, Created, Head, Record, Reply, Request, Retirement, Rules, Step, Trouble, good, wait,
-};
+use super::{Head, Record, Reply, Request, Retirement, Rules, Step, TakeNumber, Taken, Trouble, good, wait};
 use crate::format::{SessionBody, VoidBody};
 use crate::layout::ObjectName;
 
@@ -50,13 +48,16 @@ pub(crate) enum Settled {
 enum State {
     Read,
     Target,
-    Retired(Retirement),
-    Void(CreateOnce),
+    /// Whether the target was retired; with what was found there.
+    Retired(Retirement, Option<Record>),
+    Void(TakeNumber),
     /// Whether the heir is still there.
     Heir(SessionId),
     /// Looks whether the last of the chain inherited from this one.
     Adopted(SessionId),
     AdoptedTarget(SessionBody),
+    /// Whether that one's target was retired: then what was found there does not count.
+    AdoptedRetired(Retirement, SessionBody),
     Unused,
     RemoveUnused,
     /// Lists what the last of the chain left.
@@ -111,16 +112,22 @@ impl Settle {
                 },
                 State::Target if fresh => return Step::Ask(Request::Read(self.target())),
                 State::Target => match reply {
-                    Reply::Missing => State::Retired(Retirement::after(self.lineage, self.k, None)),
-                    Reply::Found(record) => self.ended(&record),
+                    Reply::Missing => State::Retired(Retirement::after(self.lineage, self.k, None), None),
+                    Reply::Found(record) => {
+                        State::Retired(Retirement::after(self.lineage, self.k, None), Some(record))
+                    }
                     _ => return done(Settled::Left),
                 },
-                State::Retired(probe) => {
+                State::Retired(probe, found) => {
                     let retired = good!(wait!(probe, reply));
+                    let found = found.take();
                     let Some(body) = &self.body else { return done(Settled::Left) };
                     if retired.is_some_and(|retired| retired.holds(body.target)) {
-                        // It committed and was settled then, or it began too late and stored nothing.
+                        // It committed and was settled then, or it began too late and stored nothing. What lies at a number
+                        // that was retired came too late, and says nothing.
                         State::RemoveRecord
+                    } else if let Some(record) = found {
+                        self.ended(&record)
                     } else if !self.rules.void && body.opened < self.void_before {
                         // What comes of believing in time-outs.
                         self.adopted()
@@ -131,15 +138,23 @@ impl Settle {
                             session: body.session,
                             at: self.at,
                         };
-                        State::Void(CreateOnce::new(self.target(), Record::Void(void), self.rules))
+                        let record = Record::Void(void);
+                        State::Void(TakeNumber::new(self.lineage, body.target, record, self.k, self.rules))
                     } else {
                         return done(Settled::Open);
                     }
                 }
-                State::Void(create) => match good!(wait!(create, reply)) {
-                    Created::Ours => self.adopted(),
-                    Created::Other(Some(record)) => self.ended(&record),
-                    Created::Other(None) => return done(Settled::Left),
+                State::Void(take) => match good!(wait!(take, reply)) {
+                    Taken::Ours => self.adopted(),
+                    Taken::Other(Some(record)) => {
+                        State::Retired(Retirement::after(self.lineage, self.k, None), Some(record))
+                    }
+                    Taken::Other(None) => return done(Settled::Left),
+                    Taken::Retired => {
+                        // It had committed, and was settled then.
+                        self.committed = true;
+                        State::RemoveRecord
+                    }
                 },
                 State::Heir(heir) => match reply {
                     Reply::Begin => return Step::Ask(Request::Exists(ObjectName::Session(*heir))),
@@ -164,15 +179,24 @@ impl Settle {
                             && self.chain.last().is_some_and(|heir| heir.0 == ended.heir)
                             && self.chain.len() < CHAIN_MAX =>
                     {
+                        let probe = Retirement::after(self.lineage, self.k, None);
+                        State::AdoptedRetired(probe, body.clone())
+                    }
+                    Reply::Unreadable => return done(Settled::Left),
+                    _ => self.chain_known(),
+                },
+                State::AdoptedRetired(probe, body) => {
+                    let retired = good!(wait!(probe, reply));
+                    if retired.is_some_and(|retired| retired.holds(body.target)) {
+                        self.chain_known()
+                    } else {
                         self.chain.push(SessionId(body.session));
                         match body.adopted {
                             Some(adopted) => State::Adopted(SessionId(adopted)),
                             None => self.chain_known(),
                         }
                     }
-                    Reply::Unreadable => return done(Settled::Left),
-                    _ => self.chain_known(),
-                },
+                }
                 State::Unused => match reply {
                     Reply::Begin => {
                         let number = PointNumber(self.body.as_ref().map_or(0, |body| body.target));
