@@ -242,6 +242,19 @@ fn a_builder_refuses_what_a_reader_would_refuse() {
 }
 
 #[test]
+fn slots_are_taken_back_from_the_end() {
+    let slots = [stored(SlotKind::Blocks, b"one"), stored(SlotKind::Blocks, b"two")];
+    let mut pack = build(PackContent::Data, &slots);
+    pack.push(SlotKind::Patches, Codec::Stored, 4, b"gone").unwrap();
+    pack.truncate(9);
+    assert_eq!(pack.slot_count(), 3);
+    pack.truncate(1);
+    assert_eq!(pack.push(SlotKind::Blocks, Codec::Stored, 3, b"two").unwrap(), 1);
+    let sealed = pack.seal(&data_key(), &map_key(), b"footer", &Sealer::new(1).ctx()).unwrap();
+    assert_eq!(sealed, seal(PackContent::Data, &slots, b"footer", 1));
+}
+
+#[test]
 fn a_pack_has_no_more_slots_than_it_may() {
     let mut pack = PackBuilder::new(PackContent::Data, 5 << 20);
     for _ in 0..SLOT_COUNT_MAX {

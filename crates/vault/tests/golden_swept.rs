@@ -1,5 +1,5 @@
 //! A whole vault that was swept, and stays for ever: every later release opens it, verifies it and restores it byte for
-//! byte. What golden_vault.rs says of its vaults holds for this one.
+//! byte. What `golden_vault.rs` says of its vaults holds for this one.
 //!
 //! Its first sweep had the data key and thinned frames, its second had not and copied slots, thinned ones among them.
 #![allow(clippy::unwrap_used)] // in helpers too

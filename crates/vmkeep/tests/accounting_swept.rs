@@ -7,12 +7,15 @@
 #![allow(clippy::unwrap_used)] // in helpers too
 
 mod common;
+#[path = "common/swept.rs"]
+mod swept;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use common::*;
+use swept::{at_once, without_data_key};
 use vmkeep::backup::{self, Event, Resume, Settings};
 use vmkeep::disk::{BlockRead, Memory};
 use vmkeep::model::{BlockSize, ByteLen, CancelToken, ChangeProvenance, ConsistencyLevel, SessionId};
@@ -285,6 +288,10 @@ fn a_sweep_stopped_at_any_call_leaves_nothing_unexplained_and_the_next_one_finis
     let clean = FaultyStore::new(Arc::new(store_of(&base)), []);
     let report = swept(Arc::new(clean.clone()), 3).unwrap();
     assert!(report.points.len() == 3 && report.repacked > 0 && report.ended.len() == 1, "{report:?}");
+    // Frames are thinned in it: without the data key something is left of them.
+    assert_eq!(report.unthinned, 0);
+    let later = |vault: &Vault| vault.sweep(&at_once(), &CancelToken::new(), &mut |_| {}).unwrap();
+    assert!(without_data_key(&store_of(&base), later).unthinned > 0);
     let calls = clean.calls();
     // Dying before a call, and one of the others in turn.
     let faults = |n: u64| [Fault::StopBefore(n), FAULTS[usize::try_from(n).unwrap() % FAULTS.len()](n)];
@@ -294,6 +301,20 @@ fn a_sweep_stopped_at_any_call_leaves_nothing_unexplained_and_the_next_one_finis
         let done = swept(Arc::new(FaultyStore::new(Arc::clone(&store), [fault])), 100 + n);
         account(&store, &kept, &when);
         drop(done);
+        if n % 3 == 0 {
+            // The next one does not have the data key.
+            let memory = store_of(&snapshot(&*store));
+            without_data_key(&memory, |vault| {
+                later(vault);
+                later(vault)
+            });
+            let store: Arc<dyn ObjectStore> = Arc::new(memory);
+            account(&store, &kept, &format!("{when}, and again without the data key"));
+            let vault = Vault::open(Arc::clone(&store), kek(), even_later_ports(4)).unwrap();
+            sweep(&vault);
+            sweep(&vault);
+            account_swept(&store, &kept, &format!("{when}, and again without and with the data key"));
+        }
         // What the first left is abandoned by then. Packs that it had made and that are used are looked at once more by
         // the sweep after that one.
         let vault = Vault::open(Arc::clone(&store), kek(), even_later_ports(4)).unwrap();

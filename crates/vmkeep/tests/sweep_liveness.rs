@@ -17,7 +17,7 @@ use common::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use swept::{interrupted, packs, sweep_all};
+use swept::{interrupted, packs, sweep_all, without_data_key};
 use vmkeep::model::PointNumber;
 use vmkeep::object_store::memory::InMemory;
 use vmkeep::vault::Vault;
@@ -209,9 +209,9 @@ impl World {
         }
     }
 
-    /// Sweeps and compares what is there with what has to be.
-    fn sweep(&mut self) {
-        let report = sweep_all(self.host());
+    /// Sweeps, with the data key or without, and compares what is there with what has to be.
+    fn sweep(&mut self, keyed: bool) {
+        let report = if keyed { sweep_all(self.host()) } else { without_data_key(&self.store, sweep_all) };
         assert_eq!((report.damaged, report.open_sessions), (0, 0), "{report:?}");
         let newest = self.newest;
         self.points.retain(|&number, made| !made.forgotten || made.held || number >= newest);
@@ -243,14 +243,14 @@ proptest! {
 
     #[test]
     fn after_every_sweep_the_packs_are_those_that_a_walk_finds(
-        rounds in vec(vec(act(), 1..7), 1..8),
+        rounds in vec((vec(act(), 1..7), prop::bool::weighted(0.7)), 1..8),
     ) {
         let mut world = World::new();
-        for round in &rounds {
+        for (round, keyed) in &rounds {
             for act in round {
                 world.act(act);
             }
-            world.sweep();
+            world.sweep(*keyed);
         }
         let anew = open(Arc::new(world.store.clone()), 3);
         for (number, made) in &world.points {

@@ -128,7 +128,7 @@ fn swept(versions: &[Vec<u8>], level: CompressionLevel, keep: usize, keys: Keys)
     forget_all_but(&vault, Some(keep), versions.len());
     let unthinned = match keys {
         Keys::All => sweep_to_the_end(&vault),
-        Keys::NoDataKey => without_data_key(&store, |vault| sweep_to_the_end(vault)),
+        Keys::NoDataKey => without_data_key(&store, sweep_to_the_end),
     };
     let vault = open(Arc::new(store.clone()), 3);
     let kept = disks([("os", versions[keep - 1].clone())]);
@@ -232,7 +232,7 @@ fn what_was_swept_without_the_data_key_is_thinned_once_it_is_there() {
     for number in 1..=3 {
         vault.forget(&point_ref(&format!("web@{number}"))).unwrap();
     }
-    assert!(without_data_key(&store, |vault| sweep_to_the_end(vault)) > 0);
+    assert!(without_data_key(&store, sweep_to_the_end) > 0);
     let copied = size_of(&store);
     // Packs of slots that were copied, some thinned and then copied, are thinned again.
     vault.forget(&point_ref("web@4")).unwrap();
@@ -240,7 +240,7 @@ fn what_was_swept_without_the_data_key_is_thinned_once_it_is_there() {
     assert!(report.unthinned == 0 && report.repacked > 0, "{report:?}");
     assert!(size_of(&store) < copied - copied / 10);
     vault.forget(&point_ref("web@5")).unwrap();
-    without_data_key(&store, |vault| sweep_to_the_end(vault));
+    without_data_key(&store, sweep_to_the_end);
     let anew = open(Arc::new(store.clone()), 3);
     assert_point_whole(&anew, "web@6", &disks([("os", versions[5].clone())]), "thinned and copied");
     assert_vault_clean(&anew, "thinned and copied");

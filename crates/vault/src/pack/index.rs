@@ -121,6 +121,12 @@ impl PackIndex {
         Self { whole: None, ..self.clone() }
     }
 
+    /// Whether the footer tells of blocks or patches in the slot at place `at`.
+    pub(crate) fn has_entries(&self, at: u32) -> bool {
+        let blocks = usize::try_from(at).ok().and_then(|at| self.blocks.get(at));
+        blocks.is_some_and(|blocks| !blocks.is_empty()) || self.patches.contains_key(&at)
+    }
+
     /// What each entry of the slot at place `at` tells of; nothing for a slot without entries.
     pub(crate) fn units(&self, at: u32) -> Vec<(BlockIndex, Unit)> {
         let Some((place, slot)) =

@@ -148,7 +148,7 @@ impl<'a> SweepData<'a> {
             }
             self.frames_left(pack, &verdict);
             if !moved.is_empty() {
-                verdicts.insert(*pack, verdict);
+                verdicts.insert(*pack, verdict.without_entries());
             }
         }
         for (birth, record) in moved {
@@ -344,11 +344,13 @@ fn kept(
                 continue;
             }
             kept.births.insert(born);
-            let lies_here = |record: &MovedBody| {
-                let found = record.slots.binary_search_by_key(&number, |slot| slot.slot).ok();
-                found.is_some_and(|found| (record.slots[found].pack, record.slots[found].at) == (*pack, at))
-            };
-            here.push(born == *pack || newest.get(&born).copied().flatten().is_some_and(lies_here));
+            // A record that does not list a slot of a pack that is still there says that nothing was moved: it only takes a
+            // number. One that does list it is believed also while the birth pack is there: nobody removes what it names.
+            let told = newest.get(&born).copied().flatten().and_then(|record| {
+                let found = record.slots.binary_search_by_key(&number, |slot| slot.slot).ok()?;
+                Some((record.slots[found].pack, record.slots[found].at))
+            });
+            here.push(told.map_or(born == *pack, |told| told == (*pack, at)));
         }
         if !live || !here.is_empty() && !here.contains(&true) {
             continue;

@@ -75,6 +75,11 @@ impl Verdict {
         slot == Some(&false) || self.dead_parts.contains(&(at, birth))
     }
 
+    /// The same without what is told of single entries: a few bits for each slot.
+    pub(crate) fn without_entries(self) -> Self {
+        Self { entries: BTreeMap::new(), ..self }
+    }
+
     /// Sums up what was found of the entries of slots: whole slots, parts of them, bytes.
     fn sum_up(&mut self, pack: &PackPlace, index: &PackIndex, mut entries: BTreeMap<u32, Vec<bool>>) {
         entries.retain(|&at, lives| {
@@ -379,8 +384,8 @@ impl<'j> View<'j> {
         let Some((born, number)) = storage_of(at, slot, pack, 0) else { return Ok(true) };
         let is_here = |(place, slot): &(PlaceBody, u32)| place.to_place() == born && *slot == number;
         match slot.kind {
-            // It holds none.
-            SlotKind::Blocks | SlotKind::Patches => Ok(index.disk.is_none()),
+            // It holds none, unless nobody can say what it holds.
+            SlotKind::Blocks | SlotKind::Patches => Ok(index.disk.is_none() || index.has_entries(at)),
             SlotKind::Nodes => {
                 let born = StorageId { pack: born, slot: number, index: 0 };
                 let nodes = self.judge.node_slot(pack, index, at, &born)?;
