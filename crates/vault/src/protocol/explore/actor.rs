@@ -90,6 +90,8 @@ pub(super) enum Sweeping {
 pub(super) struct Reader {
     pub(super) number: u64,
     rules: Rules,
+    /// How many steps it took: it looks again whenever a mark is new, and so could be as it was before.
+    steps: u8,
     pub(super) state: Reading,
 }
 
@@ -140,7 +142,7 @@ impl Actor {
 
     pub(super) fn reader(number: u64, rules: Rules) -> Self {
         let pin = PinBody { lineage: L.0, number, id: id(77), at: OPENED, why: String::new() };
-        Self::Reader(Reader { number, rules, state: Reading::Pin(PinPoint::new(pin, 0, rules)) })
+        Self::Reader(Reader { number, rules, steps: 0, state: Reading::Pin(PinPoint::new(pin, 0, rules)) })
     }
 
     pub(super) fn marker(number: u64, change: Change, rules: Rules) -> Self {
@@ -354,6 +356,7 @@ impl Sweeper {
 
 impl Reader {
     fn step(&mut self, reply: Reply) -> Option<Request> {
+        self.steps += 1;
         match &mut self.state {
             Reading::Pin(pin) => match pin.step(reply) {
                 Step::Ask(request) => Some(request),

@@ -199,3 +199,31 @@ fn without_rereading_the_retirement_a_writer_is_told_of_a_point_that_does_not_co
     let rules = Rules { reread_retired: false, ..Rules::default() };
     finds("which is not its own", overtaken(rules));
 }
+
+#[test]
+fn trial() {
+    use super::whole::explore_whole;
+    let which = std::env::var("TRIAL").unwrap_or_default();
+    let w = writer_once;
+    let s = || once(false);
+    let actors = |k: &str| -> Vec<Actor> {
+        k.chars().map(|c| match c { 'w' => w(), 's' => s(), 'r' => reader(), 'W' => writer(), 'S' => sweeper(true), _ => panic!() }).collect()
+    };
+    for item in which.split(',') {
+        let (kind, mode) = item.split_once(':').unwrap();
+        let world = if mode.contains('b') { both_forgotten() } else { first_forgotten() };
+        let time = std::time::Instant::now();
+        let mut state = State::new(world, actors(kind), 0);
+        if let Some(at) = mode.find(|c: char| c.is_ascii_digit()) {
+            let who: usize = mode[at..=at].parse().unwrap();
+            state = state.with_losses(who, 1);
+        }
+        if mode.contains('p') {
+            let plain = explore(state, mode.contains('R')).unwrap();
+            println!("{item}: plain {plain} in {:?}", time.elapsed());
+        } else {
+            let got = explore_whole(&state, mode.contains('r'), mode.contains('R')).unwrap_or_else(|e| panic!("{e}"));
+            println!("{item}: {got:?} in {:?}", time.elapsed());
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! What a request looks at and what it changes, and when two of them may change places.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::actor::{Actor, Reading};
+use super::world::{L, World, is_under, pack_name};
+use super::{Process, Ref, changes};
+use crate::layout::ObjectName;
+use crate::protocol::Request;
+
+/// Names of a run, a bit each. The first bits stand for what is no object: the names that processes get.
+#[derive(Debug)]
+pub(super) struct Names {
+    bits: HashMap<ObjectName, u32>,
+    /// What was listed, a bit each as well.
+    prefixes: Vec<String>,
+    /// Per prefix, the names under it.
+    under: Vec<u128>,
+}
+
+/// How many kinds of processes get names.
+const KINDS: u32 = 2;
+
+impl Default for Names {
+    fn default() -> Self {
+        Self { bits: HashMap::new(), prefixes: Vec::new(), under: Vec::new() }
+    }
+}
+
+impl Names {
+    fn bit(&mut self, name: &ObjectName) -> u128 {
+        if let Some(bit) = self.bits.get(name) {
+            return 1 << bit;
+        }
+        let bit = u32::try_from(self.bits.len()).unwrap() + KINDS;
+        assert!(bit < u128::BITS, "too many names for one run");
+        self.bits.insert(name.clone(), bit);
+        for (prefix, under) in self.prefixes.iter().zip(&mut self.under) {
+            if is_under(name, prefix) {
+                *under |= 1 << bit;
+            }
+        }
+        1 << bit
+    }
+
+    fn listing(&mut self, prefix: &str) -> u64 {
+        let known = self.prefixes.iter().position(|known| known == prefix);
+        let at = known.unwrap_or_else(|| {
+            let under = self.bits.iter().filter(|(name, _)| is_under(name, prefix));
+            self.under.push(under.fold(0, |under, (_, bit)| under | 1 << bit));
+            self.prefixes.push(prefix.to_owned());
+            self.prefixes.len() - 1
+        });
+        assert!(at < 64, "too many prefixes for one run");
+        1 << at
+    }
+
+    /// The names that are there.
+    pub(super) fn present(&mut self, world: &World) -> u128 {
+        world.objects.keys().fold(0, |there, name| there | self.bit(name))
+    }
+
+    /// Every name that is looked at, those that were listed included.
+    fn seen(&self, touch: &Touch) -> u128 {
+        let (mut seen, mut listed) = (touch.looks, touch.lists);
+        while listed != 0 {
+            seen |= self.under[listed.trailing_zeros() as usize];
+            listed &= listed - 1;
+        }
+        seen
+    }
+
+    /// Whether what is about to be done may not change places with what another may yet do, as long as the one waits
+    /// and `there` are the names that are there.
+    ///
+    /// Names are created and removed as a whole, so that what is said of one look or change depends on whether its
+    /// name is there now, and whether the other may ever make that otherwise: a look at a name that is there only minds
+    /// its removal, at one that is not only its creation. A create that finds its name taken is a look. A removal minds
+    /// looks and creates, and another removal never: both leave nothing, and neither is told what was there. What is not
+    /// there stays so unless the other creates it, and removing it does nothing then.
+    pub(super) fn minds(&self, one: &Touch, other: &Touch, there: u128) -> bool {
+        let other_looks = self.seen(other);
+        let looks = self.seen(one) | one.creates;
+        (looks & there & other.removes)
+            | (looks & !there & other.creates)
+            | (one.creates & !there & (other_looks | other.removes))
+            | (one.removes & there & (other_looks | other.creates))
+            | (one.removes & !there & other.creates)
+            != 0
+    }
+}
+
+/// What is looked at and what is changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Touch {
+    looks: u128,
+    /// By prefix.
+    lists: u64,
+    creates: u128,
+    removes: u128,
+}
+
+impl Touch {
+    pub(super) fn with(self, other: Self) -> Self {
+        Self {
+            looks: self.looks | other.looks,
+            lists: self.lists | other.lists,
+            creates: self.creates | other.creates,
+            removes: self.removes | other.removes,
+        }
+    }
+
+    /// What a step touched that answered `request` of the process `before` in the world `from`, and made of them `after`
+    /// and `to`, in which every look was noted. To this belongs what has to be looked at to tell whether the step does
+    /// harm: then whoever finds harm finds it in whichever order he takes steps that may change places.
+    pub(super) fn of(
+        names: &mut Names,
+        request: &Request,
+        (before, from): (&Process, &World),
+        (after, to): (&Process, &World),
+    ) -> Self {
+        let mut touch = Self::default();
+        match request {
+            Request::List(prefix) => touch.lists = names.listing(prefix),
+            Request::Unused { sessions, .. } => {
+                for session in sessions {
+                    touch.lists |= names.listing(&format!("packs/{L}/{session}"));
+                }
+            }
+            Request::Create(name, _) => touch.creates = names.bit(name),
+            Request::Delete(removed) => {
+                touch.removes = removed.iter().fold(0, |bits, name| bits | names.bit(name));
+            }
+            Request::Overwrite(name, _) if from.fixed.is_none() => {
+                let bit = names.bit(name);
+                (touch.looks, touch.creates, touch.removes) = (bit, bit, bit);
+            }
+            _ => {}
+        }
+        for (kind, (was, is)) in from.named.iter().zip(to.named).enumerate() {
+            if *was != is {
+                touch.creates |= 1 << kind;
+            }
+        }
+        let mut looked = to.objects.noted();
+        if let Request::Build(_) = request {
+            let built = to.objects.keys().filter(|name| !from.objects.contains_key(name));
+            touch.creates |= built.fold(0, |bits, name| bits | names.bit(name));
+        }
+        if changes(request) {
+            looked.extend(harm(request, from, to));
+        }
+        // A pinned reader looks at what it reads when it begins and when it ends, and what is gone stays gone.
+        let pinned = |process: &Process| match &process.actor {
+            Actor::Reader(reader) if reader.state == Reading::Pinned => Some(reader.number),
+            _ => None,
+        };
+        if let Some(number) = pinned(before).or(pinned(after)) {
+            looked.extend(noting(from, |world| drop(world.has_point(number))));
+        }
+        touch.looks |= looked.iter().fold(0, |bits, name| bits | names.bit(name));
+        // What it removes is not there when it looks for harm.
+        touch.looks &= !touch.removes | touch.creates;
+        touch
+    }
+}
+
+/// Where `look` looks.
+fn noting(world: &World, look: impl FnOnce(&World)) -> Vec<ObjectName> {
+    world.objects.note();
+    look(world);
+    world.objects.noted()
+}
+
+/// What has to be looked at to tell whether a change takes something away from a point that counts.
+///
+/// Nothing else can: a point is whole as long as no object that it needs is changed, and counts as long as no mark or
+/// retirement says otherwise, which none takes back unless it is looked at here.
+fn harm(request: &Request, from: &World, to: &World) -> Vec<ObjectName> {
+    let names = match request {
+        Request::Create(name, _) => std::slice::from_ref(name),
+        Request::Delete(names) => names.as_slice(),
+        _ => return Vec::new(),
+    };
+    let there = |world: &World, name: &ObjectName| world.objects.contains_key(name);
+    let changed: BTreeSet<&ObjectName> =
+        names.iter().filter(|name| there(from, name) != there(to, name)).collect();
+    let mut looked = Vec::new();
+    for &name in &changed {
+        let number = match name {
+            ObjectName::Point(_, number) | ObjectName::Forget(_, number) | ObjectName::Mark(_, number, _) => {
+                number.0
+            }
+            _ => continue,
+        };
+        if let ObjectName::Point(..) = name {
+            // A new point must be whole, and one that goes must not count.
+            let look = |world: &World| drop(world.has_point(number).is_ok() || world.is_taken(number));
+            looked.extend(noting(to, look));
+        } else {
+            looked.extend(noting(to, |world| {
+                if !world.is_marked_taken(number) && from.is_marked_taken(number) && !world.is_taken(number) {
+                    drop(world.has_point(number));
+                }
+            }));
+        }
+    }
+    let refs = to.committed.keys().filter_map(|n| from.point(*n).map(|refs| (*n, refs)));
+    for (number, at) in refs.flat_map(|(n, refs)| refs.iter().map(move |at| (n, at))) {
+        if !changed.iter().any(|name| concerns(name, at)) {
+            continue;
+        }
+        let ways = |world: &World| noting(world, |world| drop(world.resolves(at)));
+        looked.extend(ways(from));
+        looked.extend(ways(to));
+        if !to.resolves(at) {
+            looked.extend(noting(to, |world| drop(world.is_taken(number))));
+        }
+    }
+    looked
+}
+
+/// Whether the reference may lead somewhere else when the object changes.
+fn concerns(name: &ObjectName, at: &Ref) -> bool {
+    match name {
+        // Copies lie in packs of sweeps: each may hold it.
+        ObjectName::Pack(_, session, pack) => {
+            *name == pack_name(at.pack) || session.0 != pack.0
+        }
+        ObjectName::Moved(_, pack, _) => pack.0 == at.pack.1,
+        _ => false,
+    }
+}
