@@ -183,6 +183,18 @@ impl Writer {
         }
     }
 
+    /// Ended: what nobody asks for any more tells no states apart.
+    fn forget(&mut self, world: &mut World) {
+        self.refs.clear();
+        self.adopted = None;
+        if self.state == Writing::Failed {
+            self.who = 0;
+            if let Some(body) = self.session.take() {
+                world.forget_map(body.session);
+            }
+        }
+    }
+
     fn again(&mut self) {
         match self.attempts.checked_sub(1) {
             Some(left) if left > 0 => {
@@ -251,7 +263,10 @@ impl Writer {
                     }
                     Step::Done(_) => self.state = Writing::Failed,
                 },
-                Writing::Committed(_) | Writing::Failed => return None,
+                Writing::Committed(_) | Writing::Failed => {
+                    self.forget(world);
+                    return None;
+                }
             }
         }
     }
@@ -337,7 +352,11 @@ impl Sweeper {
                         self.state = if again { Sweeping::Survey(Survey::default()) } else { Sweeping::Done };
                     }
                 },
-                Sweeping::Done => return None,
+                Sweeping::Done => {
+                    // What nobody asks for any more tells no states apart.
+                    (self.who, self.rounds, self.waiting) = (0, 0, Waiting::default());
+                    return None;
+                }
             }
         }
     }

@@ -7,6 +7,7 @@
 //! point, and every process that is run alone from there ends.
 
 mod actor;
+mod everyone;
 mod known;
 mod runs;
 mod touch;
@@ -394,4 +395,13 @@ fn wander(start: &State, mut random: u64, states: usize) -> Result<usize, String
         }
     }
     Ok(runs)
+}
+
+impl State {
+    /// The same with `losses` answers to requests of one process that may be lost.
+    fn with_losses(mut self, who: usize, losses: u8) -> Self {
+        let process = Process { losses, ..(*self.processes[who].0).clone() };
+        self.processes[who] = printed(process);
+        self
+    }
 }

@@ -9,7 +9,7 @@ use crate::layout::ObjectName;
 use crate::protocol::Request;
 
 /// Names of a run, a bit each. The first bits stand for what is no object: the names that processes get.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Names {
     bits: HashMap<ObjectName, u32>,
     /// What was listed, a bit each as well.
@@ -20,12 +20,6 @@ pub(super) struct Names {
 
 /// How many kinds of processes get names.
 const KINDS: u32 = 2;
-
-impl Default for Names {
-    fn default() -> Self {
-        Self { bits: HashMap::new(), prefixes: Vec::new(), under: Vec::new() }
-    }
-}
 
 impl Names {
     fn bit(&mut self, name: &ObjectName) -> u128 {
@@ -60,38 +54,24 @@ impl Names {
         world.objects.keys().fold(0, |there, name| there | self.bit(name))
     }
 
-    /// Every name that is looked at, those that were listed included.
-    fn seen(&self, touch: &Touch) -> u128 {
-        let (mut seen, mut listed) = (touch.looks, touch.lists);
-        while listed != 0 {
-            seen |= self.under[listed.trailing_zeros() as usize];
-            listed &= listed - 1;
-        }
-        seen
+    /// How many names and prefixes there are: with another, listings may show more.
+    pub(super) fn count(&self) -> (usize, usize) {
+        (self.bits.len(), self.prefixes.len())
     }
 
-    /// Whether what is about to be done may not change places with what another may yet do, as long as the one waits
-    /// and `there` are the names that are there.
-    ///
-    /// Names are created and removed as a whole, so that what is said of one look or change depends on whether its
-    /// name is there now, and whether the other may ever make that otherwise: a look at a name that is there only minds
-    /// its removal, at one that is not only its creation. A create that finds its name taken is a look. A removal minds
-    /// looks and creates, and another removal never: both leave nothing, and neither is told what was there. What is not
-    /// there stays so unless the other creates it, and removing it does nothing then.
-    pub(super) fn minds(&self, one: &Touch, other: &Touch, there: u128) -> bool {
-        let other_looks = self.seen(other);
-        let looks = self.seen(one) | one.creates;
-        (looks & there & other.removes)
-            | (looks & !there & other.creates)
-            | (one.creates & !there & (other_looks | other.removes))
-            | (one.removes & there & (other_looks | other.creates))
-            | (one.removes & !there & other.creates)
-            != 0
+    /// The same with every name among the looks that its listings may show.
+    pub(super) fn widened(&self, mut touch: Touch) -> Touch {
+        let mut listed = touch.lists;
+        while listed != 0 {
+            touch.looks |= self.under[listed.trailing_zeros() as usize];
+            listed &= listed - 1;
+        }
+        touch
     }
 }
 
 /// What is looked at and what is changed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Touch {
     looks: u128,
     /// By prefix.
@@ -101,6 +81,28 @@ pub(super) struct Touch {
 }
 
 impl Touch {
+    /// What another must not touch, ever, so that this may be done before anything it does, while `there` are the names
+    /// that are there.
+    ///
+    /// Names are created and removed as a whole, so that what is said of a look or a change depends on whether its name
+    /// is there now, and whether the other may ever make that otherwise: a look at a name that is there only minds its
+    /// removal, at one that is not only its creation. A create that finds its name taken is a look. A removal minds looks
+    /// and creates, and another removal never: both leave nothing, and neither is told what was there. What is not there
+    /// stays so unless the other creates it, and removing it does nothing then.
+    pub(super) fn minds(&self, there: u128) -> Self {
+        let looks = self.looks | self.creates;
+        Self {
+            looks: self.creates & !there | self.removes & there,
+            lists: 0,
+            creates: looks & !there | self.removes,
+            removes: looks & there | self.creates & !there,
+        }
+    }
+
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        (self.looks & other.looks) | (self.creates & other.creates) | (self.removes & other.removes) != 0
+    }
+
     pub(super) fn with(self, other: Self) -> Self {
         Self {
             looks: self.looks | other.looks,
@@ -156,7 +158,7 @@ impl Touch {
             _ => None,
         };
         if let Some(number) = pinned(before).or(pinned(after)) {
-            looked.extend(noting(from, |world| drop(world.has_point(number))));
+            looked.extend(noting(from, |world| world.has_point(number)));
         }
         touch.looks |= looked.iter().fold(0, |bits, name| bits | names.bit(name));
         // What it removes is not there when it looks for harm.
@@ -166,7 +168,7 @@ impl Touch {
 }
 
 /// Where `look` looks.
-fn noting(world: &World, look: impl FnOnce(&World)) -> Vec<ObjectName> {
+fn noting<T>(world: &World, look: impl FnOnce(&World) -> T) -> Vec<ObjectName> {
     world.objects.note();
     look(world);
     world.objects.noted()
@@ -195,13 +197,13 @@ fn harm(request: &Request, from: &World, to: &World) -> Vec<ObjectName> {
         };
         if let ObjectName::Point(..) = name {
             // A new point must be whole, and one that goes must not count.
-            let look = |world: &World| drop(world.has_point(number).is_ok() || world.is_taken(number));
+            let look = |world: &World| world.has_point(number).is_ok() || world.is_taken(number);
             looked.extend(noting(to, look));
         } else {
+            // What was taken must not come back.
             looked.extend(noting(to, |world| {
-                if !world.is_marked_taken(number) && from.is_marked_taken(number) && !world.is_taken(number) {
-                    drop(world.has_point(number));
-                }
+                let back = !world.is_marked_taken(number) && from.is_marked_taken(number);
+                back && !world.is_taken(number) && world.has_point(number).is_ok()
             }));
         }
     }
@@ -210,11 +212,11 @@ fn harm(request: &Request, from: &World, to: &World) -> Vec<ObjectName> {
         if !changed.iter().any(|name| concerns(name, at)) {
             continue;
         }
-        let ways = |world: &World| noting(world, |world| drop(world.resolves(at)));
+        let ways = |world: &World| noting(world, |world| world.resolves(at));
         looked.extend(ways(from));
         looked.extend(ways(to));
         if !to.resolves(at) {
-            looked.extend(noting(to, |world| drop(world.is_taken(number))));
+            looked.extend(noting(to, |world| world.is_taken(number)));
         }
     }
     looked
@@ -224,9 +226,7 @@ fn harm(request: &Request, from: &World, to: &World) -> Vec<ObjectName> {
 fn concerns(name: &ObjectName, at: &Ref) -> bool {
     match name {
         // Copies lie in packs of sweeps: each may hold it.
-        ObjectName::Pack(_, session, pack) => {
-            *name == pack_name(at.pack) || session.0 != pack.0
-        }
+        ObjectName::Pack(_, session, pack) => *name == pack_name(at.pack) || session.0 != pack.0,
         ObjectName::Moved(_, pack, _) => pack.0 == at.pack.1,
         _ => false,
     }

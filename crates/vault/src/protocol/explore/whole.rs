@@ -1,243 +1,263 @@
 //! Exploring what is too large to be explored state by state: of steps that may change places, one order.
+//!
+//! In each state some processes go on and the others wait, so that nothing is missed: those that go on are chosen such that
+//! no other ever touches what their next steps mind, whatever it comes to before they took them. Take any run from here to
+//! its end. Some of those that were chosen take a step in it, as they have not ended; the first such step may change places
+//! with every step before it, so it may as well be the first of all, and the run comes to the same. So each run has one
+//! among those explored that differs from it by steps that changed places and by nothing else: each process sees the same
+//! and does the same, and the end is the same. What is wrong is found by a step that looks at it ([`Touch::of`]), so it is
+//! found in both; a process that stops for ever is one that takes no more steps in a run's first part, and what is wrong
+//! there is wrong in the whole run too.
+//!
+//! What a process may ever touch is not told beforehand: it is learnt, from nothing, by what it is seen to do in any run
+//! from where it stands. Where something was relied on that turns out not to be so, all is explored again with what is
+//! known by then, until nothing is. That is enough: take the shortest run in which a process touches what it was relied on
+//! not to touch. Up to there steps may change places as said, so the process comes to the same place in a run that was
+//! explored, and would have been seen. Runs are finite for the same reason: no process becomes again what it was
+//! ([`Known::all_end`]), so nobody waits for ever, nor goes round in circles, alone or with others.
+//!
+//! [`Touch::of`]: super::touch::Touch::of
 
-use std::collections::HashSet;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::{BTreeSet, HashSet};
 
 use super::State;
-use super::known::Known;
+use super::known::{BuildSame, Known, mixed};
 
 /// Most processes of a run.
-const MOST: usize = 6;
+const MOST: usize = 5;
 const NOBODY: u32 = u32::MAX;
 
-/// A state by the numbers of its world and its processes. Those are in order: processes that are alike may change places.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A state: the numbers of its world, of its processes, and of what comes of each in that world.
+#[derive(Clone, Copy, Debug)]
 struct Node {
     world: u32,
     who: [u32; MOST],
+    pairs: [u32; MOST],
 }
 
 impl Node {
-    fn new(world: u32, processes: &[u32]) -> Self {
-        let mut who = [NOBODY; MOST];
-        who[..processes.len()].copy_from_slice(processes);
-        who.sort_unstable();
-        Self { world, who }
-    }
-
-    fn after(&self, at: usize, (world, process): (u32, u32)) -> Self {
-        let mut who = self.who;
-        who[at] = process;
-        who.sort_unstable();
-        Self { world, who }
-    }
-
-    /// 64 bits that tell states apart: of a hundred million states, two share theirs with a probability of 1 in 3,700.
+    /// 64 bits that tell states apart: of n states two have the same with a probability of n²/2⁶⁵, for ten million 1 in
+    /// 370,000. Processes that are alike may change places.
     fn print(&self) -> u64 {
-        let mix = |sum: u64, word: u64| {
-            let mut word = (sum ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            word ^= word >> 32;
-            word = word.wrapping_mul(0xd6e8_feb8_6659_fd93);
-            word ^ (word >> 29)
-        };
-        let who = self.who.chunks(2).map(|two| u64::from(two[0]) << 32 | u64::from(two[1]));
-        who.fold(mix(1, u64::from(self.world)), mix)
+        let who = self.who.iter().fold(0_u64, |sum, who| sum.wrapping_add(mixed(u64::from(*who) + 1)));
+        mixed(who ^ mixed(u64::from(self.world) << 32))
+    }
+
+    /// Where there is a process.
+    fn places(&self) -> impl Iterator<Item = usize> {
+        let who = self.who;
+        (0..MOST).filter(move |at| who[*at] != NOBODY)
     }
 }
 
-/// Prints are as random as a hash.
-#[derive(Default)]
-struct Same(u64);
-
-impl Hasher for Same {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("only prints are hashed");
-    }
-
-    fn write_u64(&mut self, print: u64) {
-        self.0 = print;
-    }
-}
-
-/// How far an exploration was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Explored {
-    pub(super) states: usize,
-    pub(super) ends: usize,
-}
-
-struct Search {
-    known: Known,
-    seen: HashSet<u64, BuildHasherDefault<Same>>,
-    /// With how many steps led there.
-    stack: Vec<(Node, usize)>,
-    path: Vec<Node>,
-    /// Where not every process was let go on, and those that were.
-    waited: Vec<(Node, u8)>,
-    ends: usize,
-    reduce: bool,
-    repack: bool,
-}
-
-/// Explores every state, or with `reduce` of steps that may change places only one order.
-pub(super) fn explore_whole(start: &State, reduce: bool, repack: bool) -> Result<Explored, String> {
-    assert_eq!(start.losses, 0, "each process has its own losses here");
-    let mut known = Known::default();
-    let world = known.world(start.world.clone());
-    let processes: Vec<u32> = start.processes.iter().map(|process| known.process(process.clone())).collect();
-    let start = Node::new(world, &processes);
-    let mut search = Search {
-        known,
-        seen: HashSet::default(),
-        stack: vec![(start, 0)],
-        path: Vec::new(),
-        waited: Vec::new(),
-        ends: 0,
-        reduce,
-        repack,
-    };
-    search.run()?;
-    let time = std::time::Instant::now();
-    let mut rounds = 0;
-    loop {
-        rounds += 1;
-        search.reconsider();
-        if search.stack.is_empty() {
-            break;
-        }
-        search.run()?;
-    }
-    let (worlds, processes, pairs) = search.known.sizes();
-    println!("{worlds} worlds, {processes} processes, {pairs} pairs, {} waited, {rounds} rounds {:?}", search.waited.len(), time.elapsed());
-    assert!(search.known.ends(), "a process can become again what it was");
-    Ok(Explored { states: search.seen.len(), ends: search.ends })
-}
-
-impl Search {
-    fn run(&mut self) -> Result<(), String> {
-        while let Some((node, depth)) = self.stack.pop() {
-            if !self.seen.insert(node.print()) {
-                continue;
-            }
-            self.path.truncate(depth);
-            self.path.push(node);
-            let pairs = self.pairs(&node);
-            for &pair in &pairs {
-                if pair != NOBODY && let Some(wrong) = &self.known.get(pair).wrong {
-                    return Err(self.told(wrong));
-                }
-            }
-            let going = self.going(&pairs);
-            if going == 0 {
-                self.ends += 1;
-            }
-            if going == 0 || node.world % 64 == 0 {
-                self.known.sweep(node.world, self.repack).map_err(|e| self.told(&e))?;
-            }
-            let chosen = if self.reduce { self.choose(&node, &pairs, going) } else { self.stable(&pairs).unwrap_or(going) };
-            if chosen != going && self.reduce {
-                self.waited.push((node, chosen));
-            }
-            self.push(&node, &pairs, chosen, depth);
-        }
-        Ok(())
-    }
-
-    fn pairs(&mut self, node: &Node) -> [u32; MOST] {
-        node.who.map(|process| if process == NOBODY { NOBODY } else { self.known.pair(node.world, process) })
-    }
-
-    /// The processes that have not ended.
-    fn going(&self, pairs: &[u32; MOST]) -> u8 {
-        let going = |at: &usize| pairs[*at] != NOBODY && !self.known.get(pairs[*at]).next.is_empty();
-        (0..MOST).filter(going).fold(0, |all, at| all | 1 << at)
-    }
-
-    fn push(&mut self, node: &Node, pairs: &[u32; MOST], chosen: u8, depth: usize) {
-        for at in (0..MOST).filter(|at| chosen & 1 << at != 0) {
-            for &next in &self.known.get(pairs[at]).next {
-                self.stack.push((node.after(at, next), depth + 1));
-            }
-        }
-    }
-
-    /// A process whose next step is the same whenever it is taken.
-    fn stable(&self, pairs: &[u32; MOST]) -> Option<u8> {
-        let stable = |at: &usize| pairs[*at] != NOBODY && self.known.get(pairs[*at]).stable;
-        (0..MOST).find(stable).map(|at| 1 << at)
-    }
-
-    fn choose(&self, node: &Node, pairs: &[u32; MOST], going: u8) -> u8 {
-        let minds = self.minds(node, pairs, going);
-        let mut best = going;
-        for at in (0..MOST).filter(|at| going & 1 << at != 0) {
-            let with = closed(1 << at, &minds);
-            if with.count_ones() < best.count_ones() {
-                best = with;
-            }
-        }
-        best
-    }
-
-    /// Per process, those that its next step minds.
-    fn minds(&self, node: &Node, pairs: &[u32; MOST], going: u8) -> [u8; MOST] {
-        let mut minds = [0; MOST];
-        for one in (0..MOST).filter(|at| going & 1 << at != 0) {
-            let pair = self.known.get(pairs[one]);
-            for other in (0..MOST).filter(|at| *at != one && going & 1 << at != 0) {
-                if self.known.minds(node.world, pair, node.who[other]) {
-                    minds[one] |= 1 << other;
-                }
-            }
-        }
-        minds
-    }
-
-    /// Where something has become known since that could not be foreseen, more processes go on.
-    fn reconsider(&mut self) {
-        let mut waited = std::mem::take(&mut self.waited);
-        for (node, chosen) in &mut waited {
-            let pairs = self.pairs(node);
-            let minds = self.minds(node, &pairs, self.going(&pairs));
-            let with = closed(*chosen, &minds);
-            if with != *chosen {
-                self.push(node, &pairs, with & !*chosen, 0);
-                *chosen = with;
-            }
-        }
-        waited.append(&mut self.waited);
-        self.waited = waited;
-    }
-
-    fn told(&self, wrong: &str) -> String {
-        let mut calls = Vec::new();
-        for two in self.path.windows(2) {
-            for at in 0..MOST {
-                if two[0].who[at] == NOBODY { continue; }
-                let Some(pair) = self.known.known_pair(two[0].world, two[0].who[at]) else { continue };
-                let next = &self.known.get(pair).next;
-                if let Some(fate) = next.iter().position(|next| two[0].after(at, *next) == two[1]) {
-                    calls.push(self.known.call(at, two[0].who[at], fate));
-                    break;
-                }
-            }
-        }
-        let objects = self.path.last().map(|node| self.known.objects(node.world));
-        format!("{wrong}\nafter {} states by\n  {}\nwith {objects:#?}", self.seen.len(), calls.join("\n  "))
-    }
+/// The places of which there is a bit in `those`.
+fn each(those: u8) -> impl Iterator<Item = usize> {
+    (0..MOST).filter(move |at| those & 1 << at != 0)
 }
 
 /// The least set of processes with `chosen` in it whose next steps mind nobody outside.
 fn closed(mut chosen: u8, minds: &[u8; MOST]) -> u8 {
     loop {
-        let with = (0..MOST).filter(|at| chosen & 1 << at != 0).fold(chosen, |all, at| all | minds[at]);
+        let with = each(chosen).fold(chosen, |all, at| all | minds[at]);
         if with == chosen {
             return chosen;
         }
         chosen = with;
+    }
+}
+
+/// How far an exploration was.
+#[derive(Debug, Default)]
+pub(super) struct Explored {
+    /// States with more ways to go on than one, or none.
+    pub(super) states: usize,
+    pub(super) steps: usize,
+    /// Where everybody has ended, as prints that are the same in every exploration.
+    pub(super) ends: BTreeSet<u64>,
+}
+
+/// A step of the process at a place, and which of its fates.
+type Taken = (usize, usize);
+
+struct Search {
+    known: Known,
+    start: Node,
+    /// Whether of steps that may change places one order is enough.
+    reduce: bool,
+    repack: bool,
+    seen: HashSet<u64, BuildSame>,
+    /// With the step that led there, and after how many states that were remembered.
+    stack: Vec<(Node, Taken, usize)>,
+    /// The states that were remembered on the way to where it is.
+    path: Vec<(Node, Taken)>,
+    explored: Explored,
+}
+
+/// Explores every state, or with `reduce` of steps that may change places one order; or tells the way to one that is
+/// wrong.
+pub(super) fn explore_whole(start: &State, reduce: bool, repack: bool) -> Result<Explored, String> {
+    assert_eq!(start.losses, 0, "each process has its own losses here");
+    let mut known = Known::default();
+    let world = known.world(start.world.clone());
+    let (mut who, mut pairs) = ([NOBODY; MOST], [NOBODY; MOST]);
+    for (at, process) in start.processes.iter().enumerate() {
+        who[at] = known.process(process.clone());
+        pairs[at] = known.pair(world, who[at]);
+    }
+    let start = Node { world, who, pairs };
+    let (seen, explored) = (HashSet::default(), Explored::default());
+    let mut search =
+        Search { known, start, reduce, repack, seen, stack: Vec::new(), path: Vec::new(), explored };
+    loop {
+        search.pass()?;
+        if !search.known.misled {
+            break;
+        }
+    }
+    if !search.known.all_end() {
+        return Err("a process can become again what it was".to_owned());
+    }
+    Ok(search.explored)
+}
+
+impl Search {
+    /// Explores everything from the start.
+    fn pass(&mut self) -> Result<(), String> {
+        self.known.rely_on_nothing();
+        self.seen.clear();
+        self.stack.clear();
+        self.path.clear();
+        self.explored = Explored::default();
+        self.arrive(self.start, (0, 0))?;
+        while let Some((node, taken, depth)) = self.stack.pop() {
+            self.path.truncate(depth);
+            self.path.push((node, taken));
+            for at in each(self.choose(&node)) {
+                for fate in 0..self.known.next(node.pairs[at]).len() {
+                    let next = self.after(&node, (at, fate));
+                    self.arrive(next, (at, fate))?;
+                }
+            }
+        }
+        self.explored.states = self.seen.len();
+        Ok(())
+    }
+
+    fn after(&mut self, node: &Node, (at, fate): Taken) -> Node {
+        let (world, process) = self.known.next(node.pairs[at])[fate];
+        let mut next = *node;
+        next.who[at] = process;
+        if world == node.world {
+            next.pairs[at] = self.known.pair(world, process);
+        } else {
+            next.world = world;
+            for place in node.places() {
+                next.pairs[place] = self.known.pair(world, next.who[place]);
+            }
+        }
+        next
+    }
+
+    /// Goes on from a state that `taken` led to as long as there is but one way, and remembers the state where there are
+    /// more, or none.
+    fn arrive(&mut self, mut node: Node, taken: Taken) -> Result<(), String> {
+        loop {
+            self.explored.steps += 1;
+            if let Err(wrong) = self.check(&node) {
+                return Err(self.told(&node, taken, &wrong));
+            }
+            let chosen = self.choose(&node);
+            if let Some(next) = self.only(&node, chosen) {
+                node = next;
+                continue;
+            }
+            if self.seen.insert(node.print()) {
+                if chosen == 0 {
+                    self.end(&node);
+                }
+                self.stack.push((node, taken, self.path.len()));
+            }
+            return Ok(());
+        }
+    }
+
+    /// The state after the only step that needs to be taken.
+    fn only(&mut self, node: &Node, chosen: u8) -> Option<Node> {
+        let at = chosen.trailing_zeros() as usize;
+        let only = self.reduce && chosen.count_ones() == 1 && self.known.next(node.pairs[at]).len() == 1;
+        only.then(|| self.after(node, (at, 0)))
+    }
+
+    fn check(&mut self, node: &Node) -> Result<(), String> {
+        let mut ended = true;
+        for at in node.places() {
+            if self.known.get(node.pairs[at]).wrong {
+                self.known.check(node.world, node.who[at])?;
+            }
+            ended &= self.known.next(node.pairs[at]).is_empty();
+        }
+        // As if everybody had stopped for ever: in some worlds of all, and in each where all have ended.
+        if ended || node.world % 64 == 0 { self.known.sweep(node.world, self.repack) } else { Ok(()) }
+    }
+
+    fn end(&mut self, node: &Node) {
+        let prints = node.places().map(|at| self.known.print(node.world, node.who[at]));
+        self.explored.ends.insert(prints.fold(0, u64::wrapping_add));
+    }
+
+    /// The processes that go on: some that have not ended, and with each all that may ever touch what its next step minds.
+    fn choose(&mut self, node: &Node) -> u8 {
+        let asks = |at: &usize| !self.known.next(node.pairs[*at]).is_empty();
+        let going = node.places().filter(asks).fold(0, |all, at| all | 1 << at);
+        if let Some(at) = each(going).find(|at| self.known.get(node.pairs[*at]).stable) {
+            return 1 << at;
+        }
+        if !self.reduce {
+            return going;
+        }
+        let mut minds = [0_u8; MOST];
+        let mut chosen = going;
+        for one in each(going) {
+            let minded = self.known.minds(node.world, node.pairs[one]);
+            let touches = |other: &usize| self.known.may_touch(node.who[*other], &minded);
+            minds[one] = each(going & !(1 << one)).filter(touches).fold(0, |all, other| all | 1 << other);
+            if minds[one] == 0 {
+                chosen = 1 << one;
+                break;
+            }
+        }
+        if chosen == going {
+            let sets = each(going).map(|one| closed(1 << one, &minds));
+            chosen = sets.min_by_key(|set| set.count_ones()).unwrap_or(going);
+        }
+        for one in each(chosen) {
+            let minded = self.known.minds(node.world, node.pairs[one]);
+            for other in each(going & !chosen) {
+                self.known.rely(node.who[other], &minded);
+            }
+        }
+        chosen
+    }
+
+    /// Tells what is wrong in a state that `last` led to, and all calls on the way there.
+    fn told(&mut self, node: &Node, last: Taken, wrong: &str) -> String {
+        let path = std::mem::take(&mut self.path);
+        let mut at = self.start;
+        let mut calls = Vec::new();
+        for (place, (to, taken)) in path.iter().chain([&(*node, last)]).enumerate() {
+            let mut taken = (place > 0).then_some(*taken);
+            while at.print() != to.print() || taken.is_some() {
+                let chosen = self.choose(&at);
+                let step = taken.take().unwrap_or((chosen.trailing_zeros() as usize, 0));
+                if chosen == 0 || calls.len() > 1000 {
+                    break;
+                }
+                calls.push(self.known.call(step.0, at.who[step.0], step.1));
+                at = self.after(&at, step);
+            }
+        }
+        let objects = self.known.objects(node.world);
+        let seen = self.seen.len();
+        format!("{wrong}\nafter {seen} states by\n  {}\nwith {objects:#?}", calls.join("\n  "))
     }
 }

@@ -229,6 +229,15 @@ impl World {
         }
     }
 
+    /// What a session would have committed is nothing to anybody, unless it is committed all the same.
+    pub(super) fn forget_map(&mut self, session: [u8; 16]) {
+        let is_point =
+            |value: &Value| matches!(value, Value::Record(Record::Point(p)) if p.session == session);
+        if !self.objects.iter().any(|(_, value)| is_point(value)) {
+            self.maps.remove(&session);
+        }
+    }
+
     fn moved(&self, birth: PackBody) -> Option<&MovedBody> {
         let mut newest = None;
         for k in 1.. {
