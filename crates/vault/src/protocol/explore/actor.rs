@@ -90,8 +90,8 @@ pub(super) enum Sweeping {
 pub(super) struct Reader {
     pub(super) number: u64,
     rules: Rules,
-    /// How many steps it took: it looks again whenever a mark is new, and so could be as it was before.
-    steps: u8,
+    /// How many marks it tried to make: it looks again after each, and would be as it was before.
+    tries: u8,
     pub(super) state: Reading,
 }
 
@@ -108,6 +108,8 @@ pub(super) enum Reading {
 pub(super) struct Marker {
     pub(super) number: u64,
     pub(super) change: Change,
+    /// As a reader's.
+    tries: u8,
     pub(super) state: Marking,
 }
 
@@ -142,13 +144,18 @@ impl Actor {
 
     pub(super) fn reader(number: u64, rules: Rules) -> Self {
         let pin = PinBody { lineage: L.0, number, id: id(77), at: OPENED, why: String::new() };
-        Self::Reader(Reader { number, rules, steps: 0, state: Reading::Pin(PinPoint::new(pin, 0, rules)) })
+        Self::Reader(Reader { number, rules, tries: 0, state: Reading::Pin(PinPoint::new(pin, 0, rules)) })
     }
 
     pub(super) fn marker(number: u64, change: Change, rules: Rules) -> Self {
         let (lineage, at, by) = (L.0, OPENED, [0; 16]);
         let mark = MarkBody { lineage, number, g: 0, state: 0, at, by, nonce: id(88) };
-        Self::Marker(Marker { number, change, state: Marking::Set(SetMark::new(mark, change, 0, rules)) })
+        Self::Marker(Marker {
+            number,
+            change,
+            tries: 0,
+            state: Marking::Set(SetMark::new(mark, change, 0, rules)),
+        })
     }
 
     /// Takes the reply to the last request and says the next one; `None` when it has ended.
@@ -375,10 +382,12 @@ impl Sweeper {
 
 impl Reader {
     fn step(&mut self, reply: Reply) -> Option<Request> {
-        self.steps += 1;
         match &mut self.state {
             Reading::Pin(pin) => match pin.step(reply) {
-                Step::Ask(request) => Some(request),
+                Step::Ask(request) => {
+                    self.tries += u8::from(matches!(request, Request::Create(..)));
+                    Some(request)
+                }
                 Step::Done(Ok(PinOutcome::Pinned)) => {
                     self.state = Reading::Pinned;
                     let pin = ObjectName::Pin(L, PointNumber(self.number), id(77));
@@ -402,7 +411,10 @@ impl Marker {
     fn step(&mut self, reply: Reply) -> Option<Request> {
         let Marking::Set(set) = &mut self.state else { return None };
         match set.step(reply) {
-            Step::Ask(request) => Some(request),
+            Step::Ask(request) => {
+                self.tries += u8::from(matches!(request, Request::Create(..)));
+                Some(request)
+            }
             Step::Done(Ok(outcome)) => {
                 self.state = Marking::Done(outcome);
                 None

@@ -32,8 +32,8 @@ fn whole(who: &str, at: usize, losses: u8) {
     );
 }
 
-/// Every interleaving of the five. No answer is lost here: with one lost to any of them it is `cargo xtask explore`, and of
-/// every four of them it is below.
+/// Every interleaving of the five. No answer is lost here. With one answer lost, at any call of any of them, every four of
+/// the five are explored below, and all five by `cargo xtask explore`.
 #[test]
 fn everyone_in_every_way() {
     whole("wwrss", 0, 0);
@@ -118,17 +118,17 @@ fn one_order_leads_to_the_same_ends() {
     ];
     for (who, losses) in runs {
         for (world, at) in [(first_forgotten(), 0), (both_forgotten(), who.len() - 1)] {
-            // What marks may be undone by is not fixed.
             let start = of(who, world, Rules::default()).with_losses(at, losses);
-            let [all, one] = [false, true]
-                .map(|reduce| explore_whole(&start, reduce, false).unwrap_or_else(|e| panic!("{who}: {e}")));
+            let [all, one] = [false, true].map(|reduce| {
+                explore_whole(&start, reduce, who.contains('S')).unwrap_or_else(|e| panic!("{who}: {e}"))
+            });
             assert!(one.states < all.states, "{who}");
             assert_eq!(one.ends, all.ends, "{who}");
         }
     }
 }
 
-/// The rules, each left out, with what is lost then.
+/// Rules, each left out, with what is lost then.
 fn left_out() -> [(Rules, &'static str); 4] {
     let all = Rules::default();
     [
@@ -158,6 +158,7 @@ fn one_order_finds_what_is_wrong_where_all_do() {
     }
 }
 
+/// Not rereading the retirement is not among them: for that to matter, somebody else must forget a point in between.
 #[test]
 fn with_a_rule_left_out_something_is_lost_among_everyone() {
     for (rules, loss) in left_out() {

@@ -87,6 +87,7 @@ struct KnownProcess {
 }
 
 impl Known {
+    /// The number of a world; worlds and processes are told apart by prints of 64 bits, of which there are few.
     pub(super) fn world(&mut self, world: World) -> u32 {
         let print = world.print();
         if let Some(number) = self.world_numbers.get(&print) {

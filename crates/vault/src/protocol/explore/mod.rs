@@ -5,6 +5,10 @@
 //! lost, whether or not it had its effect, up to a number of losses per run. In every state: no object that a kept point
 //! needs is gone, no committed point has changed, a writer that may still commit has its base, a pinned reader has its
 //! point, and every process that is run alone from there ends.
+//!
+//! [`explore`] goes from state to state and takes every step that can be taken in each. For many processes at once that is
+//! too much: [`whole`] knows what comes of each step after it was taken once ([`known`]), and of steps that may change
+//! places ([`touch`]) takes one order. That both find the same is tested ([`everyone`]).
 
 mod actor;
 mod everyone;

@@ -152,7 +152,7 @@ impl Touch {
         if changes(request) {
             looked.extend(harm(request, from, to));
         }
-        // A pinned reader looks at what it reads when it begins and when it ends, and what is gone stays gone.
+        // A pinned reader looks at what it reads when it begins and when it ends: what is gone between stays gone.
         let pinned = |process: &Process| match &process.actor {
             Actor::Reader(reader) if reader.state == Reading::Pinned => Some(reader.number),
             _ => None,
@@ -176,8 +176,9 @@ fn noting<T>(world: &World, look: impl FnOnce(&World) -> T) -> Vec<ObjectName> {
 
 /// What has to be looked at to tell whether a change takes something away from a point that counts.
 ///
-/// Nothing else can: a point is whole as long as no object that it needs is changed, and counts as long as no mark or
-/// retirement says otherwise, which none takes back unless it is looked at here.
+/// Nothing else can: a point is whole as long as no object that it needs is changed, and does not count once a mark or a
+/// retirement says so, which no step takes back unless that is looked at here. What a writer needs that may still commit is
+/// not looked at: were it gone, the writer's own create would make a point that is not whole.
 fn harm(request: &Request, from: &World, to: &World) -> Vec<ObjectName> {
     let names = match request {
         Request::Create(name, _) => std::slice::from_ref(name),
@@ -212,6 +213,8 @@ fn harm(request: &Request, from: &World, to: &World) -> Vec<ObjectName> {
         if !changed.iter().any(|name| concerns(name, at)) {
             continue;
         }
+        let again = changed.iter().any(|&name| *name == pack_name(at.pack) && there(to, name));
+        assert!(!again, "a pack that was gone is there again");
         let ways = |world: &World| noting(world, |world| world.resolves(at));
         looked.extend(ways(from));
         looked.extend(ways(to));

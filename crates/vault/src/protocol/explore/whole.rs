@@ -56,7 +56,7 @@ fn each(those: u8) -> impl Iterator<Item = usize> {
 }
 
 /// The least set of processes with `chosen` in it whose next steps mind nobody outside.
-fn closed(mut chosen: u8, minds: &[u8; MOST]) -> u8 {
+fn closed(mut chosen: u8, minds: [u8; MOST]) -> u8 {
     loop {
         let with = each(chosen).fold(chosen, |all, at| all | minds[at]);
         if with == chosen {
@@ -184,7 +184,7 @@ impl Search {
     /// The state after the only step that needs to be taken.
     fn only(&mut self, node: &Node, chosen: u8) -> Option<Node> {
         let at = chosen.trailing_zeros() as usize;
-        let only = self.reduce && chosen.count_ones() == 1 && self.known.next(node.pairs[at]).len() == 1;
+        let only = self.reduce && chosen.is_power_of_two() && self.known.next(node.pairs[at]).len() == 1;
         only.then(|| self.after(node, (at, 0)))
     }
 
@@ -197,7 +197,11 @@ impl Search {
             ended &= self.known.next(node.pairs[at]).is_empty();
         }
         // As if everybody had stopped for ever: in some worlds of all, and in each where all have ended.
-        if ended || node.world % 64 == 0 { self.known.sweep(node.world, self.repack) } else { Ok(()) }
+        if ended || node.world.is_multiple_of(64) {
+            self.known.sweep(node.world, self.repack)
+        } else {
+            Ok(())
+        }
     }
 
     fn end(&mut self, node: &Node) {
@@ -227,7 +231,7 @@ impl Search {
             }
         }
         if chosen == going {
-            let sets = each(going).map(|one| closed(1 << one, &minds));
+            let sets = each(going).map(|one| closed(1 << one, minds));
             chosen = sets.min_by_key(|set| set.count_ones()).unwrap_or(going);
         }
         for one in each(chosen) {
