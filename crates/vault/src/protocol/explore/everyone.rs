@@ -23,8 +23,9 @@ fn of(who: &str, world: World, rules: Rules) -> State {
 fn whole(who: &str, at: usize, losses: u8) {
     let time = std::time::Instant::now();
     let start = of(who, first_forgotten(), Rules::default()).with_losses(at, losses);
-    let Explored { states, steps, ends } =
+    let Explored { states, steps, ends, finite } =
         explore_whole(&start, true, false).unwrap_or_else(|e| panic!("{e}"));
+    assert!(finite, "a process can become again what it was");
     let ends = ends.len();
     println!(
         "{who}, {losses} lost to {at}: {states} states by {steps} steps to {ends} ends in {:?}",

@@ -13,8 +13,10 @@
 //! from where it stands. Where something was relied on that turns out not to be so, all is explored again with what is
 //! known by then, until nothing is. That is enough: take the shortest run in which a process touches what it was relied on
 //! not to touch. Up to there steps may change places as said, so the process comes to the same place in a run that was
-//! explored, and would have been seen. Runs are finite for the same reason: no process becomes again what it was
-//! ([`Known::all_end`]), so nobody waits for ever, nor goes round in circles, alone or with others.
+//! explored, and would have been seen.
+//!
+//! All this is said of runs that end. That all do is seen by the processes: none becomes again what it was
+//! ([`Explored::finite`]). So nobody waits for ever, nor goes round in circles, alone or with others.
 //!
 //! [`Touch::of`]: super::touch::Touch::of
 
@@ -74,6 +76,9 @@ pub(super) struct Explored {
     pub(super) steps: usize,
     /// Where everybody has ended, as prints that are the same in every exploration.
     pub(super) ends: BTreeSet<u64>,
+    /// No process becomes again what it was, so that every run ends. Where one does (a head is looked for once more when
+    /// it was retired meanwhile) runs may end all the same, but that is not seen here.
+    pub(super) finite: bool,
 }
 
 /// A step of the process at a place, and which of its fates.
@@ -114,9 +119,7 @@ pub(super) fn explore_whole(start: &State, reduce: bool, repack: bool) -> Result
             break;
         }
     }
-    if !search.known.all_end() {
-        return Err("a process can become again what it was".to_owned());
-    }
+    search.explored.finite = search.known.all_end();
     Ok(search.explored)
 }
 
