@@ -76,6 +76,8 @@ pub(super) struct Sweeper {
     rules: Rules,
     repack: bool,
     rounds: u8,
+    /// How many `moved` records it tried to make: as a reader's marks.
+    tries: u8,
     pub(super) state: Sweeping,
 }
 
@@ -139,7 +141,7 @@ impl Actor {
     pub(super) fn sweeper(repack: bool, rounds: u8, rules: Rules) -> Self {
         let (who, history, waiting) = (0, History::default(), Waiting::default());
         let state = Sweeping::Survey(Survey::default());
-        Self::Sweeper(Sweeper { who, history, waiting, rules, repack, rounds, state })
+        Self::Sweeper(Sweeper { who, history, waiting, rules, repack, rounds, tries: 0, state })
     }
 
     pub(super) fn reader(number: u64, rules: Rules) -> Self {
@@ -351,7 +353,11 @@ impl Sweeper {
                     reply
                 }) {
                     Step::Ask(Request::Create(..)) if self.who == 0 => return self.name(world),
-                    Step::Ask(request) => return Some(request),
+                    Step::Ask(request) => {
+                        let moved = matches!(request, Request::Create(ObjectName::Moved(..), _));
+                        self.tries += u8::from(moved);
+                        return Some(request);
+                    }
                     Step::Done(done) => {
                         self.history.0.clear();
                         self.rounds -= 1;
@@ -361,7 +367,7 @@ impl Sweeper {
                 },
                 Sweeping::Done => {
                     // What nobody asks for any more tells no states apart.
-                    (self.who, self.rounds, self.waiting) = (0, 0, Waiting::default());
+                    (self.who, self.rounds, self.tries, self.waiting) = (0, 0, 0, Waiting::default());
                     return None;
                 }
             }

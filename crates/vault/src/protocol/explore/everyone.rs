@@ -24,7 +24,7 @@ fn whole(who: &str, at: usize, losses: u8) {
     let time = std::time::Instant::now();
     let start = of(who, first_forgotten(), Rules::default()).with_losses(at, losses);
     let Explored { states, steps, ends, finite } =
-        explore_whole(&start, true, false).unwrap_or_else(|e| panic!("{e}"));
+        explore_whole(&start, true, who.contains('S')).unwrap_or_else(|e| panic!("{e}"));
     assert!(finite, "a process can become again what it was");
     let ends = ends.len();
     println!(
@@ -62,6 +62,22 @@ fn everyone_but_a_sweeper_with_an_answer_lost() {
     for at in [0, 2, 3] {
         whole("wwrs", at, 1);
     }
+}
+
+#[test]
+fn a_writer_a_reader_and_two_sweepers_that_repack() {
+    whole("wrSS", 0, 0);
+}
+
+#[test]
+fn two_writers_and_two_sweepers_of_which_one_repacks() {
+    whole("wwsS", 0, 0);
+}
+
+#[test]
+#[ignore = "minutes: cargo xtask explore"]
+fn everyone_where_a_sweeper_repacks() {
+    whole("wwrsS", 0, 0);
 }
 
 #[test]
