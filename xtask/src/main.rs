@@ -26,7 +26,7 @@ cargo xtask CHORE [OPTIONS]
       Installs the tools the tests use on Debian as root; elsewhere says what is missing.
 
   explore
-      Explores what the tests leave out of the interleavings of writers, readers and sweepers, in release: hours.
+      Explores what the tests leave out of the interleavings of writers, readers and sweepers, in release: minutes.
 
   simulate [--seconds N] [--seed S]
       Hosts that back up, forget, sweep and read beside one another, one run per seed from S on (default: 60 s

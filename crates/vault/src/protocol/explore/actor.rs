@@ -76,6 +76,8 @@ pub(super) struct Sweeper {
     rules: Rules,
     repack: bool,
     rounds: u8,
+    /// How many `moved` records it tried to make: as a reader's marks.
+    tries: u8,
     pub(super) state: Sweeping,
 }
 
@@ -90,6 +92,8 @@ pub(super) enum Sweeping {
 pub(super) struct Reader {
     pub(super) number: u64,
     rules: Rules,
+    /// How many marks it tried to make: it looks again after each, and would be as it was before.
+    tries: u8,
     pub(super) state: Reading,
 }
 
@@ -106,6 +110,8 @@ pub(super) enum Reading {
 pub(super) struct Marker {
     pub(super) number: u64,
     pub(super) change: Change,
+    /// As a reader's.
+    tries: u8,
     pub(super) state: Marking,
 }
 
@@ -135,18 +141,23 @@ impl Actor {
     pub(super) fn sweeper(repack: bool, rounds: u8, rules: Rules) -> Self {
         let (who, history, waiting) = (0, History::default(), Waiting::default());
         let state = Sweeping::Survey(Survey::default());
-        Self::Sweeper(Sweeper { who, history, waiting, rules, repack, rounds, state })
+        Self::Sweeper(Sweeper { who, history, waiting, rules, repack, rounds, tries: 0, state })
     }
 
     pub(super) fn reader(number: u64, rules: Rules) -> Self {
         let pin = PinBody { lineage: L.0, number, id: id(77), at: OPENED, why: String::new() };
-        Self::Reader(Reader { number, rules, state: Reading::Pin(PinPoint::new(pin, 0, rules)) })
+        Self::Reader(Reader { number, rules, tries: 0, state: Reading::Pin(PinPoint::new(pin, 0, rules)) })
     }
 
     pub(super) fn marker(number: u64, change: Change, rules: Rules) -> Self {
         let (lineage, at, by) = (L.0, OPENED, [0; 16]);
         let mark = MarkBody { lineage, number, g: 0, state: 0, at, by, nonce: id(88) };
-        Self::Marker(Marker { number, change, state: Marking::Set(SetMark::new(mark, change, 0, rules)) })
+        Self::Marker(Marker {
+            number,
+            change,
+            tries: 0,
+            state: Marking::Set(SetMark::new(mark, change, 0, rules)),
+        })
     }
 
     /// Takes the reply to the last request and says the next one; `None` when it has ended.
@@ -178,6 +189,18 @@ impl Writer {
         match steps.into_iter().last() {
             Some(Step::Ask(request)) => Some(request),
             _ => None,
+        }
+    }
+
+    /// Ended: what nobody asks for any more tells no states apart.
+    fn forget(&mut self, world: &mut World) {
+        self.refs.clear();
+        self.adopted = None;
+        if self.state == Writing::Failed {
+            self.who = 0;
+            if let Some(body) = self.session.take() {
+                world.forget_map(body.session);
+            }
         }
     }
 
@@ -249,7 +272,10 @@ impl Writer {
                     }
                     Step::Done(_) => self.state = Writing::Failed,
                 },
-                Writing::Committed(_) | Writing::Failed => return None,
+                Writing::Committed(_) | Writing::Failed => {
+                    self.forget(world);
+                    return None;
+                }
             }
         }
     }
@@ -327,7 +353,11 @@ impl Sweeper {
                     reply
                 }) {
                     Step::Ask(Request::Create(..)) if self.who == 0 => return self.name(world),
-                    Step::Ask(request) => return Some(request),
+                    Step::Ask(request) => {
+                        let moved = matches!(request, Request::Create(ObjectName::Moved(..), _));
+                        self.tries += u8::from(moved);
+                        return Some(request);
+                    }
                     Step::Done(done) => {
                         self.history.0.clear();
                         self.rounds -= 1;
@@ -335,7 +365,11 @@ impl Sweeper {
                         self.state = if again { Sweeping::Survey(Survey::default()) } else { Sweeping::Done };
                     }
                 },
-                Sweeping::Done => return None,
+                Sweeping::Done => {
+                    // What nobody asks for any more tells no states apart.
+                    (self.who, self.rounds, self.tries, self.waiting) = (0, 0, 0, Waiting::default());
+                    return None;
+                }
             }
         }
     }
@@ -356,7 +390,10 @@ impl Reader {
     fn step(&mut self, reply: Reply) -> Option<Request> {
         match &mut self.state {
             Reading::Pin(pin) => match pin.step(reply) {
-                Step::Ask(request) => Some(request),
+                Step::Ask(request) => {
+                    self.tries += u8::from(matches!(request, Request::Create(..)));
+                    Some(request)
+                }
                 Step::Done(Ok(PinOutcome::Pinned)) => {
                     self.state = Reading::Pinned;
                     let pin = ObjectName::Pin(L, PointNumber(self.number), id(77));
@@ -380,7 +417,10 @@ impl Marker {
     fn step(&mut self, reply: Reply) -> Option<Request> {
         let Marking::Set(set) = &mut self.state else { return None };
         match set.step(reply) {
-            Step::Ask(request) => Some(request),
+            Step::Ask(request) => {
+                self.tries += u8::from(matches!(request, Request::Create(..)));
+                Some(request)
+            }
             Step::Done(Ok(outcome)) => {
                 self.state = Marking::Done(outcome);
                 None

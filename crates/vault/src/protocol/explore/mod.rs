@@ -5,9 +5,17 @@
 //! lost, whether or not it had its effect, up to a number of losses per run. In every state: no object that a kept point
 //! needs is gone, no committed point has changed, a writer that may still commit has its base, a pinned reader has its
 //! point, and every process that is run alone from there ends.
+//!
+//! [`explore`] goes from state to state and takes every step that can be taken in each. For many processes at once that is
+//! too much: [`whole`] knows what comes of each step after it was taken once ([`known`]), and of steps that may change
+//! places ([`touch`]) takes one order. That both find the same is tested ([`everyone`]).
 
 mod actor;
+mod everyone;
+mod known;
 mod runs;
+mod touch;
+mod whole;
 mod world;
 
 use std::collections::{BTreeSet, HashSet};
@@ -27,6 +35,8 @@ use crate::layout::ObjectName;
 struct Process {
     actor: Actor,
     asks: Option<Request>,
+    /// How many answers to its own requests may be lost, beside those that may be lost to anybody.
+    losses: u8,
 }
 
 #[derive(Clone, Debug)]
@@ -44,12 +54,17 @@ fn printed(process: Process) -> (Rc<Process>, u64) {
     (Rc::new(process), hasher.finish())
 }
 
+/// Whether it matters that the answer is lost.
+fn changes(request: &Request) -> bool {
+    matches!(request, Request::Create(..) | Request::Delete(_) | Request::Overwrite(..))
+}
+
 impl State {
     fn new(world: World, actors: Vec<Actor>, losses: u8) -> Self {
         let mut state = Self { world, processes: Vec::new(), losses };
         for mut actor in actors {
             let asks = actor.step(Reply::Begin, &mut state.world);
-            state.processes.push(printed(Process { actor, asks }));
+            state.processes.push(printed(Process { actor, asks, losses: 0 }));
         }
         state
     }
@@ -66,7 +81,10 @@ impl State {
         let mut reply = next.world.ask(&request, effect);
         if lost {
             reply = Reply::Uncertain;
-            next.losses -= 1;
+            match process.losses.checked_sub(1) {
+                Some(left) => process.losses = left,
+                None => next.losses -= 1,
+            }
         }
         process.asks = process.actor.step(reply, &mut next.world);
         next.processes[who] = printed(process);
@@ -83,9 +101,7 @@ impl State {
         for who in 0..self.processes.len() {
             let Some(request) = self.asks(who) else { continue };
             out.push((who, true, false, self.step(who, true, false)));
-            let changes =
-                matches!(request, Request::Create(..) | Request::Delete(_) | Request::Overwrite(..));
-            if changes && self.losses > 0 {
+            if changes(request) && (self.losses > 0 || self.processes[who].0.losses > 0) {
                 out.push((who, true, true, self.step(who, true, true)));
                 out.push((who, false, true, self.step(who, false, true)));
             }
@@ -102,60 +118,8 @@ impl State {
 
     /// Everything that must hold in every state.
     fn check(&self) -> Result<(), String> {
-        for (&number, session) in &self.world.committed {
-            if self.world.is_taken(number) {
-                continue;
-            }
-            self.has_point(number).map_err(|e| format!("kept point {number}: {e}"))?;
-            match self.world.objects.get(&ObjectName::Point(L, PointNumber(number))) {
-                Some(Value::Record(Record::Point(point))) if point.session == *session => {}
-                other => return Err(format!("committed point {number} became {other:?}")),
-            }
-        }
-        for (process, _) in &self.processes {
-            match &process.actor {
-                Actor::Writer(writer) => {
-                    if let Writing::Committed(number) = writer.state {
-                        let own = writer.session.as_ref().map(|body| body.session);
-                        if self.world.committed.get(&number) != own.as_ref() {
-                            return Err(format!(
-                                "writer {} was told of point {number}, which is not its own",
-                                writer.who
-                            ));
-                        }
-                    }
-                    if let Some(body) = writer.may_commit() {
-                        let target = ObjectName::Point(L, PointNumber(body.target));
-                        let free =
-                            !self.world.objects.contains_key(&target) && !self.world.is_retired(body.target);
-                        let inherited = writer.refs.iter().filter(|at| at.pack.0 != body.session);
-                        for at in inherited.filter(|_| free) {
-                            self.has(at).map_err(|e| format!("writer {} needs {e}", writer.who))?;
-                        }
-                    }
-                }
-                Actor::Reader(reader) if reader.state == Reading::Pinned => {
-                    self.has_point(reader.number).map_err(|e| format!("pinned point: {e}"))?;
-                }
-                Actor::Marker(marker) => {
-                    let kept = matches!(marker.change, Change::Undelete | Change::Hold);
-                    if kept && matches!(marker.state, Marking::Done(MarkOutcome::Set | MarkOutcome::Was)) {
-                        self.has_point(marker.number).map_err(|e| format!("point had back: {e}"))?;
-                    }
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn has_point(&self, number: u64) -> Result<(), String> {
-        let refs = self.world.point(number).ok_or_else(|| "its record is gone".to_owned())?;
-        refs.iter().try_for_each(|at| self.has(at))
-    }
-
-    fn has(&self, at: &Ref) -> Result<(), String> {
-        self.world.resolves(at).then_some(()).ok_or_else(|| format!("{at:?}, which is gone"))
+        self.world.check()?;
+        self.processes.iter().try_for_each(|(process, _)| self.world.check_for(&process.actor))
     }
 
     /// Runs one process alone until it ends.
@@ -175,7 +139,7 @@ impl State {
         self.world.fixed = None;
         for _ in 0..3 {
             let actor = Actor::sweeper(repack, 3, Rules::default());
-            let mut process = Process { actor, asks: None };
+            let mut process = Process { actor, asks: None, losses: 0 };
             process.asks = process.actor.step(Reply::Begin, &mut self.world);
             self.processes = vec![printed(process)];
             self = self.alone(0)?;
@@ -209,6 +173,66 @@ impl State {
 }
 
 impl World {
+    /// Everything that must hold of points that count.
+    fn check(&self) -> Result<(), String> {
+        for (&number, session) in &self.committed {
+            if self.is_taken(number) {
+                continue;
+            }
+            self.has_point(number).map_err(|e| format!("kept point {number}: {e}"))?;
+            match self.objects.get(&ObjectName::Point(L, PointNumber(number))) {
+                Some(Value::Record(Record::Point(point))) if point.session == *session => {}
+                other => return Err(format!("committed point {number} became {other:?}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that must hold for a process.
+    fn check_for(&self, actor: &Actor) -> Result<(), String> {
+        match actor {
+            Actor::Writer(writer) => {
+                if let Writing::Committed(number) = writer.state {
+                    let own = writer.session.as_ref().map(|body| body.session);
+                    if self.committed.get(&number) != own.as_ref() {
+                        return Err(format!(
+                            "writer {} was told of point {number}, which is not its own",
+                            writer.who
+                        ));
+                    }
+                }
+                if let Some(body) = writer.may_commit() {
+                    let target = ObjectName::Point(L, PointNumber(body.target));
+                    let free = !self.objects.contains_key(&target) && !self.is_retired(body.target);
+                    let inherited = writer.refs.iter().filter(|at| at.pack.0 != body.session);
+                    for at in inherited.filter(|_| free) {
+                        self.has(at).map_err(|e| format!("writer {} needs {e}", writer.who))?;
+                    }
+                }
+            }
+            Actor::Reader(reader) if reader.state == Reading::Pinned => {
+                self.has_point(reader.number).map_err(|e| format!("pinned point: {e}"))?;
+            }
+            Actor::Marker(marker) => {
+                let kept = matches!(marker.change, Change::Undelete | Change::Hold);
+                if kept && matches!(marker.state, Marking::Done(MarkOutcome::Set | MarkOutcome::Was)) {
+                    self.has_point(marker.number).map_err(|e| format!("point had back: {e}"))?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn has_point(&self, number: u64) -> Result<(), String> {
+        let refs = self.point(number).ok_or_else(|| "its record is gone".to_owned())?;
+        refs.iter().try_for_each(|at| self.has(at))
+    }
+
+    fn has(&self, at: &Ref) -> Result<(), String> {
+        self.resolves(at).then_some(()).ok_or_else(|| format!("{at:?}, which is gone"))
+    }
+
     fn ask(&mut self, request: &Request, effect: bool) -> Reply {
         // A pack is created under a name of its own.
         if let Request::Create(name @ ObjectName::Pack(..), Record::Session(body)) = request {
@@ -375,4 +399,13 @@ fn wander(start: &State, mut random: u64, states: usize) -> Result<usize, String
         }
     }
     Ok(runs)
+}
+
+impl State {
+    /// The same with `losses` answers to requests of one process that may be lost.
+    fn with_losses(mut self, who: usize, losses: u8) -> Self {
+        let process = Process { losses, ..(*self.processes[who].0).clone() };
+        self.processes[who] = printed(process);
+        self
+    }
 }

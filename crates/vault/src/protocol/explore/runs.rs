@@ -1,4 +1,4 @@
-//! What is explored, and that it finds what is wrong when a rule is left out.
+//! What is explored state by state, and that it finds what is wrong when a rule is left out.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use vmkeep_model::PointNumber;
 
 use super::actor::Actor;
 use super::world::{self, L, Value, World, id, pack_name};
-use super::{Change, PointStub, Record, Request, Rules, State, explore, wander};
+use super::{Change, PointStub, Record, Request, Rules, State, explore};
 use crate::layout::ObjectName;
 
 /// Explores, and tells how far that was.
@@ -28,12 +28,12 @@ fn reader() -> Actor {
     Actor::reader(1, Rules::default())
 }
 
-fn both_forgotten() -> World {
+pub(super) fn both_forgotten() -> World {
     World::with_two_points().forget(1).forget(2)
 }
 
 /// Point 1 is forgotten and nothing else can go: reads of what cannot change are not interleaved.
-fn first_forgotten() -> World {
+pub(super) fn first_forgotten() -> World {
     let fixed = world::Fixed { retirable: BTreeSet::from([1]) };
     World { fixed: Some(fixed), ..World::with_two_points().forget(1) }
 }
@@ -44,47 +44,6 @@ fn writer_once() -> Actor {
 
 fn once(repack: bool) -> Actor {
     Actor::sweeper(repack, 1, Rules::default())
-}
-
-/// Two writers of one lineage, a reader with a pin and two sweepers.
-fn everyone(losses: u8) -> State {
-    let actors = vec![writer_once(), writer_once(), reader(), once(false), once(false)];
-    State::new(first_forgotten(), actors, losses)
-}
-
-/// Too many states to explore each in a test: every four of the five are, below and by `cargo xtask explore`, and all five
-/// here along many ways, with up to two answers lost.
-#[test]
-fn everyone_along_many_ways() {
-    for losses in 0..3 {
-        let runs =
-            wander(&everyone(losses), 7 + u64::from(losses), 300_000).unwrap_or_else(|e| panic!("{e}"));
-        println!("300000 states in {runs} runs");
-    }
-}
-
-#[test]
-#[ignore = "hours: cargo xtask explore"]
-fn everyone_in_every_way() {
-    all(everyone(0), false);
-}
-
-#[test]
-#[ignore = "long: cargo xtask explore"]
-fn two_writers_and_two_sweepers() {
-    let actors = vec![writer_once(), writer_once(), once(false), once(false)];
-    all(State::new(first_forgotten(), actors, 0), false);
-}
-
-#[test]
-fn two_writers_a_reader_and_a_sweeper() {
-    all(State::new(first_forgotten(), vec![writer_once(), writer_once(), reader(), once(false)], 0), false);
-}
-
-#[test]
-#[ignore = "long: cargo xtask explore"]
-fn a_writer_a_reader_and_two_sweepers() {
-    all(State::new(first_forgotten(), vec![writer_once(), reader(), once(false), once(false)], 0), false);
 }
 
 #[test]
@@ -169,7 +128,7 @@ fn without_looking_for_pins_a_reader_loses_its_point() {
 }
 
 /// A writer that stops before it commits point 3, which another takes, which is forgotten, with a point 4 above.
-fn overtaken(rules: Rules) -> State {
+pub(super) fn overtaken(rules: Rules) -> State {
     let mut state = State::new(both_forgotten(), vec![Actor::writer(None, 1, rules)], 0);
     let target = ObjectName::Point(L, PointNumber(3));
     while !matches!(state.asks(0), Some(Request::Create(name, _)) if *name == target) {

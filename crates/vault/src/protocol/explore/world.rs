@@ -1,5 +1,6 @@
 //! A store and what is in it, as small as it can be: every request is one step.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
@@ -33,26 +34,46 @@ pub(super) enum Value {
 pub(super) struct Table<K, V> {
     map: BTreeMap<K, Rc<V>>,
     print: u64,
+    /// Under which keys somebody looked, while that is written down.
+    looked: RefCell<Option<Vec<K>>>,
 }
 
 impl<K, V> Default for Table<K, V> {
     fn default() -> Self {
-        Self { map: BTreeMap::new(), print: 0 }
+        Self { map: BTreeMap::new(), print: 0, looked: RefCell::default() }
     }
 }
 
-impl<K: Ord + Hash, V: Hash> Table<K, V> {
+impl<K: Clone + Ord + Hash, V: Hash> Table<K, V> {
     fn print_of(key: &K, value: &V) -> u64 {
         let mut hasher = DefaultHasher::new();
         (key, value).hash(&mut hasher);
         hasher.finish()
     }
 
+    fn look(&self, key: &K) {
+        if let Some(looked) = &mut *self.looked.borrow_mut() {
+            looked.push(key.clone());
+        }
+    }
+
+    /// Writes down where somebody looks, from now on.
+    pub(super) fn note(&self) {
+        self.looked.replace(Some(Vec::new()));
+    }
+
+    /// Where somebody looked since then; nothing more is written down.
+    pub(super) fn noted(&self) -> Vec<K> {
+        self.looked.take().unwrap_or_default()
+    }
+
     pub(super) fn get(&self, key: &K) -> Option<&V> {
+        self.look(key);
         self.map.get(key).map(|value| &**value)
     }
 
     pub(super) fn contains_key(&self, key: &K) -> bool {
+        self.look(key);
         self.map.contains_key(key)
     }
 
@@ -108,7 +129,7 @@ pub(super) fn id(n: u8) -> [u8; 16] {
 }
 
 /// Whether a listing of `prefix` shows `name`. By its first part when that alone tells.
-fn is_under(name: &ObjectName, prefix: &str) -> bool {
+pub(super) fn is_under(name: &ObjectName, prefix: &str) -> bool {
     let first = match name {
         ObjectName::Point(..) => "points",
         ObjectName::Head(_) => "heads",
@@ -131,6 +152,7 @@ pub(super) fn pack_name(pack: PackBody) -> ObjectName {
 }
 
 impl World {
+    /// What tells it from other worlds.
     pub(super) fn print(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         (self.objects.print, self.maps.print, self.named, &self.committed, &self.late).hash(&mut hasher);
@@ -191,15 +213,28 @@ impl World {
 
     /// Whether a sweep has taken the point for good.
     pub(super) fn is_taken(&self, number: u64) -> bool {
+        self.is_marked_taken(number) || self.is_retired(number)
+    }
+
+    pub(super) fn is_marked_taken(&self, number: u64) -> bool {
         let marks = (1..).map_while(|g| self.record(&mark_name(L, number, g)));
         let state = marks.last().map_or(0, |mark| if let Record::Mark(mark) = mark { mark.state } else { 0 });
-        state & TAKEN != 0 || self.is_retired(number)
+        state & TAKEN != 0
     }
 
     pub(super) fn point(&self, number: u64) -> Option<&BTreeSet<Ref>> {
         match self.record(&ObjectName::Point(L, PointNumber(number))) {
             Some(Record::Point(point)) => self.maps.get(&point.session),
             _ => None,
+        }
+    }
+
+    /// What a session would have committed is nothing to anybody, unless it is committed all the same.
+    pub(super) fn forget_map(&mut self, session: [u8; 16]) {
+        let is_point =
+            |value: &Value| matches!(value, Value::Record(Record::Point(p)) if p.session == session);
+        if !self.objects.iter().any(|(_, value)| is_point(value)) {
+            self.maps.remove(&session);
         }
     }
 
@@ -299,7 +334,8 @@ impl World {
 
     /// The first point from `birth` on that counts when `gone` does not.
     fn counting(&self, birth: u64, gone: &[u64]) -> Option<&BTreeSet<Ref>> {
-        let top = self.committed.keys().max().copied().unwrap_or(0);
+        // Beyond the highest it looks where the next ones would be, so that it is known to.
+        let top = self.committed.keys().max().copied().unwrap_or(0) + 4;
         (birth..=top).find(|n| !gone.contains(n) && self.point(*n).is_some()).and_then(|n| self.point(n))
     }
 
