@@ -158,3 +158,42 @@ fn without_rereading_the_retirement_a_writer_is_told_of_a_point_that_does_not_co
     let rules = Rules { reread_retired: false, ..Rules::default() };
     finds("which is not its own", overtaken(rules));
 }
+
+/// A sweeper that stops before it ends the session of a writer, which commits point 3 all the same. Point 4 uses what that
+/// session stored, and point 3 is forgotten.
+fn a_late_void(rules: Rules) -> State {
+    let actors = vec![Actor::writer(None, 1, rules), Actor::sweeper(false, 1, rules)];
+    let mut state = State::new(both_forgotten(), actors, 0);
+    let target = ObjectName::Point(L, PointNumber(3));
+    for process in 0..2 {
+        while !matches!(state.asks(process), Some(Request::Create(name, _)) if *name == target) {
+            state = state.step(process, true, false);
+        }
+    }
+    while state.asks(0).is_some() {
+        state = state.step(0, true, false);
+    }
+    let (session, own) = (id(130), (id(40), id(40)));
+    let mut refs = state.world.point(3).expect("the writer has committed").clone();
+    refs.insert(world::Ref { pack: own, slot: 0, birth: 4 });
+    let stub = Record::Point(PointStub { session, base: 3 });
+    state.world.objects.insert(ObjectName::Point(L, PointNumber(4)), Value::Record(stub));
+    state.world.objects.insert(pack_name(own), Value::Pack(vec![(own, 0)], 4));
+    state.world.maps.insert(session, refs);
+    state.world.committed.insert(4, session);
+    state.world = std::mem::take(&mut state.world).forget(3);
+    let sweeper = State::new(World::default(), vec![Actor::sweeper(false, 1, rules)], 0);
+    state.processes.extend(sweeper.processes);
+    state
+}
+
+#[test]
+fn a_void_that_comes_when_its_number_was_used_and_swept_ends_nothing() {
+    all(a_late_void(Rules::default()), false);
+}
+
+#[test]
+fn without_rereading_the_retirement_a_late_void_takes_what_points_use() {
+    let rules = Rules { reread_retired: false, ..Rules::default() };
+    finds("kept point 4", a_late_void(rules));
+}
