@@ -13,7 +13,7 @@ mod discarding;
 use std::process::Command;
 use std::sync::Arc;
 
-use common::{back_up, kek, ports};
+use common::{back_up_all, kek, ports};
 use discarding::DiscardingStore;
 use vmkeep_backup::Settings;
 use vmkeep_model::{BlockSize, ByteLen};
@@ -35,17 +35,17 @@ fn peak() -> u64 {
     line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// Peak of a backup of a disk of `disk_mib` with `memory_mib`, in bytes.
-fn peak_of_backup(disk_mib: u64, memory_mib: u64) -> u64 {
+/// Peak of a backup of `disks` (how many, and of how many MiB each) with `memory_mib`, in bytes.
+fn peak_of_backup(disks: &str, memory_mib: u64) -> u64 {
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "one_backup_in_a_process_of_its_own", "--nocapture"])
-        .env(SCENARIO, format!("{disk_mib} {memory_mib}"))
+        .env(SCENARIO, format!("{disks} {memory_mib}"))
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&child.stdout).into_owned();
     assert!(child.status.success(), "{said}{}", String::from_utf8_lossy(&child.stderr));
     let peak = said.lines().find_map(|line| line.strip_prefix("peak ")).unwrap().parse().unwrap();
-    println!("disk {disk_mib} MiB, memory {memory_mib} MiB: peak {} MiB", peak / MIB);
+    println!("disks {disks} MiB, memory {memory_mib} MiB: peak {} MiB", peak / MIB);
     peak
 }
 
@@ -53,27 +53,38 @@ fn peak_of_backup(disk_mib: u64, memory_mib: u64) -> u64 {
 #[ignore = "the test below runs it with its scenario"]
 fn one_backup_in_a_process_of_its_own() {
     let scenario = std::env::var(SCENARIO).unwrap();
-    let (disk, memory) = scenario.split_once(' ').unwrap();
-    let len = ByteLen(disk.parse::<u64>().unwrap() * MIB);
+    let numbers: Vec<u64> = scenario.split(' ').map(|number| number.parse().unwrap()).collect();
+    let [number, mib, memory] = numbers[..] else { panic!("{scenario}") };
+    let len = ByteLen(mib * MIB);
     let settings = Settings {
         level: CompressionLevel::Fast,
         workers: 2,
-        memory_bytes: memory.parse::<usize>().unwrap() << 20,
+        memory_bytes: usize::try_from(memory << 20).unwrap(),
         ..Settings::default()
     };
-    let disk = GeneratedDisk::new(len, BlockSize::default(), 5).with_allocated_spread(len);
+    let disk = |seed| GeneratedDisk::new(len, BlockSize::default(), seed).with_allocated_spread(len);
+    let disks: Vec<GeneratedDisk> = (0..number).map(disk).collect();
     let vault = Vault::create(Arc::new(DiscardingStore::default()), kek(), ports(1)).unwrap();
-    let report = back_up(&vault, "vm", &disk, &settings);
-    assert_eq!(report.bytes_changed, len.0);
+    let report = back_up_all(&vault, "vm", &disks, &settings);
+    assert_eq!(report.bytes_changed, number * len.0);
     println!("\npeak {}", peak());
 }
 
 #[test]
 fn a_backup_stays_within_its_memory_whatever_the_size_of_the_disk() {
-    let [small, large] = [512, 2048].map(|disk_mib| peak_of_backup(disk_mib, 128));
-    let little = peak_of_backup(512, 32);
+    let [small, large] = ["1 512", "1 2048"].map(|disks| peak_of_backup(disks, 128));
+    let little = peak_of_backup("1 512", 32);
     assert!(small <= 128 * MIB + BESIDE && large <= 128 * MIB + BESIDE);
     assert!(little <= 32 * MIB + BESIDE);
     assert!(little < small, "less memory was given and as much was used");
     assert!(large <= small + NOISE, "four times the disk took more memory");
+}
+
+/// Thirty-two disks of noise at the same time: the packs of all of them fill half of the memory.
+#[test]
+fn thirty_two_disks_at_once_stay_within_the_memory_of_one() {
+    let (one, many) = (peak_of_backup("1 512", 128), peak_of_backup("32 32", 128));
+    // A thread of each disk has a compressor of its own: at most a MiB.
+    assert!(many <= 128 * MIB + BESIDE + 32 * MIB, "{} MiB", many / MIB);
+    assert!(many <= one + 2 * NOISE, "{} and {} MiB", many / MIB, one / MIB);
 }

@@ -58,6 +58,23 @@ pub fn back_up(vault: &Vault, vm: &str, disk: &dyn BlockRead, settings: &Setting
     run(vault, &plan, settings, &Silent, &CancelToken::new()).unwrap()
 }
 
+/// Backs up `disks` as the disks of `vm`.
+pub fn back_up_all(vault: &Vault, vm: &str, disks: &[GeneratedDisk], settings: &Settings) -> Report {
+    let source = |(n, disk)| {
+        let description =
+            DiskDescription { name: format!("disk{n}").parse().unwrap(), role: DiskRole::Data, lun: None };
+        SourceDisk { description, source: Source::Read(disk) }
+    };
+    let plan = Plan {
+        vm: vm.parse().unwrap(),
+        disks: disks.iter().map(|disk| disk as &dyn BlockRead).enumerate().map(source).collect(),
+        consistency: ConsistencyLevel::Crash,
+        evidence: Vec::new(),
+        config: None,
+    };
+    run(vault, &plan, settings, &Silent, &CancelToken::new()).unwrap()
+}
+
 /// A generated disk whose allocated blocks are kept in memory, so that a scan costs a copy and a hash.
 #[derive(Debug)]
 pub struct SpreadDisk {
