@@ -174,7 +174,8 @@ impl DiskWalk<'_> {
             None => session.disk_writer_anew(name, block_size, shares.pack_bytes),
         }
         .map_err(BackupError::Store)?;
-        let segments = Segments::against(disk, block_size, SegmentSize::default(), Known::new(base));
+        let segments =
+            Segments::against(disk, block_size, SegmentSize(shares.segment_bytes), Known::new(base));
         let segments = match changes {
             Some(changes) => segments.among(changes),
             None => segments,

@@ -172,6 +172,8 @@ pub(crate) struct Shares {
     /// Disks walked at the same time.
     pub(crate) disks: usize,
     pub(crate) pack_bytes: usize,
+    /// Most bytes of a segment.
+    pub(crate) segment_bytes: usize,
     /// Segments between scan and frame.
     pub(crate) segments: usize,
     /// Frames between compressing and packing.
@@ -181,13 +183,12 @@ pub(crate) struct Shares {
 /// Size of a pack when memory allows.
 const PACK_BYTES_MAX: usize = 32 << 20;
 /// Smaller packs cost more requests than memory is worth.
-const PACK_BYTES_MIN: usize = 768 << 10;
+const PACK_BYTES_MIN: usize = 1 << 20;
 /// Disks walked at the same time when memory allows: more only make the source seek.
 const DISKS_AT_ONCE_MAX: usize = 32;
+/// Least memory of a disk.
+const SHARE_MIN: usize = 4 << 20;
 const SEGMENT_BYTES: usize = 1 << 20;
-/// A writer needs room for two packs of data, one filling and one on its way, and for two of metadata, each a quarter
-/// of the size: so many halves of a pack.
-const HALF_PACKS: usize = 5;
 
 impl Settings {
     /// The least memory that a walk can be told to keep to: 32 MiB.
@@ -203,25 +204,24 @@ impl Settings {
                 "{given} bytes of memory; a backup needs at least {least}"
             )));
         }
-        let block = self.block_size.bytes();
-        let (segment, frame) = (SEGMENT_BYTES.max(block), self.level.frame_bytes().max(block));
-        // Half for packs, a quarter each for segments and for frames on their way, which are there twice.
-        let least = (2 * packs(PACK_BYTES_MIN)).max(4 * segment).max(8 * frame);
+        let (block, frame) = (self.block_size.bytes(), self.level.frame_bytes().max(self.block_size.bytes()));
+        let least = SHARE_MIN.max(8 * frame).max(11 * block);
         let at_once = if self.workers == 1 { 1 } else { DISKS_AT_ONCE_MAX.min(self.memory_bytes / least) };
         let disks = disks.clamp(1, at_once.max(1));
+        // Of a disk's share, half is for two packs, one filling and one on its way; a sixteenth for two of metadata; three
+        // sixteenths for segments, of which one more is there than between scan and frame; a quarter for frames on their
+        // way, which are there twice.
         let share = self.memory_bytes / disks;
+        let for_segments = share / 16 * 3;
+        let segment_bytes = (for_segments / 2 / block * block).clamp(block, SEGMENT_BYTES.max(block));
         Ok(Shares {
             disks,
-            pack_bytes: (share / HALF_PACKS).clamp(PACK_BYTES_MIN, PACK_BYTES_MAX),
-            segments: (share / 4 / segment).clamp(1, 4 * self.workers),
+            pack_bytes: (share / 4).clamp(PACK_BYTES_MIN, PACK_BYTES_MAX),
+            segment_bytes,
+            segments: (for_segments / segment_bytes).saturating_sub(1).clamp(1, 4 * self.workers),
             frames: (share / 8 / frame).clamp(1, 4 * self.workers),
         })
     }
-}
-
-/// Memory for the packs of a writer, when those of data have `pack_bytes`.
-fn packs(pack_bytes: usize) -> usize {
-    pack_bytes * HALF_PACKS / 2
 }
 
 #[cfg(test)]
@@ -240,15 +240,13 @@ mod tests {
             let settings = Settings { memory_bytes: memory, workers, block_size, level, ..Settings::default() };
             let shares = settings.shares(disks).unwrap();
             let frame = settings.level.frame_bytes().max(block_size.bytes());
-            let segment = SEGMENT_BYTES.max(block_size.bytes());
-            prop_assert!(shares.disks * packs(shares.pack_bytes) <= memory / 2);
-            let sum = packs(shares.pack_bytes) + shares.segments * segment + 2 * shares.frames * frame;
-            if log2 < 22 {
-                prop_assert!(shares.disks * sum <= memory);
-            } else {
-                // A block of 4 MiB takes more than its share of the least memory there is.
-                prop_assert!(shares.disks * sum <= memory + 16 * segment);
-            }
+            // Two packs of data and two of metadata, an eighth of their size.
+            let packs = 2 * shares.pack_bytes;
+            prop_assert!(shares.disks * packs <= memory / 2);
+            let sum = packs + packs / 8 + (shares.segments + 1) * shares.segment_bytes + 2 * shares.frames * frame;
+            // Of a few blocks of 4 MiB, or frames of best, not even one may fit.
+            let least = packs + packs / 8 + 2 * block_size.bytes() + 2 * frame;
+            prop_assert!(shares.disks * sum <= memory.max(least), "{shares:?}");
             prop_assert!(shares.disks >= 1 && shares.disks <= disks.min(32));
         }
     }

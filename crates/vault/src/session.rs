@@ -212,8 +212,8 @@ impl Session {
 
     /// A writer for what changed on `disk` since the base point. The block size is the base's when there is one.
     ///
-    /// `pack_bytes` is the size at which a pack of data is stored, and about what the writer needs in memory, two and a
-    /// half times.
+    /// `pack_bytes` is the size at which a pack of data is stored, and about what the writer needs in memory, twice; two packs
+    /// of metadata of an eighth of the size come on top.
     pub fn disk_writer(
         &self,
         disk: &DiskName,

@@ -113,10 +113,10 @@ pub(crate) struct BackupArgs {
     #[arg(long)]
     pub(crate) no_cache: bool,
     /// File that lists what may have changed on a disk since the newest point; may be given several times
-    #[arg(long, value_name = "[DISK=]FILE[,since=N]", value_parser = tracking_arg::parse, long_help = EXTENTS_HELP)]
+    #[arg(long, value_name = "FILE", value_parser = tracking_arg::parse, long_help = EXTENTS_HELP)]
     pub(crate) changed_extents: Vec<TrackingArg>,
     /// Dirty bitmap in a disk's qcow2 file that records changes since the newest point; may be given several times
-    #[arg(long, value_name = "[DISK=]NAME[,since=N]", value_parser = tracking_arg::parse, long_help = BITMAP_HELP)]
+    #[arg(long, value_name = "NAME", value_parser = tracking_arg::parse, long_help = BITMAP_HELP)]
     pub(crate) bitmap: Vec<TrackingArg>,
     /// Read every disk as a whole, whatever is known of its changes
     #[arg(long)]

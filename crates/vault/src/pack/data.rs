@@ -23,7 +23,7 @@ const PACK_BYTES_PER_WAITING: usize = 256;
 /// So many may wait in any case.
 const PACK_WAITING_MIN: usize = 2048;
 /// Size of a metadata pack, however little memory there is: every one costs four requests.
-const METADATA_PACK_BYTES_MIN: usize = 192 << 10;
+const METADATA_PACK_BYTES_MIN: usize = 128 << 10;
 
 /// Takes what changed on one disk and stores it.
 ///
@@ -137,7 +137,7 @@ impl<'s> DiskWriter<'s> {
         let (root, old_size) = base.unwrap_or_default();
         let reader = MapReader::new(&session.nodes, session.lineage.domain.identity()?, block_size, root);
         let map = MapWriter::new(reader, session.target);
-        let metadata = MetadataPacks::new(session, (pack_bytes / 4).max(METADATA_PACK_BYTES_MIN))?;
+        let metadata = MetadataPacks::new(session, (pack_bytes / 8).max(METADATA_PACK_BYTES_MIN))?;
         Ok(Self {
             session,
             disk,
