@@ -12,10 +12,10 @@ use vmkeep_envelope::{Codec, PackName, SlotId, SlotKind};
 use vmkeep_model::{BlockIndex, BlockSize, ContentHash, LineageId, PointNumber, SessionId};
 
 use crate::format::{
-    Body, ClosedBody, DeadPackBody, DiskBody, FooterBody, FooterSlot, ForgetBody, HeadBody, InheritedBody,
-    JobBody, JournalBody, MarkBody, MovedBody, MovedSlotBody, NameBody, Origin, Part, PinBody, PlaceBody,
-    PlanBody, PointBody, PointHead, RepackBody, RetiredBody, RootBody, SessionBody, SlotBirth, StoredBody,
-    Thinned, VaultBody, VoidBody, WornBody, decode_body, encode,
+    Body, ChangesBody, ClosedBody, DeadPackBody, DiskBody, FooterBody, FooterSlot, ForgetBody, HeadBody,
+    InheritedBody, JobBody, JournalBody, MarkBody, MovedBody, MovedSlotBody, NameBody, Origin, Part, PinBody,
+    PlaceBody, PlanBody, PointBody, PointHead, RepackBody, RetiredBody, RootBody, SessionBody, SlotBirth,
+    StoredBody, Thinned, TrackingBody, VaultBody, VoidBody, WornBody, decode_body, encode,
 };
 use crate::journal::JournalEntry;
 
@@ -210,8 +210,30 @@ fn points_are_stored_as_ever() {
     // A section of a later version is kept, also between and after those that are known.
     let later = PointBody { unknown: vec![(5, 0, vec![1, 2, 3]), (900, 2, vec![9])], ..known.clone() };
     let copied = PointBody { copy: Some((place(0xbb, None), 1)), ..known.clone() };
+    let mut tracked = known.clone();
+    if let Some(stored) = &mut tracked.disks[0].stored {
+        stored.provenance = 2;
+    }
+    let tracking = TrackingBody {
+        method: 1,
+        granularity: 65_536,
+        audited: 459,
+        whole_at: 1,
+        windows_done: 5,
+        windows: 128,
+        round_from: 2,
+    };
+    let found = |disk, tracking, fallback: Option<&str>| ChangesBody {
+        disk,
+        patched_blocks: 70,
+        patched_pages: 99,
+        tracking,
+        fallback: fallback.map(ToOwned::to_owned),
+    };
+    tracked.changes = vec![found(0, Some(tracking), None), found(1, None, Some("the bitmap is gone"))];
     for (name, point) in [
         ("point", known),
+        ("point-tracked", tracked),
         ("point-bare", bare),
         ("point-of-a-later-version", later),
         ("point-with-copy", copied),
