@@ -7,6 +7,7 @@
 mod bars;
 mod bounds;
 mod measure;
+mod opening;
 mod peer;
 mod table;
 
@@ -108,6 +109,9 @@ pub(crate) fn run(mut args: Args) -> Result<()> {
     place.clear()?;
     fs::remove_dir_all(place.changes()).at(&place.changes())?;
     println!("\n{}", table::markdown(&peers, &runs, rounds, &disks)?);
+    if let Some(program) = peers.iter().find_map(Peer::vmkeep) {
+        println!("\n{}", opening::line(program, &place.opening())?);
+    }
     println!("\n{}", table::bars(&peers, &runs, &bounds));
     Ok(())
 }

@@ -43,6 +43,11 @@ impl Place {
         self.work.join("changes")
     }
 
+    /// For vaults without a backup.
+    pub(crate) fn opening(&self) -> PathBuf {
+        self.work.join("opening")
+    }
+
     fn target(&self) -> PathBuf {
         self.work.join("restored")
     }
@@ -136,6 +141,11 @@ impl Peer {
     /// Its level, when it is vmkeep.
     pub(crate) fn level(&self) -> Option<&'static str> {
         if let Self::Vmkeep { level, .. } = self { Some(level) } else { None }
+    }
+
+    /// The program, when it is vmkeep.
+    pub(crate) fn vmkeep(&self) -> Option<&Path> {
+        if let Self::Vmkeep { program, .. } = self { Some(program) } else { None }
     }
 
     /// The program of the bare loop, when it is that.

@@ -87,6 +87,8 @@ pub(crate) fn bars(peers: &[Peer], runs: &[Run], bounds: &Bounds) -> String {
     lines.push("|---|---|---|---:|---:|---|---:|---|---|".to_owned());
     for bar in BARS {
         let phase = bar.phase.and_then(|name| PHASES.iter().find(|phase| phase.name == name));
+        // Said once, with the first tool.
+        let mut why = bar.why;
         for peer in peers {
             let Some(level) = peer.level().filter(|level| bar.is_for(level)) else { continue };
             let against = phase.map(|phase| Against { bounds: Some(bounds), ..against(peers, runs, phase) });
@@ -95,8 +97,8 @@ pub(crate) fn bars(peers: &[Peer], runs: &[Run], bounds: &Bounds) -> String {
                 None => largest(runs, &peer.name()),
             };
             let judge = |row| bar.judge(&row, level, &against.unwrap_or_default());
-            let (title, name, what, why) =
-                (phase.map_or("every run", |phase| phase.title), peer.name(), bar.what(), bar.why);
+            let (title, name, what) =
+                (phase.map_or("every run", |phase| phase.title), peer.name(), bar.what());
             lines.push(match found.and_then(judge) {
                 Some(verdict) => {
                     let (stretch, further) = verdict.stretch.unzip();
@@ -109,8 +111,9 @@ pub(crate) fn bars(peers: &[Peer], runs: &[Run], bounds: &Bounds) -> String {
                         yes_no(further),
                     )
                 }
-                None => format!("| {title} | {name} | {what} | not measured |||||{why} |"),
+                None => format!("| {title} | {name} | {what} | not measured ||||| {why} |"),
             });
+            why = "";
         }
     }
     lines.push(String::new());
