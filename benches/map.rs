@@ -1,13 +1,13 @@
 //! Writing the next version of a block map, nodes kept in memory: no packing, no sealing.
 //!
 //! `1,000 scattered`: a 10 TiB disk with 65,536 blocks (4 GiB) spread over all of it, 1,000 of them changed in the order
-//! of their numbers. `sequential full`: a new map of 65,536 neighbouring blocks. `read all`: every entry of the spread map
+//! of their numbers, as whole blocks or as patches of one page. `sequential full`: a new map of 65,536 neighbouring blocks. `read all`: every entry of the spread map
 //! in order. Rates count the blocks that are written or read, 64 KiB each.
 #![allow(missing_docs)] // criterion's macros make public functions
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use vmkeep::envelope::{IdentityKey, PackName};
-use vmkeep::model::{BlockIndex, BlockSize, ContentHash, PointNumber, SessionId};
+use vmkeep::model::{BlockIndex, BlockSize, ContentHash, PageMask, PointNumber, SessionId};
 use vmkeep::vault::map::testing::{MemoryNodes, MemorySink};
 use vmkeep::vault::map::{Entry, MapReader, MapWriter, Root};
 use vmkeep::vault::{PackPlace, Reference, StorageId};
@@ -62,6 +62,25 @@ fn map(c: &mut Criterion) {
     group.bench_function("1,000 scattered of 10 TiB", |b| {
         let changed = || (0..CHANGED).map(|n| n * step).map(|n| n * SHARE + n % SHARE);
         b.iter(|| write(&nodes, identity, root, 2, changed()).0);
+    });
+    let page = PageMask::from_pages(BlockSize::default(), [3]).expect("a block has 16 pages");
+    group.bench_function("1,000 scattered patches", |b| {
+        let changed = || (0..CHANGED).map(|n| n * step).map(|n| n * SHARE + n % SHARE);
+        b.iter(|| {
+            let mut sink = MemorySink::new(SessionId([9; 16]), NODES_PER_PACK);
+            let reader = MapReader::new(&nodes, identity, BlockSize::default(), root);
+            let mut writer = MapWriter::new(reader, PointNumber(2));
+            for block in changed() {
+                let Entry::Full { at, hash } = entry(block, 2) else {
+                    unreachable!("entry makes whole blocks")
+                };
+                let patched = writer.patch(&mut sink, BlockIndex(block), at, page.clone(), hash);
+                patched.expect("nodes are in memory");
+            }
+            let pending = writer.finish(&mut sink).expect("nodes are in memory");
+            sink.seal();
+            pending.resolve(&sink).expect("every pack is sealed")
+        });
     });
     group.throughput(Throughput::Bytes(BLOCKS * BlockSize::default().bytes_u64()));
     group.bench_function("sequential full", |b| {

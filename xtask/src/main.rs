@@ -36,7 +36,8 @@ cargo xtask CHORE [OPTIONS]
       Makes a realistic VM disk and later versions of it (default: 8 GiB, 3500 MiB of files).
 
   peers DISKDIR WORKDIR [--rounds N] [--only NAME,NAME] [--rustic PROGRAM]
-      Runs restic, borg, rustic and vmkeep on those disks and prints a table (default: 3 rounds).
+      Runs restic, borg, rustic and vmkeep on those disks and prints a table, and one of what vmkeep is to reach
+      (default: 3 rounds). NAME is restic, borg, rustic, vmkeep, vmkeep-fast, vmkeep-default or vmkeep-best.
       WORKDIR must lie on the file system of DISKDIR.
 ";
 

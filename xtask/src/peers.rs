@@ -2,9 +2,12 @@
 //!
 //! Every tool starts with an empty repository and takes the versions in turn; a version lies in the page cache
 //! before each run, and the time of a run ends when everything written is on disk. The tools take turns within a
-//! round, and the table has the medians of the rounds.
+//! round, and the table has the medians of the rounds. A second table sets them against the bars.
 
+mod bars;
+mod bounds;
 mod measure;
+mod opening;
 mod peer;
 mod table;
 
@@ -17,19 +20,59 @@ use crate::disks::{image, path_of};
 use crate::failure::{At, Failure, Result};
 use crate::process;
 use crate::tools;
+use bounds::Bounds;
 use measure::{Meter, Sample};
 use peer::{Peer, Place};
 
-/// What is measured, in the order in which it is run. `v1db` goes on from the first full on a copy of its own.
-pub(crate) const PHASES: [(&str, &str); 8] = [
-    ("full", "first full (v0)"),
-    ("v1db", "database churn (v1db)"),
-    ("v1", "1 % scattered (v1)"),
-    ("v2", "80 MiB contiguous (v2)"),
-    ("restore", "restore of v2"),
-    ("verify", "verify, every byte"),
-    ("v3", "unchanged, new mtime (v3)"),
-    ("v3m", "unchanged, same mtime (v3m)"),
+/// Something that every tool does with the disks.
+#[derive(Debug)]
+pub(crate) struct Phase {
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
+    /// The phase of the other tools that counts beside it.
+    pub(crate) beside: &'static str,
+    /// Whether it is told what changed, which vmkeep alone can be. A failure is a line of the table then.
+    pub(crate) is_tracked: bool,
+    /// Whether it goes on from the first full on a copy of its own.
+    is_aside: bool,
+}
+
+const fn phase(name: &'static str, title: &'static str) -> Phase {
+    Phase { name, title, beside: name, is_tracked: false, is_aside: false }
+}
+
+impl Phase {
+    const fn aside(self) -> Self {
+        Self { is_aside: true, ..self }
+    }
+
+    const fn tracked(self, beside: &'static str) -> Self {
+        Self { is_tracked: true, beside, ..self }
+    }
+
+    /// The version of the disk that it backs up.
+    fn version(&self) -> &'static str {
+        match self.name {
+            "full" => "v0",
+            "v1t" => "v1",
+            "v3m" | "v3t" => "v3",
+            other => other,
+        }
+    }
+}
+
+/// What is measured, in the order in which it is run.
+pub(crate) const PHASES: [Phase; 10] = [
+    phase("full", "first full (v0)"),
+    phase("v1db", "database churn (v1db)").aside(),
+    phase("v1t", "changed extents given (v1)").tracked("v1").aside(),
+    phase("v1", "1 % scattered (v1)"),
+    phase("v2", "80 MiB contiguous (v2)"),
+    phase("restore", "restore of v2"),
+    phase("verify", "verify, every byte"),
+    phase("v3", "unchanged, new mtime (v3)"),
+    phase("v3m", "unchanged, same mtime (v3m)"),
+    phase("v3t", "unchanged, tracking (v3)").tracked("v3"),
 ];
 
 /// A phase of a tool, once.
@@ -37,7 +80,8 @@ pub(crate) const PHASES: [(&str, &str); 8] = [
 pub(crate) struct Run {
     pub(crate) peer: String,
     pub(crate) phase: &'static str,
-    pub(crate) sample: Sample,
+    /// Or why there is none.
+    pub(crate) sample: std::result::Result<Sample, String>,
 }
 
 pub(crate) fn run(mut args: Args) -> Result<()> {
@@ -54,6 +98,7 @@ pub(crate) fn run(mut args: Args) -> Result<()> {
     let place = Place::new(work.canonicalize().at(&work)?);
 
     let peers = peers(rustic, only.as_deref())?;
+    let bounds = bounds(&peers, &disks, &place)?;
     let mut runs = Vec::new();
     for round in 1..=rounds {
         for peer in &peers {
@@ -62,8 +107,25 @@ pub(crate) fn run(mut args: Args) -> Result<()> {
         }
     }
     place.clear()?;
+    fs::remove_dir_all(place.changes()).at(&place.changes())?;
     println!("\n{}", table::markdown(&peers, &runs, rounds, &disks)?);
+    if let Some(program) = peers.iter().find_map(Peer::vmkeep) {
+        println!("\n{}", opening::line(program, &place.opening())?);
+    }
+    println!("\n{}", table::bars(&peers, &runs, &bounds));
     Ok(())
+}
+
+/// What the disks cost at least, when vmkeep is among the tools.
+fn bounds(peers: &[Peer], disks: &Path, place: &Place) -> Result<Bounds> {
+    fs::create_dir_all(place.changes()).at(&place.changes())?;
+    match peers.iter().find_map(Peer::bare_loop) {
+        Some(program) => {
+            println!("what changed, and what it costs alone");
+            Bounds::find(program, disks, &place.changes())
+        }
+        None => Ok(Bounds::default()),
+    }
 }
 
 fn folder(path: &str) -> Result<PathBuf> {
@@ -78,13 +140,16 @@ fn peers(rustic: Option<PathBuf>, only: Option<&[String]>) -> Result<Vec<Peer>> 
         None => println!("no rustic here (cargo install rustic-rs, then --rustic PROGRAM): left out"),
     }
     let vmkeep = process::workspace().join("target/release/vmkeep");
-    peers.extend(["fast", "best"].map(|level| Peer::Vmkeep { program: vmkeep.clone(), level }));
+    peers.extend(["fast", "default", "best"].map(|level| Peer::Vmkeep { program: vmkeep.clone(), level }));
     if let Some(names) = only {
-        let known: Vec<String> = peers.iter().map(Peer::name).collect();
-        if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
+        // `vmkeep` stands for all its levels.
+        let is_named =
+            |peer: &Peer, name: &String| *name == peer.name() || (name == "vmkeep" && peer.level().is_some());
+        if let Some(unknown) = names.iter().find(|name| !peers.iter().any(|peer| is_named(peer, name))) {
+            let known: Vec<String> = peers.iter().map(Peer::name).collect();
             return Err(Failure::new(format!("no tool {unknown}; there are: {}", known.join(", "))));
         }
-        peers.retain(|peer| names.contains(&peer.name()));
+        peers.retain(|peer| names.iter().any(|name| is_named(peer, name)));
     }
     let wanted = |tool: &tools::Tool| match tool.program {
         "restic" => peers.contains(&Peer::Restic),
@@ -92,8 +157,12 @@ fn peers(rustic: Option<PathBuf>, only: Option<&[String]>) -> Result<Vec<Peer>> 
         _ => true,
     };
     tools::ensure(&tools::PEER_TOOLS.into_iter().filter(wanted).collect::<Vec<_>>())?;
-    if peers.iter().any(|peer| matches!(peer, Peer::Vmkeep { .. })) {
+    if peers.iter().any(|peer| peer.level().is_some()) {
         process::run(&mut process::cargo(&["build", "--release", "-p", "vmkeep-cli"]))?;
+        // Apart from the other, which is to be built as it is shipped.
+        let bounds = ["build", "--release", "-p", "vmkeep-benches", "--bin", "vmkeep-bounds"];
+        process::run(&mut process::cargo(&bounds))?;
+        peers.push(Peer::BareLoop(process::workspace().join("target/release/vmkeep-bounds")));
     }
     Ok(peers)
 }
@@ -104,45 +173,54 @@ fn round_of(peer: &Peer, disks: &Path, place: &Place, runs: &mut Vec<Run>) -> Re
     place.make()?;
     peer.init(place)?;
     let meter = Meter::new(place);
-    for (phase, _) in PHASES {
-        let sample = match phase {
-            "restore" => restored(peer, disks, place, &meter)?,
-            "verify" => meter.run(&peer.verify(place))?,
-            "v1db" => {
-                place.set_aside()?;
-                let sample = backed_up(peer, disks, phase, place, &meter)?;
-                place.take_back()?;
-                sample
-            }
-            _ => backed_up(peer, disks, phase, place, &meter)?,
+    for phase in PHASES.iter().filter(|phase| peer.does(phase)) {
+        if phase.is_aside {
+            place.set_aside()?;
+        }
+        let sample = match phase.name {
+            "restore" => restored(peer, disks, place, &meter),
+            "verify" => meter.run(&peer.verify(place)),
+            _ => backed_up(peer, disks, phase, place, &meter),
         };
-        println!("  {phase:<8} {:>8.2} s  {:>8.1} MiB added", sample.wall.as_secs_f64(), sample.added_mib());
-        runs.push(Run { peer: peer.name(), phase, sample });
+        if phase.is_aside {
+            place.take_back()?;
+        }
+        let sample = match sample {
+            Ok(sample) => Ok(sample),
+            Err(failure) if phase.is_tracked => Err(failure.to_string()),
+            Err(failure) => return Err(failure),
+        };
+        let name = phase.name;
+        match &sample {
+            Ok(sample) => {
+                let (wall, added) = (sample.wall.as_secs_f64(), sample.added_mib());
+                println!("  {name:<8} {wall:>8.2} s  {added:>8.1} MiB added");
+            }
+            Err(failure) => println!("  {name:<8} {failure}"),
+        }
+        runs.push(Run { peer: peer.name(), phase: name, sample });
     }
     Ok(())
 }
 
-fn backed_up(peer: &Peer, disks: &Path, phase: &str, place: &Place, meter: &Meter<'_>) -> Result<Sample> {
-    let version = match phase {
-        "full" => "v0",
-        "v3m" => "v3",
-        other => other,
-    };
+fn backed_up(peer: &Peer, disks: &Path, phase: &Phase, place: &Place, meter: &Meter<'_>) -> Result<Sample> {
+    let version = phase.version();
     let source = place.source();
-    if phase != "v3m" {
+    if phase.name != "v3m" {
         if source.exists() {
             fs::remove_file(&source).at(&source)?;
         }
         fs::hard_link(path_of(disks, version), &source).at(&path_of(disks, version))?;
     }
-    if phase == "v3" {
+    if phase.name == "v3" {
         // Defeats shortcuts by modification time: the image is unchanged, but does not look it.
         let file = fs::File::open(&source).at(&source)?;
         let modified = file.metadata().and_then(|m| m.modified()).at(&source)?;
         file.set_modified(modified + Duration::from_secs(1)).at(&source)?;
     }
     image::warm(&source)?;
-    meter.run(&peer.backup(place, phase))
+    let changes = phase.is_tracked.then(|| bounds::list(&place.changes(), version));
+    meter.run(&peer.backup(place, phase.name, changes.as_deref()))
 }
 
 /// Restores what was backed up last, and compares it.

@@ -77,11 +77,31 @@ pub(crate) struct Difference {
 /// Compares two images; what one has past the end of the other counts as different.
 pub(crate) fn compare(one: &Path, other: &Path) -> Result<Difference> {
     let (mut difference, mut last_block) = (Difference::default(), None);
-    let mut page_differs = |page: u64| {
+    for_each_changed_page(one, other, |page| {
         difference.pages += 1;
         let block = page / BLOCK_PAGES;
         difference.blocks += u64::from(last_block.replace(block) != Some(block));
-    };
+    })?;
+    Ok(difference)
+}
+
+/// Where two images differ, page by page, as runs of (offset, length) in bytes; none passes the end of `other`.
+pub(crate) fn changed_extents(one: &Path, other: &Path) -> Result<Vec<(u64, u64)>> {
+    let len = std::fs::metadata(other).at(other)?.len();
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for_each_changed_page(one, other, |page| {
+        let (start, end) = (page * PAGE, len.min((page + 1) * PAGE));
+        match runs.last_mut() {
+            _ if start >= end => {}
+            Some((at, run)) if *at + *run == start => *run += end - start,
+            _ => runs.push((start, end - start)),
+        }
+    })?;
+    Ok(runs)
+}
+
+/// Calls `page_differs` with the number of every page in which two images differ, ascending.
+fn for_each_changed_page(one: &Path, other: &Path, mut page_differs: impl FnMut(u64)) -> Result<()> {
     let other_file = File::open(other).at(other)?;
     let mut theirs = vec![0; CHUNK_LEN];
     let mut end = 0;
@@ -101,7 +121,7 @@ pub(crate) fn compare(one: &Path, other: &Path) -> Result<Difference> {
     })?;
     let other_len = other_file.metadata().at(other)?.len();
     (end.div_ceil(PAGE)..other_len.div_ceil(PAGE)).for_each(page_differs);
-    Ok(difference)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -131,6 +151,11 @@ mod tests {
         // 200,100 bytes past 3 MiB: the page at the old end had changed already, 48 pages in 3 further blocks follow.
         assert_eq!(compare(&a, &b).unwrap(), Difference { pages: 4 + 48, blocks: 3 + 3 });
         assert_eq!(compare(&b, &a).unwrap(), Difference { pages: 4 + 48, blocks: 3 + 3 });
+        let at = |page| (page * PAGE, PAGE);
+        let first = [(0, 2 * PAGE), at(17)];
+        assert_eq!(changed_extents(&b, &a).unwrap(), [&first[..], &[(768 * PAGE, 100)]].concat());
+        let grown = (768 * PAGE, 100 + 200_000);
+        assert_eq!(changed_extents(&a, &b).unwrap(), [&first[..], &[grown]].concat());
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

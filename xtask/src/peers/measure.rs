@@ -20,6 +20,8 @@ pub(crate) struct Sample {
     pub(crate) peak_kib: u64,
     /// Bytes by which the repository grew.
     pub(crate) added: i64,
+    /// Of a backup of vmkeep, bytes in objects that hold data of the disk, as it says itself.
+    pub(crate) data: Option<u64>,
 }
 
 impl Sample {
@@ -50,17 +52,29 @@ impl<'a> Meter<'a> {
         let text = shown(command);
         let before = bytes_in(&self.place.repository())?;
         let mut timed = self.timed(command)?;
+        let log = self.place.log();
+        let said_before = fs::metadata(&log).at(&log)?.len();
         flush()?;
         let start = Instant::now();
         let status = timed.status().map_err(|e| Failure::new(format!("cannot run {text}: {e}")))?;
         let wall = start.elapsed();
         if !status.success() {
-            let log = self.place.log();
-            return Err(Failure::new(format!("{text} failed ({status}); see {}", log.display())));
+            let last = self.said_since(said_before)?;
+            let last = last.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+            return Err(Failure::new(format!("{text} failed ({status}; {last}); see {}", log.display())));
         }
         let after = bytes_in(&self.place.repository())?;
         let (cpu, peak_kib) = self.read_times()?;
-        Ok(Sample { wall, cpu, peak_kib, added: after.cast_signed() - before.cast_signed() })
+        let data = data_stored(&self.said_since(said_before)?);
+        Ok(Sample { wall, cpu, peak_kib, added: after.cast_signed() - before.cast_signed(), data })
+    }
+
+    /// What was written to the log after its first `start` bytes.
+    fn said_since(&self, start: u64) -> Result<String> {
+        let log = self.place.log();
+        let bytes = fs::read(&log).at(&log)?;
+        let start = usize::try_from(start).unwrap_or(usize::MAX).min(bytes.len());
+        Ok(String::from_utf8_lossy(&bytes[start..]).into_owned())
     }
 
     /// The command under GNU time, which alone knows the peak memory.
@@ -87,6 +101,16 @@ impl<'a> Meter<'a> {
         let text = fs::read_to_string(&path).at(&path)?;
         parse_times(&text).ok_or_else(|| Failure::new(format!("time wrote {text:?}")))
     }
+}
+
+/// The bytes of data in the summary of a backup of vmkeep: all that it stored less what is not data of disks.
+fn data_stored(said: &str) -> Option<u64> {
+    let summary = said.lines().rfind(|line| line.contains(r#""type":"summary""#))?;
+    let number = |name: &str| -> Option<u64> {
+        let (_, rest) = summary.split_once(&format!("\"{name}\":"))?;
+        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    };
+    number("bytes_stored")?.checked_sub(number("bytes_metadata")?)
 }
 
 /// User seconds, system seconds, KiB: the last line that `time` wrote.
@@ -125,5 +149,13 @@ mod tests {
         let text = "Command exited with non-zero status 1\n1.50 0.25 20480\n";
         assert_eq!(parse_times(text), Some((Duration::from_millis(1750), 20_480)));
         assert_eq!(parse_times("nonsense\n"), None);
+    }
+
+    #[test]
+    fn the_summary_says_what_is_data() {
+        let said = "{\"type\":\"progress\"}\n\
+            {\"type\":\"summary\",\"bytes_stored\":900,\"bytes_metadata\":850,\"disks\":[{\"bytes_stored\":7}]}\n";
+        assert_eq!(data_stored(said), Some(50));
+        assert_eq!(data_stored("nothing of the kind\n"), None);
     }
 }

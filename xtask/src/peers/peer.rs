@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::Phase;
 use crate::failure::{At, Failure, Result};
 use crate::process;
 
@@ -35,6 +36,16 @@ impl Place {
 
     fn key(&self) -> PathBuf {
         self.home().join("key")
+    }
+
+    /// Files that say what changed from one version to another; they stay for all tools.
+    pub(crate) fn changes(&self) -> PathBuf {
+        self.work.join("changes")
+    }
+
+    /// For vaults without a backup.
+    pub(crate) fn opening(&self) -> PathBuf {
+        self.work.join("opening")
     }
 
     fn target(&self) -> PathBuf {
@@ -112,6 +123,8 @@ pub(crate) enum Peer {
         program: PathBuf,
         level: &'static str,
     },
+    /// Reading and hashing the disk and nothing else: no tool, but what a scan is measured against.
+    BareLoop(PathBuf),
 }
 
 impl Peer {
@@ -121,11 +134,37 @@ impl Peer {
             Self::Borg => "borg".to_owned(),
             Self::Rustic(_) => "rustic".to_owned(),
             Self::Vmkeep { level, .. } => format!("vmkeep-{level}"),
+            Self::BareLoop(_) => "bare loop".to_owned(),
         }
     }
 
-    pub(crate) fn is_ours(&self) -> bool {
-        matches!(self, Self::Vmkeep { .. })
+    /// Its level, when it is vmkeep.
+    pub(crate) fn level(&self) -> Option<&'static str> {
+        if let Self::Vmkeep { level, .. } = self { Some(level) } else { None }
+    }
+
+    /// The program, when it is vmkeep.
+    pub(crate) fn vmkeep(&self) -> Option<&Path> {
+        if let Self::Vmkeep { program, .. } = self { Some(program) } else { None }
+    }
+
+    /// The program of the bare loop, when it is that.
+    pub(crate) fn bare_loop(&self) -> Option<&Path> {
+        if let Self::BareLoop(program) = self { Some(program) } else { None }
+    }
+
+    /// Whether it is a tool that vmkeep is set beside.
+    pub(crate) fn is_rival(&self) -> bool {
+        !matches!(self, Self::Vmkeep { .. } | Self::BareLoop(_))
+    }
+
+    /// Whether it takes part in a phase.
+    pub(crate) fn does(&self, phase: &Phase) -> bool {
+        match self {
+            Self::BareLoop(_) => phase.name == "v3",
+            Self::Vmkeep { .. } => true,
+            Self::Restic | Self::Borg | Self::Rustic(_) => !phase.is_tracked,
+        }
     }
 
     /// Name and version as the tool says it.
@@ -145,12 +184,14 @@ impl Peer {
             Self::Borg => command.args(["init", "-e", "repokey-blake2"]).arg(place.repository()),
             Self::Rustic(_) => command.arg("init"),
             Self::Vmkeep { .. } => vault(command.arg("init"), place),
+            Self::BareLoop(_) => return Ok(()),
         };
         process::output(&mut command).map(drop)
     }
 
-    /// Backs up the source; `name` is new for each backup.
-    pub(crate) fn backup(&self, place: &Place, name: &str) -> Command {
+    /// Backs up the source; `name` is new for each backup. `changes` is a file that says where the source differs from what
+    /// was backed up before, for who takes such a thing.
+    pub(crate) fn backup(&self, place: &Place, name: &str, changes: Option<&Path>) -> Command {
         let mut command = self.at(place);
         let source = place.source();
         match self {
@@ -162,8 +203,13 @@ impl Peer {
             Self::Vmkeep { level, .. } => {
                 let disk = format!("disk={},role=os", source.display());
                 vault(command.arg("backup"), place)
-                    .args(["--vm", "vm", "--disk", &disk, "--level", level, "--json"])
+                    .args(["--vm", "vm", "--disk", &disk, "--level", level, "--json"]);
+                if let Some(changes) = changes {
+                    command.arg("--changed-extents").arg(changes);
+                }
+                &mut command
             }
+            Self::BareLoop(_) => command.arg("scan").arg(source),
         };
         command
     }
@@ -192,6 +238,7 @@ impl Peer {
             Self::Vmkeep { .. } => vault(command.arg("restore"), place)
                 .args(["vm@latest", "--format", "raw", "--to"])
                 .arg(target),
+            Self::BareLoop(_) => &mut command,
         };
         command
     }
@@ -203,6 +250,7 @@ impl Peer {
             Self::Restic | Self::Rustic(_) => command.args(["check", "--read-data"]),
             Self::Borg => command.args(["check", "--verify-data"]).arg(place.repository()),
             Self::Vmkeep { .. } => vault(command.arg("verify"), place),
+            Self::BareLoop(_) => &mut command,
         };
         command
     }
@@ -211,7 +259,7 @@ impl Peer {
         match self {
             Self::Restic => process::command("restic"),
             Self::Borg => process::command("borg"),
-            Self::Rustic(program) | Self::Vmkeep { program, .. } => {
+            Self::Rustic(program) | Self::Vmkeep { program, .. } | Self::BareLoop(program) => {
                 process::command(&program.to_string_lossy())
             }
         }
@@ -237,7 +285,7 @@ impl Peer {
             Self::Borg => {
                 command.env("BORG_PASSPHRASE", "x");
             }
-            Self::Vmkeep { .. } => {}
+            Self::Vmkeep { .. } | Self::BareLoop(_) => {}
         }
         command
     }

@@ -1,27 +1,32 @@
-//! The table of medians.
+//! The table of medians, and that of the bars.
 
 use std::fs;
 use std::path::Path;
 
-use super::measure::mib;
+use super::bars::{Against, BARS};
+use super::bounds::Bounds;
+use super::measure::{Sample, mib};
 use super::peer::Peer;
-use super::{PHASES, Run};
+use super::{PHASES, Phase, Run};
 use crate::disks::{image, path_of};
 use crate::failure::{At, Result};
 
 /// The medians of one tool in one phase.
 #[derive(Clone, Copy, Debug)]
-struct Row {
-    wall: f64,
-    cpu: f64,
-    peak_mib: f64,
-    added_mib: f64,
+pub(crate) struct Row {
+    pub(crate) wall: f64,
+    pub(crate) cpu: f64,
+    pub(crate) peak_mib: f64,
+    pub(crate) added_mib: f64,
+    /// Bytes in data objects, where they are known.
+    pub(crate) data: Option<f64>,
 }
 
 /// The whole report: machine, disks, versions, and a row per phase and tool.
 pub(crate) fn markdown(peers: &[Peer], runs: &[Run], rounds: usize, disks: &Path) -> Result<String> {
     let mut lines = vec![machine(), disk_line(disks)?];
-    let versions: Vec<String> = peers.iter().map(Peer::version).collect::<Result<_>>()?;
+    let tools = peers.iter().filter(|peer| peer.bare_loop().is_none());
+    let versions: Vec<String> = tools.map(Peer::version).collect::<Result<_>>()?;
     let mut versions: Vec<&str> = versions.iter().map(String::as_str).collect();
     versions.dedup();
     lines.push(format!(
@@ -29,34 +34,128 @@ pub(crate) fn markdown(peers: &[Peer], runs: &[Run], rounds: usize, disks: &Path
         versions.join(", ")
     ));
     lines.push(
-        "`x wall` and `x bytes` are against the fastest and the smallest of the tools beside vmkeep."
+        "`x wall` and `x bytes` are against the fastest and the smallest of the tools beside vmkeep, which do not take \
+         changed extents: those runs are against their scans of the same disk."
             .to_owned(),
     );
     lines.push(String::new());
     lines.push("| run | tool | wall s | x wall | CPU s | peak MiB | added MiB | x bytes |".to_owned());
     lines.push("|---|---|---:|---:|---:|---:|---:|---:|".to_owned());
-    for (phase, title) in PHASES {
-        let rows: Vec<(&Peer, Row)> =
-            peers.iter().filter_map(|p| Some((p, row(runs, &p.name(), phase)?))).collect();
-        let best = |value: fn(&Row) -> f64| {
-            rows.iter().filter(|(p, _)| !p.is_ours()).map(|(_, row)| value(row)).min_by(f64::total_cmp)
-        };
-        let (fastest, smallest) = (best(|row| row.wall), best(|row| row.added_mib));
-        let writes = !matches!(phase, "restore" | "verify");
-        for (peer, row) in &rows {
+    for phase in &PHASES {
+        let against = against(peers, runs, phase);
+        let is_backup = !matches!(phase.name, "restore" | "verify");
+        for peer in peers.iter().filter(|peer| peer.does(phase)) {
+            let (title, name) = (phase.title, peer.name());
+            let Some(row) = row(runs, &name, phase.name) else {
+                lines.push(format!("| {title} | {name} | {} ||||||", failure(runs, &name, phase.name)));
+                continue;
+            };
+            let writes = is_backup && peer.bare_loop().is_none();
             let size = if writes { format!("{:.1}", row.added_mib) } else { String::new() };
             lines.push(format!(
-                "| {title} | {} | {:.2} | {} | {:.1} | {:.0} | {size} | {} |",
-                peer.name(),
+                "| {title} | {name} | {:.2} | {} | {:.1} | {:.0} | {size} | {} |",
                 row.wall,
-                ratio(row.wall, fastest),
+                ratio(row.wall, against.fastest),
                 row.cpu,
                 row.peak_mib,
-                if writes { ratio(row.added_mib, smallest) } else { String::new() },
+                if writes { ratio(row.added_mib, against.smallest_mib) } else { String::new() },
             ));
         }
     }
     Ok(lines.join("\n"))
+}
+
+/// Every bar, how vmkeep does at it, and why it is there.
+pub(crate) fn bars(peers: &[Peer], runs: &[Run], bounds: &Bounds) -> String {
+    let mut lines = vec!["Bars".to_owned(), String::new()];
+    for version in ["v1db", "v1"] {
+        if let Some(alone) = bounds.alone(version) {
+            let kib = |bytes: u64| bytes >> 10;
+            lines.push(format!(
+                "{version}: {} KiB in changed pages of {} blocks; alone they take {} KiB at level fast, {} at default, {} at \
+                 best.",
+                kib(alone.bytes),
+                alone.blocks,
+                kib(alone.at("fast")),
+                kib(alone.at("default")),
+                kib(alone.at("best")),
+            ));
+        }
+    }
+    lines.push(String::new());
+    lines.push("| run | tool | what | measured | bar | met | stretch | met | why |".to_owned());
+    lines.push("|---|---|---|---:|---:|---|---:|---|---|".to_owned());
+    for bar in BARS {
+        let phase = bar.phase.and_then(|name| PHASES.iter().find(|phase| phase.name == name));
+        // Said once, with the first tool.
+        let mut why = bar.why;
+        for peer in peers {
+            let Some(level) = peer.level().filter(|level| bar.is_for(level)) else { continue };
+            let against = phase.map(|phase| Against { bounds: Some(bounds), ..against(peers, runs, phase) });
+            let found = match phase {
+                Some(phase) => row(runs, &peer.name(), phase.name),
+                None => largest(runs, &peer.name()),
+            };
+            let judge = |row| bar.judge(&row, level, &against.unwrap_or_default());
+            let (title, name, what) =
+                (phase.map_or("every run", |phase| phase.title), peer.name(), bar.what());
+            lines.push(match found.and_then(judge) {
+                Some(verdict) => {
+                    let (stretch, further) = verdict.stretch.unzip();
+                    format!(
+                        "| {title} | {name} | {what} | {} | {} | {} | {} | {} | {why} |",
+                        verdict.measured,
+                        verdict.limit,
+                        yes_no(Some(verdict.is_met)),
+                        stretch.unwrap_or_default(),
+                        yes_no(further),
+                    )
+                }
+                None => format!("| {title} | {name} | {what} | not measured ||||| {why} |"),
+            });
+            why = "";
+        }
+    }
+    lines.push(String::new());
+    lines.push(
+        "Wall and requests of an unchanged increment by size of the disk and number of points: \
+         `cargo bench -p vmkeep-benches --bench scale`, within 1.5 x (1.1 x) of each other."
+            .to_owned(),
+    );
+    lines.join("\n")
+}
+
+fn yes_no(met: Option<bool>) -> &'static str {
+    met.map(|met| if met { "yes" } else { "**no**" }).unwrap_or_default()
+}
+
+/// What vmkeep's runs in `phase` are set against.
+fn against(peers: &[Peer], runs: &[Run], phase: &Phase) -> Against<'static> {
+    let best = |value: fn(&Row) -> f64| {
+        let rivals = peers.iter().filter(|peer| peer.is_rival());
+        let rows = rivals.filter_map(|peer| row(runs, &peer.name(), phase.beside));
+        rows.map(|row| value(&row)).min_by(f64::total_cmp)
+    };
+    let bare_loop = peers.iter().find(|peer| peer.bare_loop().is_some());
+    let bare_loop = bare_loop.and_then(|peer| row(runs, &peer.name(), phase.beside)).map(|row| row.wall);
+    Against {
+        fastest: best(|row| row.wall),
+        smallest_mib: best(|row| row.added_mib),
+        bare_loop,
+        bounds: None,
+    }
+}
+
+/// Why a tool has no figures in a phase.
+fn failure<'r>(runs: &'r [Run], peer: &str, phase: &str) -> &'r str {
+    let mut failed = runs.iter().filter(|run| run.peer == peer && run.phase == phase);
+    failed.find_map(|run| run.sample.as_ref().err()).map_or("not run", String::as_str)
+}
+
+/// A row of the largest values of all phases of a tool.
+fn largest(runs: &[Run], peer: &str) -> Option<Row> {
+    let rows = PHASES.iter().filter_map(|phase| row(runs, peer, phase.name));
+    rows.max_by(|one, other| one.peak_mib.total_cmp(&other.peak_mib))
 }
 
 fn ratio(value: f64, best: Option<f64>) -> String {
@@ -64,14 +163,16 @@ fn ratio(value: f64, best: Option<f64>) -> String {
 }
 
 fn row(runs: &[Run], peer: &str, phase: &str) -> Option<Row> {
-    let of = |value: fn(&Run) -> f64| {
-        median(runs.iter().filter(|run| run.peer == peer && run.phase == phase).map(value).collect())
-    };
+    let runs = runs.iter().filter(|run| run.peer == peer && run.phase == phase);
+    let samples: Vec<&Sample> = runs.filter_map(|run| run.sample.as_ref().ok()).collect();
+    let of = |value: fn(&Sample) -> f64| median(samples.iter().map(|sample| value(sample)).collect());
+    let data = samples.iter().filter_map(|sample| sample.data).max();
     Some(Row {
-        wall: of(|run| run.sample.wall.as_secs_f64())?,
-        cpu: of(|run| run.sample.cpu.as_secs_f64())?,
-        peak_mib: of(|run| mib(i64::try_from(run.sample.peak_kib * 1024).unwrap_or(i64::MAX)))?,
-        added_mib: of(|run| run.sample.added_mib())?,
+        wall: of(|sample| sample.wall.as_secs_f64())?,
+        cpu: of(|sample| sample.cpu.as_secs_f64())?,
+        peak_mib: of(|sample| mib(i64::try_from(sample.peak_kib * 1024).unwrap_or(i64::MAX)))?,
+        added_mib: of(Sample::added_mib)?,
+        data: data.map(|bytes| mib(i64::try_from(bytes).unwrap_or(i64::MAX)) * f64::from(1 << 20)),
     })
 }
 
