@@ -12,6 +12,7 @@ use vmkeep_vault::{BaseDisk, Session, VaultError, WrittenDisk};
 
 use crate::base::{Known, Sample, Stored, fingerprints};
 use crate::groups::{Adoption, Groups, Step, encode};
+use crate::limited;
 use crate::observer::{DiskChange, Event, Observer};
 use crate::ordered::ordered;
 use crate::plan::Shares;
@@ -141,7 +142,7 @@ impl DiskWalk<'_> {
         };
         let pages = PageDiff { hasher, known, previous: &stored, fetch_unknown, is_checked: &is_checked };
         let pages = Some(pages).filter(|_| fetch_unknown || settings.pages.folder.is_some());
-        let read_error = |source| BackupError::Read { disk: name.clone(), source };
+        let read_error = |source| limited::read_error(name, source);
 
         let (mut progress, mut whole_unknown) = (Progressed::default(), 0);
         thread::scope(|scope| -> Result<(), Stop> {
@@ -180,10 +181,12 @@ impl DiskWalk<'_> {
                 match step? {
                     Step::Blocks(frame) => {
                         progress.bytes_changed += u64::from(frame.plain_len);
+                        settings.limits.before_write(&frame.body, cancel)?;
                         writer.frame(&frame).map_err(BackupError::Store)?;
                     }
                     Step::Patches(frame) => {
                         progress.bytes_changed += frame.patches.len() as u64 * block_size.bytes_u64();
+                        settings.limits.before_write(&frame.body, cancel)?;
                         writer.patches(&frame).map_err(BackupError::Store)?;
                     }
                     Step::Adopted(blocks) => {

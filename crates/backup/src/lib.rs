@@ -19,6 +19,7 @@ mod base;
 mod disk;
 mod error;
 mod groups;
+mod limited;
 mod observer;
 mod ordered;
 mod plan;
@@ -26,6 +27,7 @@ mod resume;
 mod walk;
 
 pub use error::BackupError;
+pub use limited::Limits;
 pub use observer::{DiskChange, Event, Observer, Silent};
 pub use plan::{Compare, Pages, Plan, Settings, Source, SourceDisk};
 pub use resume::Resume;

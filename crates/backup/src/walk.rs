@@ -176,7 +176,9 @@ fn walk_disks(
     let (next, results) = (AtomicUsize::new(0), Mutex::new((BTreeMap::new(), None)));
     let work = || {
         while let Some((index, name, source)) = read.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let walk = DiskWalk { session, name, disk: *source, settings, shares, is_near, observer, cancel };
+            let limited = settings.limits.reading(*source, cancel);
+            let walk =
+                DiskWalk { session, name, disk: &limited, settings, shares, is_near, observer, cancel };
             let walked = walk.run();
             let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
             match walked {

@@ -2,6 +2,7 @@
 
 mod backup;
 mod deletion;
+mod limits;
 
 use std::path::PathBuf;
 
@@ -9,8 +10,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use vmkeep::model::{DiskName, PointRef, VmName};
 
-pub(crate) use self::backup::BackupArgs;
+pub(crate) use self::backup::{BackupArgs, Level};
 pub(crate) use self::deletion::{CloseArgs, PointArgs, ResumeArg, SweepArgs, UnpinArgs, VmArgs, VoidArgs};
+pub(crate) use self::limits::LimitArgs;
 
 const EXIT_CODES: &str = "\
 Exit codes:
