@@ -242,7 +242,7 @@ struct Progressed {
     bytes_adopted: u64,
 }
 
-fn compare(from: ByteLen, to: ByteLen) -> DiskChange {
+pub(crate) fn compare(from: ByteLen, to: ByteLen) -> DiskChange {
     match from.cmp(&to) {
         std::cmp::Ordering::Less => DiskChange::Grew { from },
         std::cmp::Ordering::Equal => DiskChange::SameSize,
@@ -250,7 +250,7 @@ fn compare(from: ByteLen, to: ByteLen) -> DiskChange {
     }
 }
 
-fn segment_error(disk: &DiskName, error: SegmentError<VaultError>) -> BackupError {
+pub(crate) fn segment_error(disk: &DiskName, error: SegmentError<VaultError>) -> BackupError {
     match error {
         SegmentError::Disk(source) => BackupError::Read { disk: disk.clone(), source },
         SegmentError::Before(source) => BackupError::Store(source),

@@ -13,11 +13,14 @@
 //! where it is; nothing becomes visible and all earlier points stay as they were. What it had stored by then is not
 //! lost: a later backup goes on from it ([`Resume`]), and a sweep removes it when none does.
 //!
+//! [`estimate`] is the same walk with nothing stored: what a backup would find, and about what it would take.
+//!
 //! [`CancelToken`]: vmkeep_model::CancelToken
 
 mod base;
 mod disk;
 mod error;
+mod estimate;
 mod groups;
 mod limited;
 mod observer;
@@ -27,6 +30,7 @@ mod resume;
 mod walk;
 
 pub use error::BackupError;
+pub use estimate::{Changes, DiskEstimate, Estimate, EstimateSettings, Ratio, RatioFrom, estimate};
 pub use limited::Limits;
 pub use observer::{DiskChange, Event, Observer, Silent};
 pub use plan::{Compare, Pages, Plan, Settings, Source, SourceDisk};

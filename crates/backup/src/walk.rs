@@ -107,7 +107,7 @@ pub fn run(
     finish(plan, session, walked, vanished, resumed, elapsed)
 }
 
-fn check(plan: &Plan<'_>) -> Result<(), BackupError> {
+pub(crate) fn check(plan: &Plan<'_>) -> Result<(), BackupError> {
     VmDescription::new(plan.vm.clone(), plan.disks.iter().map(|disk| disk.description.clone()).collect())?;
     if plan.config.as_ref().is_some_and(|config| config.len() > CONFIG_MAX) {
         let what = format!("the VM configuration is longer than {CONFIG_MAX} bytes");

@@ -32,6 +32,7 @@
 
 mod adoption;
 mod asked;
+mod base;
 mod begin;
 mod drive;
 mod error;
@@ -59,6 +60,7 @@ mod sweep;
 mod vault;
 mod verify;
 
+pub use base::JobFacts;
 pub use begin::OpenSession;
 pub use error::{StoreOperation, VaultError};
 pub use format::FormatError;
