@@ -142,7 +142,6 @@ impl DiskWalk<'_> {
         };
         let pages = PageDiff { hasher, known, previous: &stored, fetch_unknown, is_checked: &is_checked };
         let pages = Some(pages).filter(|_| fetch_unknown || settings.pages.folder.is_some());
-        let read_error = |source| limited::read_error(name, source);
 
         let (mut progress, mut whole_unknown) = (Progressed::default(), 0);
         thread::scope(|scope| -> Result<(), Stop> {
@@ -155,7 +154,8 @@ impl DiskWalk<'_> {
                 move |buffer, segment| -> Result<(Scanned, BlockIndex), Stop> {
                     cancel.check().map_err(BackupError::from)?;
                     let segment = segment.map_err(|e| segment_error(name, e))?;
-                    let scanned = scan_pages(disk, &segment, &hash, pages, buffer).map_err(read_error)?;
+                    let scanned = scan_pages(disk, &segment, &hash, pages, buffer)
+                        .map_err(|e| limited::read_error(name, e))?;
                     match scanned.distrusted {
                         Some(block) => Err(Stop::Distrusted(block)),
                         None => Ok((scanned, segment.run.end())),
@@ -164,7 +164,6 @@ impl DiskWalk<'_> {
             });
             let adopted = session.adopted().map(|adopted| Adoption { adopted, disk: name, block_size });
             let groups = Groups::new(scanned, settings.level.frame_bytes(), adopted);
-            let level = settings.level;
             let steps = ordered(
                 scope,
                 framers,
@@ -172,7 +171,7 @@ impl DiskWalk<'_> {
                 groups,
                 || None,
                 move |encoder, step| -> Result<_, Stop> {
-                    let framed = encode(encoder, level, step?);
+                    let framed = encode(encoder, settings.level, step?);
                     Ok(framed.map_err(|source| BackupError::Frame { disk: name.clone(), source })?)
                 },
             );

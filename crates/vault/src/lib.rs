@@ -48,6 +48,7 @@ mod layout;
 mod lineage;
 pub mod map;
 mod mark;
+mod noise;
 mod pack;
 mod place;
 mod point;
