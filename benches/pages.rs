@@ -151,6 +151,7 @@ fn pages(c: &mut Criterion) {
             previous: &one,
             fetch_unknown: false,
             tracked: None,
+            tracked: None,
             is_checked: &unchecked,
         };
         let (mut before, mut now) = (&one, &two);
@@ -165,6 +166,7 @@ fn pages(c: &mut Criterion) {
             known: &NoFingerprints,
             previous: &one,
             fetch_unknown: true,
+            tracked: None,
             tracked: None,
             is_checked: &unchecked,
         };

@@ -7,7 +7,7 @@ use vmkeep_blockdiff::{
     Before, FingerprintError, FingerprintFile, PageHasher, PreviousContent, Was, default_limit,
 };
 use vmkeep_disk::BlockRead;
-use vmkeep_model::{BlockIndex, BlockSize, DiskName};
+use vmkeep_model::{BlockIndex, BlockSize, ByteLen, DiskName, LineageId};
 use vmkeep_vault::map::Entry;
 use vmkeep_vault::{BaseDisk, DiskEntries, DiskReader, Session, VaultError};
 
@@ -24,7 +24,12 @@ pub(crate) struct Known<'s> {
 
 impl<'s> Known<'s> {
     pub(crate) fn new(base: Option<&BaseDisk<'s>>) -> Self {
-        Self { entries: base.map(|base| base.entries(BlockIndex(0))), ahead: None }
+        Self::of(base.map(|base| base.entries(BlockIndex(0))))
+    }
+
+    /// The same of entries that begin with the first; `None` where nothing is known.
+    pub(crate) fn of(entries: Option<DiskEntries<'s>>) -> Self {
+        Self { entries, ahead: None }
     }
 }
 
@@ -128,14 +133,39 @@ pub(crate) fn fingerprints(
 ) -> Result<Option<FingerprintFile>, FingerprintError> {
     let Some(folder) = &pages.folder else { return Ok(None) };
     let folder = make(folder)?;
-    let path = folder.join(format!("{}-{disk}.fingerprints", session.lineage()));
-    let limit = pages.limit.unwrap_or_else(|| default_limit(source.len()));
+    let path = folder.join(file_name(session.lineage(), disk));
+    let limit = limit(pages, source);
     let run = u32::try_from(session.target().0).unwrap_or(u32::MAX);
     FingerprintFile::open(&path, block_size, source.len(), limit, hasher.clone(), run).map(Some)
 }
 
+/// The same to look things up in: nothing is made and nothing is written.
+pub(crate) fn kept_fingerprints(
+    pages: &Pages,
+    lineage: LineageId,
+    disk: &DiskName,
+    source: &dyn BlockRead,
+    block_size: BlockSize,
+    hasher: &PageHasher,
+) -> Result<Option<FingerprintFile>, FingerprintError> {
+    let Some(folder) = &pages.folder else { return Ok(None) };
+    let path = folder.join(FOLDER).join(file_name(lineage, disk));
+    FingerprintFile::open_read_only(&path, block_size, source.len(), limit(pages, source), hasher.clone())
+}
+
+/// Folder of the fingerprints within that of the cache.
+const FOLDER: &str = "fingerprints";
+
+fn file_name(lineage: LineageId, disk: &DiskName) -> String {
+    format!("{lineage}-{disk}.fingerprints")
+}
+
+fn limit(pages: &Pages, source: &dyn BlockRead) -> ByteLen {
+    pages.limit.unwrap_or_else(|| default_limit(source.len()))
+}
+
 fn make(folder: &Path) -> Result<std::path::PathBuf, FingerprintError> {
-    let folder = folder.join("fingerprints");
+    let folder = folder.join(FOLDER);
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

@@ -12,6 +12,7 @@ use vmkeep_vault::{BaseDisk, Session, VaultError, WrittenDisk};
 
 use crate::base::{Known, Sample, Stored, fingerprints};
 use crate::groups::{Adoption, Groups, Step, encode};
+use crate::limited;
 use crate::observer::{DiskChange, Event, Observer};
 use crate::ordered::ordered;
 use crate::plan::{Changes, Shares};
@@ -108,7 +109,8 @@ impl DiskWalk<'_> {
         };
         let mut against = Against { base: base.as_ref(), block_size, change, hasher: &hasher, changes: None };
         let mut fallback = None;
-        match judge(self.changes.filter(|_| !settings.full_scan), session, base.as_ref(), size) {
+        let before = base.as_ref().and_then(|base| Some((session.base()?, base.size)));
+        match judge(self.changes.filter(|_| !settings.full_scan), before, size) {
             Ok(changes) => against.changes = Some(changes),
             Err(why) => fallback = why,
         }
@@ -201,7 +203,6 @@ impl DiskWalk<'_> {
         };
         let pages =
             Some(pages).filter(|_| fetch_unknown || changes.is_some() || settings.pages.folder.is_some());
-        let read_error = |source| BackupError::Read { disk: name.clone(), source };
 
         let (mut progress, mut whole_unknown) = (Progressed::default(), 0);
         progress.bytes_read = bytes_audited.0;
@@ -214,7 +215,8 @@ impl DiskWalk<'_> {
                 move |buffer, segment| -> Result<(Scanned, BlockIndex), Stop> {
                     cancel.check().map_err(BackupError::from)?;
                     let segment = segment.map_err(|e| segment_stop(name, e))?;
-                    let scanned = scan_pages(disk, &segment, &hash, pages, buffer).map_err(read_error)?;
+                    let scanned = scan_pages(disk, &segment, &hash, pages, buffer)
+                        .map_err(|e| limited::read_error(name, e))?;
                     match (scanned.missed, scanned.distrusted) {
                         (Some(block), _) => Err(Stop::Missed(block)),
                         (None, Some(block)) => Err(Stop::Distrusted(block)),
@@ -224,7 +226,6 @@ impl DiskWalk<'_> {
             });
             let adopted = session.adopted().map(|adopted| Adoption { adopted, disk: name, block_size });
             let groups = Groups::new(scanned, settings.level.frame_bytes(), adopted);
-            let level = settings.level;
             let steps = ordered(
                 scope,
                 framers,
@@ -232,7 +233,7 @@ impl DiskWalk<'_> {
                 groups,
                 || None,
                 move |encoder, step| -> Result<_, Stop> {
-                    let framed = encode(encoder, level, step?);
+                    let framed = encode(encoder, settings.level, step?);
                     Ok(framed.map_err(|source| BackupError::Frame { disk: name.clone(), source })?)
                 },
             );
@@ -241,10 +242,12 @@ impl DiskWalk<'_> {
                 match step? {
                     Step::Blocks(frame) => {
                         progress.bytes_changed += u64::from(frame.plain_len);
+                        settings.limits.before_write(&frame.body, cancel)?;
                         writer.frame(&frame).map_err(BackupError::Store)?;
                     }
                     Step::Patches(frame) => {
                         progress.bytes_changed += frame.patches.len() as u64 * block_size.bytes_u64();
+                        settings.limits.before_write(&frame.body, cancel)?;
                         writer.patches(&frame).map_err(BackupError::Store)?;
                     }
                     Step::Adopted(blocks) => {
@@ -303,7 +306,7 @@ struct Progressed {
     bytes_adopted: u64,
 }
 
-fn compare(from: ByteLen, to: ByteLen) -> DiskChange {
+pub(crate) fn compare(from: ByteLen, to: ByteLen) -> DiskChange {
     match from.cmp(&to) {
         std::cmp::Ordering::Less => DiskChange::Grew { from },
         std::cmp::Ordering::Equal => DiskChange::SameSize,
@@ -311,7 +314,7 @@ fn compare(from: ByteLen, to: ByteLen) -> DiskChange {
     }
 }
 
-fn segment_stop(disk: &DiskName, error: SegmentError<VaultError>) -> Stop {
+pub(crate) fn segment_stop(disk: &DiskName, error: SegmentError<VaultError>) -> Stop {
     Stop::Failed(match error {
         SegmentError::Disk(source) => BackupError::Read { disk: disk.clone(), source },
         SegmentError::Before(source) => BackupError::Store(source),

@@ -13,12 +13,16 @@
 //! where it is; nothing becomes visible and all earlier points stay as they were. What it had stored by then is not
 //! lost: a later backup goes on from it ([`Resume`]), and a sweep removes it when none does.
 //!
+//! [`estimate`] is the same walk with nothing stored: what a backup would find, and about what it would take.
+//!
 //! [`CancelToken`]: vmkeep_model::CancelToken
 
 mod base;
 mod disk;
 mod error;
+mod estimate;
 mod groups;
+mod limited;
 mod observer;
 mod ordered;
 mod plan;
@@ -27,6 +31,8 @@ mod tracking;
 mod walk;
 
 pub use error::BackupError;
+pub use estimate::{ChangeTotals, DiskEstimate, Estimate, EstimateSettings, Ratio, RatioFrom, estimate};
+pub use limited::Limits;
 pub use observer::{DiskChange, Event, Observer, Silent};
 pub use plan::{Audit, Changes, Compare, Pages, Plan, Rounds, Settings, Source, SourceDisk};
 pub use resume::Resume;

@@ -8,7 +8,7 @@ use vmkeep_disk::BlockRead;
 use vmkeep_model::{BlockSize, ByteLen, ConsistencyLevel, DiskDescription, PointNumber, VmName};
 use vmkeep_vault::CompressionLevel;
 
-use crate::{BackupError, Resume};
+use crate::{BackupError, Limits, Resume};
 
 /// A VM to back up, as its snapshot left it.
 #[derive(Debug)]
@@ -146,11 +146,13 @@ pub struct Settings {
     pub full_scan: bool,
     /// How change tracking is audited.
     pub audit: Audit,
+    /// How fast it may read and write.
+    pub limits: Limits,
 }
 
 impl Default for Settings {
     /// Level default, 64 KiB blocks, a worker per processor (at most 8), 128 MiB, going on from an interrupted
-    /// backup that began more than a week ago.
+    /// backup that began more than a week ago, as fast as it can.
     fn default() -> Self {
         let workers = std::thread::available_parallelism().map_or(1, usize::from).min(8);
         Self {
@@ -162,6 +164,7 @@ impl Default for Settings {
             pages: Pages::default(),
             full_scan: false,
             audit: Audit::default(),
+            limits: Limits::default(),
         }
     }
 }

@@ -9,6 +9,7 @@ use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ByteLen, CancelToken, DiskNa
 use vmkeep_vault::{BaseDisk, Session};
 
 use crate::base::Known;
+use crate::limited;
 use crate::plan::Changes;
 use crate::{Audit, BackupError, Rounds};
 
@@ -20,26 +21,26 @@ pub(crate) struct Missed {
     pub(crate) block: BlockIndex,
 }
 
-/// Whether `changes` can be about the disk since the point before.
-pub(crate) fn judge<'a>(
-    changes: Option<Changes<'a>>,
-    session: &Session,
-    base: Option<&BaseDisk<'_>>,
+/// Whether `changes` can be about a disk of `size` bytes since the point before; `before` is the number of that and
+/// the size that the disk had there. Else why not, when there is a reason to tell.
+pub(crate) fn judge(
+    changes: Option<Changes<'_>>,
+    before: Option<(PointNumber, ByteLen)>,
     size: ByteLen,
-) -> Result<&'a dyn ChangeSource, Option<String>> {
+) -> Result<&dyn ChangeSource, Option<String>> {
     let (by, since) = match changes {
         None => return Err(None),
-        Some(Changes::Lost(why)) => return Err(base.map(|_| why.to_owned())),
+        Some(Changes::Lost(why)) => return Err(before.map(|_| why.to_owned())),
         Some(Changes::Known { by, since }) => (by, since),
     };
     // A first backup reads everything, whatever is known.
-    let (Some(base), Some(newest)) = (base, session.base()) else { return Err(None) };
+    let Some((newest, size_then)) = before else { return Err(None) };
     match since {
         Some(since) if since != newest => {
             Err(Some(format!("changes are known since point {since}, and the point before is {newest}")))
         }
-        _ if base.size != size => {
-            Err(Some(format!("the disk had {} bytes at the point before and has {size} now", base.size)))
+        _ if size_then != size => {
+            Err(Some(format!("the disk had {size_then} bytes at the point before and has {size} now")))
         }
         _ => Ok(by),
     }
@@ -145,8 +146,8 @@ impl Auditor<'_> {
         while let Some(was) = known.next_in(run.start, run.end()).map_err(BackupError::Store)? {
             segment.before.push(was);
         }
-        let scanned = scan(self.disk, &segment, self.hasher, buffer)
-            .map_err(|source| BackupError::Read { disk: self.name.clone(), source })?;
+        let scanned =
+            scan(self.disk, &segment, self.hasher, buffer).map_err(|e| limited::read_error(self.name, e))?;
         let changed = scanned.data.first().map(|chunk| chunk.block);
         match changed.or_else(|| scanned.zeroed.first().map(|run| run.start)) {
             Some(block) => Err(AuditEnd::Missed(Missed { block })),

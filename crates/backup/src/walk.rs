@@ -112,7 +112,7 @@ pub fn run(
     finish(plan, session, walked, vanished, resumed, elapsed)
 }
 
-fn check(plan: &Plan<'_>) -> Result<(), BackupError> {
+pub(crate) fn check(plan: &Plan<'_>) -> Result<(), BackupError> {
     VmDescription::new(plan.vm.clone(), plan.disks.iter().map(|disk| disk.description.clone()).collect())?;
     if plan.config.as_ref().is_some_and(|config| config.len() > CONFIG_MAX) {
         let what = format!("the VM configuration is longer than {CONFIG_MAX} bytes");
@@ -181,7 +181,9 @@ fn walk_disks(
     read.sort_by_key(|(_, _, source, _)| source.len());
     let (next, results) = (AtomicUsize::new(0), Mutex::new((BTreeMap::new(), None)));
     let work = || {
-        while let Some(&(index, name, disk, changes)) = read.get(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some(&(index, name, source, changes)) = read.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let limited = settings.limits.reading(source, cancel);
+            let disk = &limited;
             let walk = DiskWalk { session, name, disk, changes, settings, shares, is_near, observer, cancel };
             let walked = walk.run();
             let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);

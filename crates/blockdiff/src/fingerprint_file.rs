@@ -85,13 +85,7 @@ impl FingerprintFile {
     ) -> Result<Self, FingerprintError> {
         let error = |source| FingerprintError { path: path.to_owned(), source };
         let pages = block_size.pages();
-        let entry = entry_len(pages);
-        let need = block_size.count_for(disk).saturating_mul(entry).saturating_add(HEADER_LEN);
-        let layout = if need <= limit.0 {
-            Layout::Direct
-        } else {
-            Layout::Sets(limit.0.saturating_sub(HEADER_LEN) / (WAYS * (entry + 4)))
-        };
+        let layout = layout_for(block_size, disk, limit);
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
         let file = file.map_err(error)?;
@@ -104,6 +98,30 @@ impl FingerprintFile {
         }
         let (failed, is_off) = (Mutex::new(None), AtomicBool::new(false));
         Ok(Self { file, path: path.to_owned(), hasher, layout, pages, run, is_new, failed, is_off })
+    }
+
+    /// Opens the file at `path` to look things up in it and for nothing else; `None` when it is not there or not for
+    /// such a disk. What is [`put`](Fingerprints::put) into it counts as gone wrong.
+    pub fn open_read_only(
+        path: &Path,
+        block_size: BlockSize,
+        disk: ByteLen,
+        limit: ByteLen,
+        hasher: PageHasher,
+    ) -> Result<Option<Self>, FingerprintError> {
+        let layout = layout_for(block_size, disk, limit);
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(FingerprintError { path: path.to_owned(), source }),
+        };
+        let mut found = [0; HEADER_LEN as usize];
+        if file.read_exact_at(&mut found, 0).is_err() || found != header(block_size, layout, hasher.mark()) {
+            return Ok(None);
+        }
+        let (failed, is_off) = (Mutex::new(None), AtomicBool::new(false));
+        let (path, pages) = (path.to_owned(), block_size.pages());
+        Ok(Some(Self { file, path, hasher, layout, pages, run: 0, is_new: false, failed, is_off }))
     }
 
     /// Whether it was begun anew: then nothing is known yet.
@@ -225,6 +243,17 @@ impl Fingerprints for FingerprintFile {
 
     fn wants_all(&self) -> bool {
         self.is_new
+    }
+}
+
+/// How entries of a disk's blocks find their places within `limit` bytes.
+fn layout_for(block_size: BlockSize, disk: ByteLen, limit: ByteLen) -> Layout {
+    let entry = entry_len(block_size.pages());
+    let need = block_size.count_for(disk).saturating_mul(entry).saturating_add(HEADER_LEN);
+    if need <= limit.0 {
+        Layout::Direct
+    } else {
+        Layout::Sets(limit.0.saturating_sub(HEADER_LEN) / (WAYS * (entry + 4)))
     }
 }
 

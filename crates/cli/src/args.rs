@@ -2,6 +2,8 @@
 
 mod backup;
 mod deletion;
+mod estimate;
+mod limits;
 
 use std::path::PathBuf;
 
@@ -11,6 +13,8 @@ use vmkeep::model::{DiskName, PointRef, VmName};
 
 pub(crate) use self::backup::BackupArgs;
 pub(crate) use self::deletion::{CloseArgs, PointArgs, ResumeArg, SweepArgs, UnpinArgs, VmArgs, VoidArgs};
+pub(crate) use self::estimate::EstimateArgs;
+pub(crate) use self::limits::LimitArgs;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -75,6 +79,12 @@ pub(crate) enum Command {
     /// damage.
     #[command(verbatim_doc_comment)]
     Backup(BackupArgs),
+    /// Tell what a backup would store, and store nothing
+    ///
+    /// Reads the disks as a backup would and tells per disk how much changed, how it lies, how much changes in a day,
+    /// and about what a backup would take; and what of that makes backups slow. The VM need not be in the vault yet.
+    #[command(verbatim_doc_comment)]
+    Estimate(EstimateArgs),
     /// List recovery points
     Points(PointsArgs),
     /// Show which ranges of the disks differ between two points of a VM

@@ -5,7 +5,7 @@
 //!
 //! | disk | reads | writes | holes |
 //! |---|---|---|---|
-//! | [`open`] on a raw image or block device | yes | | of files |
+//! | [`open`] on a raw image or block device, past the page cache if wished | yes | | of files |
 //! | [`open`] on qcow2, with its backing chain | yes | | yes |
 //! | [`open`] on VHD, fixed and dynamic | yes | | yes |
 //! | [`RawTarget`], a new sparse file or a block device | yes | yes | of files |
@@ -50,6 +50,7 @@
 mod error;
 mod seam;
 
+mod direct;
 mod open;
 mod range;
 mod raw;

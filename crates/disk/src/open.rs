@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use vmkeep_model::ByteOffset;
 
+use crate::direct::DirectFile;
 use crate::qcow2::{self, Header, Qcow2Image};
 use crate::raw::{RawFile, head};
 use crate::raw_target::folder_of;
@@ -42,6 +43,10 @@ pub struct OpenOptions {
     /// The files that an image may refer to as backing or data file, at any depth. Compared after resolving
     /// symbolic links.
     pub allowed_backing: Vec<PathBuf>,
+    /// Whether reads bypass the page cache (`O_DIRECT`), so that reading a whole disk does not push out what other
+    /// programs of the host keep there. For raw images and block devices only: another format, and a file system that
+    /// refuses it, is [`DiskError::Unsupported`].
+    pub direct: bool,
 }
 
 /// Opens a disk image or a block device, read-only.
@@ -51,7 +56,7 @@ pub struct OpenOptions {
 pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Box<dyn BlockRead>, DiskError> {
     let resolved = options.allowed_backing.iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
     let mut opening = Opening { given: &options.allowed_backing, allowed: resolved, chain: Vec::new() };
-    opening.image(path.as_ref(), options.format)
+    opening.image(path.as_ref(), options.format, options.direct)
 }
 
 /// An open that follows a chain of images.
@@ -63,7 +68,12 @@ struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    fn image(&mut self, path: &Path, format: Option<Format>) -> Result<Box<dyn BlockRead>, DiskError> {
+    fn image(
+        &mut self,
+        path: &Path,
+        format: Option<Format>,
+        direct: bool,
+    ) -> Result<Box<dyn BlockRead>, DiskError> {
         let file = RawFile::open(path)?;
         self.enter(path)?;
         let format = match format {
@@ -71,7 +81,15 @@ impl Opening<'_> {
             None => detect(&file)?,
         };
         match format {
+            Format::Raw if direct => Ok(Box::new(DirectFile::of(file)?)),
             Format::Raw => Ok(Box::new(file)),
+            Format::Qcow2 | Format::Vhd if direct => Err(DiskError::Unsupported {
+                path: path.to_owned(),
+                reason: format!(
+                    "only raw images and block devices are read past the page cache, and this is {}; read it without",
+                    if format == Format::Vhd { "VHD" } else { "qcow2" }
+                ),
+            }),
             Format::Qcow2 => self.qcow2(file),
             Format::Vhd => match Footer::find(&file)? {
                 Some(footer) => vhd::open(file, &footer),
@@ -93,7 +111,7 @@ impl Opening<'_> {
             Some(backing) => {
                 let format = backing_format(file.path(), backing.format.as_deref())?;
                 let path = self.allowed(file.path(), &backing.name)?;
-                Some(self.image(&path, format)?)
+                Some(self.image(&path, format, false)?)
             }
             None => None,
         };

@@ -66,11 +66,16 @@ impl RawFile {
         self.file.try_clone().map_err(|e| opening(&self.path, e))
     }
 
-    fn name(&self) -> String {
+    /// The open file.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(crate) fn name(&self) -> String {
         self.path.display().to_string()
     }
 
-    fn shrank(&self, range: Extent) -> DiskError {
+    pub(crate) fn shrank(&self, range: Extent) -> DiskError {
         DiskError::Shrank { disk: self.name(), range, len: self.len }
     }
 
@@ -112,7 +117,7 @@ impl RawFile {
     }
 }
 
-fn opening(path: &Path, source: io::Error) -> DiskError {
+pub(crate) fn opening(path: &Path, source: io::Error) -> DiskError {
     DiskError::io(DiskOperation::Open, path.display().to_string(), None, source)
 }
 

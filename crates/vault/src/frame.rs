@@ -10,6 +10,8 @@ use vmkeep_envelope::Codec;
 use vmkeep_model::{BlockIndex, BlockSize, ContentHash, PageMask};
 use zstd::bulk::{Compressor, Decompressor};
 
+use crate::noise::is_noise;
+
 /// How much effort goes into making frames small.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CompressionLevel {
@@ -76,6 +78,8 @@ pub struct PatchFrame {
 /// Makes frames at one level. Keep one per thread: it owns the compressor's memory.
 pub struct FrameEncoder {
     compressor: Compressor<'static>,
+    /// Whether noise is told before it is compressed: not at the level that is as fast as telling it.
+    tells_noise: bool,
 }
 
 impl std::fmt::Debug for FrameEncoder {
@@ -105,7 +109,8 @@ pub enum FrameError {
 impl FrameEncoder {
     /// An encoder at `level`.
     pub fn new(level: CompressionLevel) -> Result<Self, FrameError> {
-        Compressor::new(level.zstd()).map(|compressor| Self { compressor }).map_err(FrameError::Compress)
+        let compressor = Compressor::new(level.zstd()).map_err(FrameError::Compress)?;
+        Ok(Self { compressor, tells_noise: level > CompressionLevel::Fast })
     }
 
     /// The frame of `plain`, which holds `blocks` one after another.
@@ -131,6 +136,9 @@ impl FrameEncoder {
     /// `plain` compressed, or as it is when that is not smaller.
     pub(crate) fn pack(&mut self, plain: Cow<'_, [u8]>) -> Result<(Codec, u32, Vec<u8>), FrameError> {
         let plain_len = u32::try_from(plain.len()).map_err(|_| FrameError::TooLong(plain.len()))?;
+        if self.tells_noise && is_noise(&plain) {
+            return Ok((Codec::Stored, plain_len, plain.into_owned()));
+        }
         let packed = self.compressor.compress(&plain).map_err(FrameError::Compress)?;
         let (codec, body) = if packed.len() < plain.len() {
             (Codec::Zstd, packed)
@@ -183,7 +191,36 @@ mod tests {
 
     use super::*;
 
+    fn noise(len: usize, mut state: u64) -> Vec<u8> {
+        state |= 1;
+        let step = || {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            (state >> 56) as u8
+        };
+        std::iter::repeat_with(step).take(len).collect()
+    }
+
     proptest! {
+        /// Pages of noise and of one byte, at the levels that tell noise.
+        #[test]
+        fn pages_of_any_kind_unpack_to_what_went_in(
+            pages in prop::collection::vec(prop::option::of(any::<u8>()), 1..24), seed in any::<u64>(), cut in 0_usize..4096,
+            level in prop_oneof![Just(CompressionLevel::Default), Just(CompressionLevel::Best)]
+        ) {
+            let page = |(n, page): (usize, &Option<u8>)| match page {
+                Some(byte) => vec![*byte; 4096],
+                None => noise(4096, seed.wrapping_add(n as u64 * 7)),
+            };
+            let mut plain = pages.iter().enumerate().map(page).collect::<Vec<_>>().concat();
+            plain.truncate(plain.len() - cut);
+            let frame = FrameEncoder::new(level).unwrap().encode(Vec::new(), plain.as_slice().into()).unwrap();
+            let mut decoder = FrameDecoder::new().unwrap();
+            prop_assert_eq!(decoder.unpack(frame.codec, frame.plain_len, &frame.body).unwrap(), &plain[..]);
+            // No larger than what zstd alone makes of it.
+            let alone = zstd::bulk::compress(&plain, level.zstd()).unwrap();
+            prop_assert!(frame.body.len() <= plain.len().min(alone.len()));
+        }
+
         #[test]
         fn a_frame_unpacks_to_what_went_in(seed in any::<u8>(), repeat in 1_usize..64, noise in prop::collection::vec(any::<u8>(), 0..4096)) {
             let mut plain = vec![seed; repeat * 100];

@@ -32,6 +32,7 @@
 
 mod adoption;
 mod asked;
+mod base;
 mod begin;
 mod drive;
 mod error;
@@ -47,6 +48,7 @@ mod layout;
 mod lineage;
 pub mod map;
 mod mark;
+mod noise;
 mod pack;
 mod place;
 mod point;
@@ -59,6 +61,7 @@ mod sweep;
 mod vault;
 mod verify;
 
+pub use base::JobFacts;
 pub use begin::OpenSession;
 pub use error::{StoreOperation, VaultError};
 pub use format::FormatError;

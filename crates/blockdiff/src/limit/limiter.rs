@@ -55,6 +55,11 @@ impl Limiter {
         Self { line: Mutex::new(line), moved: Condvar::new(), waiter }
     }
 
+    /// Most bytes that pass at once: what is longer is best acquired, and done, in pieces of this.
+    pub fn burst(&self) -> ByteLen {
+        ByteLen(self.lock().bucket.burst().get())
+    }
+
     /// Blocks the calling thread until `bytes` may pass.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use vmkeep::blockdiff::AuditRate;
 use vmkeep::model::{BlockSize, VmName};
 use vmkeep::vault::CompressionLevel;
 
-use super::{ResumeArg, VaultArg};
+use super::{LimitArgs, ResumeArg, VaultArg};
 use crate::disk_arg::DiskArg;
 use crate::tracking_arg::{self, TrackingArg};
 use crate::{bytes, disk_arg};
@@ -43,7 +43,7 @@ How many of the blocks that change tracking calls unchanged are read all the sam
 A change that is found there is in the point, with all others: the disk is scanned at once, and the points
 that rest on the tracking alone are marked suspect.";
 
-const CACHE_HELP: &str = "\
+pub(super) const CACHE_HELP: &str = "\
 Folder of this machine that keeps maps of disks and fingerprints of their pages between backups
 
 By default fingerprints are kept in the user's cache folder ($XDG_CACHE_HOME/vmkeep or ~/.cache/vmkeep); maps
@@ -51,7 +51,7 @@ are kept only in a folder that is given. Fingerprints tell which pages of a chan
 more than these is stored; without them the block is compared with what the vault has of it. The folder may be
 deleted at any time.";
 
-const DISK_HELP: &str = "\
+pub(super) const DISK_HELP: &str = "\
 A disk of the VM; give every disk, each with a --disk of its own
 
   NAME=PATH[,role=os|data|temp][,lun=N][,format=raw|qcow2|vhd]
@@ -133,6 +133,11 @@ pub(crate) struct BackupArgs {
     /// A file that an image may use as backing or data file; may be given several times
     #[arg(long, value_name = "PATH")]
     pub(crate) allow_backing: Vec<PathBuf>,
+    /// Read raw images and block devices past the page cache of this machine (`O_DIRECT`)
+    #[arg(long)]
+    pub(crate) direct: bool,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
     /// Interrupted backup to go on from: a session, newest (or no value), never [default: auto]
     #[arg(
         long,
@@ -164,6 +169,6 @@ impl From<Level> for CompressionLevel {
     }
 }
 
-fn block_size(text: &str) -> Result<BlockSize, String> {
+pub(super) fn block_size(text: &str) -> Result<BlockSize, String> {
     BlockSize::try_from(bytes::parse(text)?).map_err(|e| e.to_string())
 }

@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use vmkeep::backup::{self, Audit, Compare, DiskReport, Pages, Plan, Report, Settings, Source, SourceDisk};
+use vmkeep::backup::{
+    self, Audit, Compare, DiskReport, Limits, Pages, Plan, Report, Settings, Source, SourceDisk,
+};
 use vmkeep::disk::{self, BlockRead, OpenOptions};
 use vmkeep::model::{
     ByteLen, ConsistencyLevel, DiskDescription, DiskRole, PAGE_SIZE, Tracking, VmDescription,
@@ -93,7 +95,7 @@ impl From<&Tracking> for Tracked {
 }
 
 /// A disk of the command line, open.
-enum Opened {
+pub(super) enum Opened {
     Image(Box<dyn BlockRead>),
     Described(ByteLen),
 }
@@ -103,7 +105,10 @@ pub(crate) fn run(context: &Context<'_>, args: BackupArgs) -> Result<Outcome, Er
     VmDescription::new(args.vm.clone(), descriptions).map_err(Error::usage)?;
     let settings = settings(&args)?;
     let config = args.config.as_deref().map(read_config).transpose()?;
-    let opened: Vec<Opened> = args.disks.iter().map(|disk| open(disk, &args)).collect::<Result<_, _>>()?;
+    let opened: Vec<Opened> = {
+        let reading = Reading { allow_backing: &args.allow_backing, direct: args.direct };
+        args.disks.iter().map(|disk| open(disk, &reading)).collect::<Result<_, _>>()?
+    };
     let mut vault = context.open_vault(&args.vault.vault)?;
     if let Some(folder) = &args.cache {
         vault = vault.with_cache(folder, CACHE_BYTES)?;
@@ -160,15 +165,23 @@ fn settings(args: &BackupArgs) -> Result<Settings, Error> {
         pages: Pages { folder, limit, compare: Compare::default() },
         full_scan: args.full_scan,
         audit: Audit { rate: args.audit_rate, rounds: args.audit_rounds.unwrap_or(Audit::default().rounds) },
+        limits: Limits::per_second(args.limits.limit_read, args.limits.limit_write),
     })
 }
 
-fn open(disk: &DiskArg, args: &BackupArgs) -> Result<Opened, Error> {
+/// How the disks of a command line are opened.
+pub(super) struct Reading<'a> {
+    pub(super) allow_backing: &'a [PathBuf],
+    pub(super) direct: bool,
+}
+
+pub(super) fn open(disk: &DiskArg, reading: &Reading<'_>) -> Result<Opened, Error> {
     let (path, format) = match &disk.from {
         DiskFrom::Size(size) => return Ok(Opened::Described(*size)),
         DiskFrom::Path { path, format } => (path, *format),
     };
-    let options = OpenOptions { format, allowed_backing: args.allow_backing.clone() };
+    let options =
+        OpenOptions { format, allowed_backing: reading.allow_backing.to_vec(), direct: reading.direct };
     let image = disk::open(path, &options)
         .map_err(|source| Error::Source { disk: disk.description.name.clone(), source })?;
     Ok(match disk.description.role {

@@ -4,6 +4,7 @@ mod backup;
 mod close;
 mod completions;
 mod diff;
+mod estimate;
 mod forget;
 mod hold;
 mod init;
@@ -26,6 +27,7 @@ pub(crate) fn run(context: &Context<'_>, command: Command) -> Result<Outcome, Er
     match command {
         Command::Init(args) => init::run(context, &args),
         Command::Backup(args) => backup::run(context, args),
+        Command::Estimate(args) => estimate::run(context, &args),
         Command::Points(args) => points::run(context, &args),
         Command::Diff(args) => diff::run(context, &args),
         Command::Verify(args) => verify::run(context, &args),

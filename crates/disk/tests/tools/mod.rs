@@ -73,7 +73,7 @@ pub(crate) fn open_in(
     allowed: &[&str],
 ) -> Result<Box<dyn BlockRead>, DiskError> {
     let allowed_backing: Vec<PathBuf> = allowed.iter().map(|name| folder.path().join(name)).collect();
-    open(folder.path().join(name), &OpenOptions { format: None, allowed_backing })
+    open(folder.path().join(name), &OpenOptions { allowed_backing, ..OpenOptions::default() })
 }
 
 /// Writes bytes over a file.
