@@ -64,11 +64,7 @@ pub(crate) struct Stored(pub(crate) Option<DiskReader>);
 
 impl Stored {
     /// The entries of `blocks`, which ascend or do not.
-    fn entries(
-        &self,
-        reader: &DiskReader,
-        blocks: &[BlockIndex],
-    ) -> Result<Vec<(BlockIndex, Entry)>, VaultError> {
+    fn entries(reader: &DiskReader, blocks: &[BlockIndex]) -> Result<Vec<(BlockIndex, Entry)>, VaultError> {
         let mut sorted = blocks.to_vec();
         sorted.sort_unstable();
         let mut wanted = Vec::with_capacity(sorted.len());
@@ -89,15 +85,20 @@ impl PreviousContent for Stored {
     fn previous(&self, blocks: &[BlockIndex], sink: &mut dyn FnMut(BlockIndex, Option<&[u8]>)) {
         let Some(reader) = &self.0 else { return };
         // What cannot be read now is stored as a whole, and needs nothing of the base any more.
-        let Ok(wanted) = self.entries(reader, blocks) else {
-            return blocks.iter().for_each(|block| sink(*block, None));
+        let Ok(wanted) = Self::entries(reader, blocks) else {
+            for block in blocks {
+                sink(*block, None);
+            }
+            return;
         };
         let fetched = reader.fetch(&wanted, &mut |block, bytes| {
             sink(block, bytes.ok());
             Ok(())
         });
         if fetched.is_err() {
-            blocks.iter().for_each(|block| sink(*block, None));
+            for block in blocks {
+                sink(*block, None);
+            }
         }
     }
 }
@@ -118,7 +119,7 @@ impl Sample {
     pub(crate) fn takes(&self, block: BlockIndex) -> bool {
         // Multiplying by an odd constant spreads neighbours over the upper bits.
         let spread = (block.0 ^ self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
-        spread % CHECKED_PART == 0 || !self.begun.swap(true, Ordering::Relaxed)
+        spread.is_multiple_of(CHECKED_PART) || !self.begun.swap(true, Ordering::Relaxed)
     }
 }
 

@@ -24,6 +24,7 @@ use crate::page::{Fingerprints, PageHasher};
 const MAGIC: [u8; 8] = *b"vmkeepFP";
 const VERSION: u16 = 1;
 const HEADER_LEN: u64 = 64;
+const HEADER_BYTES: usize = 64;
 /// Places that a block may take when there is not one for each.
 const WAYS: u64 = 8;
 /// Length of the entry of a block of 4 MiB, which has 1,024 pages.
@@ -90,7 +91,7 @@ impl FingerprintFile {
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
         let file = file.map_err(error)?;
         let header = header(block_size, layout, hasher.mark());
-        let mut found = [0; HEADER_LEN as usize];
+        let mut found = [0; HEADER_BYTES];
         let is_new = file.read_exact_at(&mut found, 0).is_err() || found != header;
         if is_new {
             file.set_len(0).map_err(error)?;
@@ -115,7 +116,7 @@ impl FingerprintFile {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(FingerprintError { path: path.to_owned(), source }),
         };
-        let mut found = [0; HEADER_LEN as usize];
+        let mut found = [0; HEADER_BYTES];
         if file.read_exact_at(&mut found, 0).is_err() || found != header(block_size, layout, hasher.mark()) {
             return Ok(None);
         }
@@ -179,7 +180,7 @@ impl FingerprintFile {
 
     fn encode(&self, now: ContentHash, pages: &[u64], entry: &mut Vec<u8>) {
         entry.extend(self.hasher.seal(now, pages).to_le_bytes());
-        pages.iter().for_each(|page| entry.extend(page.to_le_bytes()));
+        entry.extend(pages.iter().flat_map(|page| page.to_le_bytes()));
     }
 
     /// The start of the set that `block` shares, and its length.
@@ -262,8 +263,8 @@ fn entry_len(pages: usize) -> u64 {
     8 * (1 + pages as u64)
 }
 
-fn header(block_size: BlockSize, layout: Layout, mark: u64) -> [u8; HEADER_LEN as usize] {
-    let mut header = [0; HEADER_LEN as usize];
+fn header(block_size: BlockSize, layout: Layout, mark: u64) -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
     let sets = if let Layout::Sets(sets) = layout { sets } else { 0 };
     let kind = u8::from(layout != Layout::Direct);
     header[..8].copy_from_slice(&MAGIC);

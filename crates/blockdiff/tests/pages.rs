@@ -59,7 +59,9 @@ impl Image<'_> {
 
 impl PreviousContent for Image<'_> {
     fn previous(&self, blocks: &[BlockIndex], sink: &mut dyn FnMut(BlockIndex, Option<&[u8]>)) {
-        blocks.iter().for_each(|block| sink(*block, Some(&self.block(*block))));
+        for block in blocks {
+            sink(*block, Some(&self.block(*block)));
+        }
     }
 }
 
@@ -77,12 +79,15 @@ fn images() -> impl Strategy<Value = (Vec<u8>, Vec<u8>, Vec<(usize, usize)>)> {
     let pages = prop::collection::vec((page.clone(), prop::option::weighted(0.3, page)), 1..60);
     (pages, 0..PAGE_SIZE, prop::collection::vec((0_usize..60 * PAGE_SIZE, 1_usize..20_000), 0..3)).prop_map(
         |(pages, cut, extra)| {
-            let image = |pick: &dyn Fn(&(u8, Option<u8>)) -> u8| {
-                let mut bytes: Vec<u8> = pages.iter().flat_map(|page| vec![pick(page); PAGE_SIZE]).collect();
+            let image = |second: bool| {
+                let mut bytes: Vec<u8> = pages
+                    .iter()
+                    .flat_map(|page| vec![page.1.filter(|_| second).unwrap_or(page.0); PAGE_SIZE])
+                    .collect();
                 bytes.truncate(bytes.len() - cut);
                 bytes
             };
-            (image(&|page| page.0), image(&|page| page.1.unwrap_or(page.0)), extra)
+            (image(false), image(true), extra)
         },
     )
 }
@@ -109,7 +114,9 @@ proptest! {
         };
         let told: Vec<Extent> = differ.map(|at| extent(at, 512)).chain(extra.iter().map(|&(at, len)| extent(at, len))).collect();
         let mut bitmap = DirtyBitmap::new(len, ByteLen(1 << granularity)).unwrap();
-        told.iter().for_each(|extent| bitmap.mark(*extent));
+        for extent in &told {
+            bitmap.mark(*extent);
+        }
         let list = ExtentList::new(told.iter().copied().collect::<ExtentSet>(), len).unwrap();
         let changes: &dyn ChangeSource = if granularity % 2 == 0 { &bitmap } else { &list };
 
@@ -117,7 +124,7 @@ proptest! {
         let (known, image) = (Remembered::default(), Image(&before));
         let blocks = before.len().div_ceil(BLOCK);
         let old_patch = |block: u64| {
-            patched_before.filter(|_| block % 3 == 0).map(|page| PageMask::from_pages(SIZE, [page]).unwrap())
+            patched_before.filter(|_| block.is_multiple_of(3)).map(|page| PageMask::from_pages(SIZE, [page]).unwrap())
         };
         let mut was = Vec::new();
         for block in (0..blocks as u64).map(BlockIndex) {

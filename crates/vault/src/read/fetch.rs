@@ -103,7 +103,7 @@ impl DiskReader {
             }
         })?;
         let identity = self.nodes.lineage.domain.identity()?;
-        let mut patched = Vec::new();
+        let mut made_up = Vec::new();
         self.fetch_parts(blocks, SlotKind::Blocks, &mut decoder, &mut |block, part| {
             let Some(Whole { hash, patch }) = wholes.remove(&block) else { return Ok(()) };
             let Part { bytes, pack, slot } = match part {
@@ -114,10 +114,10 @@ impl DiskReader {
             let bytes = match patch {
                 None => bytes,
                 Some((pages, patch)) => {
-                    patched.clear();
-                    patched.extend_from_slice(bytes);
-                    pages.copy_to(&patch.unwrap_or_default(), &mut patched);
-                    &patched
+                    made_up.clear();
+                    made_up.extend_from_slice(bytes);
+                    pages.copy_to(&patch.unwrap_or_default(), &mut made_up);
+                    &made_up
                 }
             };
             if identity.block_hash(bytes) == hash {
@@ -198,6 +198,7 @@ impl DiskReader {
     }
 
     /// Fetches slots, by ascending place, from the pack they lie in; what is gone by now is put into `again`.
+    #[allow(clippy::too_many_arguments)] // slots, where they lie, and what to do with them
     fn fetch_from(
         &self,
         pack: &PackPlace,
