@@ -1,6 +1,6 @@
 //! Which pages of a block changed: 64 MiB of noise in blocks of 64 KiB, one page of each changed, on one thread.
 //!
-//! `fingerprints` makes the fingerprints of all pages; `compare content` finds the changed page of each block by comparing.
+//! `fingerprints` makes the fingerprints of all pages, `in cache` those of one block again and again; `compare content` finds the changed page of each block by comparing.
 //! `file put` and `file get` write and read the fingerprint file, which has a place for every block or, where it is
 //! `shared`, for half of them. The scans are of the whole disk with every block changed: against a file that knows the
 //! version before, or, without one, against the content of the version before.
@@ -98,6 +98,15 @@ fn pages(c: &mut Criterion) {
         b.iter(|| {
             for (_, block) in blocks(&one.bytes) {
                 hasher.pages(block, &mut prints);
+                black_box(&prints);
+            }
+        });
+    });
+    group.bench_function("fingerprints in cache", |b| {
+        let (mut prints, block) = (Vec::new(), &one.bytes[..size.bytes()]);
+        b.iter(|| {
+            for _ in &one.hashes {
+                hasher.pages(black_box(block), &mut prints);
                 black_box(&prints);
             }
         });
