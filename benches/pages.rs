@@ -160,7 +160,6 @@ fn pages(c: &mut Criterion) {
             previous: &one,
             fetch_unknown: false,
             tracked: None,
-            tracked: None,
             is_checked: &unchecked,
         };
         let (mut before, mut now) = (&one, &two);
@@ -175,7 +174,6 @@ fn pages(c: &mut Criterion) {
             known: &NoFingerprints,
             previous: &one,
             fetch_unknown: true,
-            tracked: None,
             tracked: None,
             is_checked: &unchecked,
         };

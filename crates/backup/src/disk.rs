@@ -11,11 +11,12 @@ use vmkeep_model::{BlockIndex, BlockSize, ByteLen, CancelToken, DiskName, PointN
 use vmkeep_vault::{BaseDisk, Session, VaultError, WrittenDisk};
 
 use crate::base::{Known, Sample, Stored, fingerprints};
-use crate::groups::{Adoption, Groups, Step, encode};
+use crate::groups::{Adoption, Groups, encode};
 use crate::limited;
 use crate::observer::{DiskChange, Event, Observer};
 use crate::ordered::ordered;
 use crate::plan::{Changes, Shares};
+use crate::storing::Storing;
 use crate::tracking::{AuditEnd, Auditor, Missed, judge};
 use crate::{BackupError, Compare, Settings};
 
@@ -162,7 +163,6 @@ impl DiskWalk<'_> {
     fn walk(&self, against: &Against<'_, '_>, known: &dyn Fingerprints) -> Result<Walked, Stop> {
         let Self { session, name, disk, settings, shares, observer, cancel, .. } = *self;
         let Against { base, block_size, change, hasher, changes } = *against;
-        let size = disk.len();
         let identity = session.identity().map_err(BackupError::Store)?;
         let hash = |block: &[u8]| identity.block_hash(block);
         let (mut tracking, mut bytes_audited) = (None, ByteLen(0));
@@ -171,7 +171,7 @@ impl DiskWalk<'_> {
             let (found, bytes) = auditor.audit(changes, base, &settings.audit)?;
             (tracking, bytes_audited) = (Some(found), bytes);
         }
-        let mut writer = match base {
+        let writer = match base {
             Some(_) => session.disk_writer(name, block_size, shares.pack_bytes),
             None => session.disk_writer_anew(name, block_size, shares.pack_bytes),
         }
@@ -204,8 +204,7 @@ impl DiskWalk<'_> {
         let pages =
             Some(pages).filter(|_| fetch_unknown || changes.is_some() || settings.pages.folder.is_some());
 
-        let (mut progress, mut whole_unknown) = (Progressed::default(), 0);
-        progress.bytes_read = bytes_audited.0;
+        let mut storing = Storing::new(writer, block_size, bytes_audited);
         thread::scope(|scope| -> Result<(), Stop> {
             // More threads than there may be things on their way would only hold buffers.
             let (scanners, framers) =
@@ -239,52 +238,16 @@ impl DiskWalk<'_> {
             );
             for step in steps {
                 cancel.check().map_err(BackupError::from)?;
-                match step? {
-                    Step::Blocks(frame) => {
-                        progress.bytes_changed += u64::from(frame.plain_len);
-                        settings.limits.before_write(&frame.body, cancel)?;
-                        writer.frame(&frame).map_err(BackupError::Store)?;
-                    }
-                    Step::Patches(frame) => {
-                        progress.bytes_changed += frame.patches.len() as u64 * block_size.bytes_u64();
-                        settings.limits.before_write(&frame.body, cancel)?;
-                        writer.patches(&frame).map_err(BackupError::Store)?;
-                    }
-                    Step::Adopted(blocks) => {
-                        let bytes = blocks.len() as u64 * block_size.bytes_u64();
-                        progress.bytes_changed += bytes;
-                        progress.bytes_adopted += bytes;
-                        for (block, hash, at) in blocks {
-                            writer.adopt(block, at, hash).map_err(BackupError::Store)?;
-                        }
-                    }
-                    Step::Zero(run) => {
-                        writer.zero(run).map_err(BackupError::Store)?;
-                        observer.event(Event::Zeroed { disk: name, run });
-                    }
-                    Step::Reached { block, settled, scanned } => {
-                        writer.settled(settled).map_err(BackupError::Store)?;
-                        progress.bytes_read += scanned.bytes_read;
-                        whole_unknown += scanned.whole_unknown;
-                        let position = ByteLen(block.0.saturating_mul(block_size.bytes_u64()).min(size.0));
-                        let Progressed { bytes_read, bytes_changed, bytes_adopted } = progress;
-                        observer.event(Event::Progress {
-                            disk: name,
-                            position,
-                            bytes_read,
-                            bytes_changed,
-                            bytes_adopted,
-                        });
-                    }
-                }
+                storing.take(step?, self)?;
             }
             Ok(())
         })?;
         cancel.check().map_err(BackupError::from)?;
-        let mut written = writer.finish(size).map_err(BackupError::Store)?;
+        let Storing { writer, bytes_read, whole_unknown, .. } = storing;
+        let mut written = writer.finish(disk.len()).map_err(BackupError::Store)?;
         written.tracking = tracking;
         observer.event(Event::DiskDone { disk: name });
-        Ok(Walked { written, change, bytes_read: progress.bytes_read, whole_unknown })
+        Ok(Walked { written, change, bytes_read, whole_unknown })
     }
 }
 
@@ -296,14 +259,6 @@ struct Against<'a, 's> {
     hasher: &'a PageHasher,
     /// Where it changed, when that is known and believed.
     changes: Option<&'a dyn ChangeSource>,
-}
-
-/// How far a walk is, in bytes.
-#[derive(Clone, Copy, Default)]
-struct Progressed {
-    bytes_read: u64,
-    bytes_changed: u64,
-    bytes_adopted: u64,
 }
 
 pub(crate) fn compare(from: ByteLen, to: ByteLen) -> DiskChange {

@@ -117,11 +117,8 @@ impl<'a, I: Iterator<Item = Result<(Scanned, BlockIndex), Stop>>> Groups<'a, I> 
                 continue;
             }
             let is_patch = chunk.pages.is_some();
-            let (group, len) = match is_patch {
-                true => (&mut self.patches, chunk.bytes().len()),
-                false => (&mut self.blocks, chunk.bytes().len()),
-            };
-            if group.bytes + len > self.frame_bytes {
+            let group = if is_patch { &mut self.patches } else { &mut self.blocks };
+            if group.bytes + chunk.bytes().len() > self.frame_bytes {
                 steps.extend(group.take().map(if is_patch { Step::Patches } else { Step::Blocks }));
             }
             group.push(chunk);

@@ -27,6 +27,7 @@ mod observer;
 mod ordered;
 mod plan;
 mod resume;
+mod storing;
 mod tracking;
 mod walk;
 

@@ -132,7 +132,7 @@ proptest! {
                 bitmap.mark(Extent::new(ByteOffset(start as u64), ByteLen(extent as u64)));
             }
             let by: &dyn ChangeSource = if by_bitmap { &bitmap } else { &extents };
-            let (report, heard) = back_up_tracked(&tracked, &disk, known(by), &settings);
+            let (report, heard) = back_up_tracked(&tracked, &disk, Some(known(by)), &settings);
             prop_assert!(heard.missed.is_empty() && heard.scanned.is_empty(), "{heard:?}");
             let (full, _) = back_up_tracked(&scanned, &disk, None, &settings);
             prop_assert_eq!(stored(&report).content, stored(&full).content);
@@ -151,10 +151,10 @@ fn nothing_changed_reads_the_audit_and_stores_no_data() {
     let vault = create(Arc::new(store.clone()), 1);
     back_up_tracked(&vault, &disk, None, &trusting());
     let nothing = list(disk.len(), []);
-    let (report, _) = back_up_tracked(&vault, &disk, known(&nothing), &trusting());
+    let (report, _) = back_up_tracked(&vault, &disk, Some(known(&nothing)), &trusting());
     assert_eq!((report.bytes_read, report.bytes_changed, report.stored.data), (0, 0, 0));
     let some = settings(AuditRate::Fraction(0.1), Rounds::Off);
-    let (report, _) = back_up_tracked(&vault, &disk, known(&nothing), &some);
+    let (report, _) = back_up_tracked(&vault, &disk, Some(known(&nothing)), &some);
     assert_eq!((report.bytes_read, report.stored.data), (40 * BLOCK as u64, 0));
     let tracking = stored(&report).tracking.unwrap();
     assert_eq!(
@@ -171,7 +171,7 @@ fn pages_that_a_tracker_tells_apart_are_all_that_is_stored() {
     disk[10 * BLOCK + PAGE_SIZE + 5] ^= 1;
     let mut bitmap = DirtyBitmap::new(ByteLen(disk.len() as u64), ByteLen(4096)).unwrap();
     bitmap.mark(Extent::new(ByteOffset((10 * BLOCK + PAGE_SIZE) as u64), ByteLen(512)));
-    let (report, _) = back_up_tracked(&vault, &disk, known(&bitmap), &trusting());
+    let (report, _) = back_up_tracked(&vault, &disk, Some(known(&bitmap)), &trusting());
     let of = &report.disks[0];
     assert_eq!((of.patched.blocks, of.patched.pages, of.whole_unknown), (1, 1, 0));
     assert!(report.stored.data < 4096 + 512);
@@ -187,7 +187,7 @@ fn a_tracker_that_names_too_few_pages_of_a_block_is_found_and_the_disk_scanned()
     disk[10 * BLOCK + 3 * PAGE_SIZE] ^= 1;
     let mut bitmap = DirtyBitmap::new(ByteLen(disk.len() as u64), ByteLen(4096)).unwrap();
     bitmap.mark(Extent::new(ByteOffset((10 * BLOCK + PAGE_SIZE) as u64), ByteLen(512)));
-    let (report, heard) = back_up_tracked(&vault, &disk, known(&bitmap), &trusting());
+    let (report, heard) = back_up_tracked(&vault, &disk, Some(known(&bitmap)), &trusting());
     // Point 1 was read as a whole: nothing before is in doubt.
     assert_eq!(heard.missed, [(10, None)]);
     assert_eq!(stored(&report).provenance, ChangeProvenance::Scan);
@@ -201,11 +201,11 @@ fn a_missed_change_is_in_the_point_and_the_points_in_doubt_are_marked() {
     let nothing = list(disk.len(), []);
     let whole_disk = settings(AuditRate::None, Rounds::Runs(NonZeroU32::MIN));
     // Two points that rest on the tracker alone, the second of which is wrong.
-    back_up_tracked(&vault, &disk, known(&nothing), &trusting());
+    back_up_tracked(&vault, &disk, Some(known(&nothing)), &trusting());
     disk[7 * BLOCK] ^= 1;
-    back_up_tracked(&vault, &disk, known(&nothing), &trusting());
+    back_up_tracked(&vault, &disk, Some(known(&nothing)), &trusting());
     assert!(vault.suspects(&vm("web")).unwrap().is_empty());
-    let (report, heard) = back_up_tracked(&vault, &disk, known(&nothing), &whole_disk);
+    let (report, heard) = back_up_tracked(&vault, &disk, Some(known(&nothing)), &whole_disk);
     assert_eq!(heard.missed, [(7, Some((PointNumber(2), PointNumber(3))))]);
     assert_eq!(heard.scanned.len(), 1);
     let record = stored(&report);
@@ -219,7 +219,7 @@ fn a_missed_change_is_in_the_point_and_the_points_in_doubt_are_marked() {
     let marked: Vec<u64> = (1..=5).filter(|n| suspect.holds(PointNumber(*n))).collect();
     assert_eq!(marked, [2, 3]);
     // What comes next rests on the scan.
-    let (report, heard) = back_up_tracked(&vault, &disk, known(&nothing), &whole_disk);
+    let (report, heard) = back_up_tracked(&vault, &disk, Some(known(&nothing)), &whole_disk);
     assert!(heard.missed.is_empty());
     assert_eq!(stored(&report).tracking.unwrap().whole_at, PointNumber(4));
     assert_vault_clean(&vault, "at the end");
@@ -233,7 +233,7 @@ fn windows_go_round_the_disk_and_what_they_prove_is_in_the_point() {
     let windows = settings(AuditRate::None, Rounds::Runs(NonZeroU32::new(4).unwrap()));
     let mut read = 0;
     for number in 2..10 {
-        let (report, _) = back_up_tracked(&vault, &disk, known(&nothing), &windows);
+        let (report, _) = back_up_tracked(&vault, &disk, Some(known(&nothing)), &windows);
         let tracking = stored(&report).tracking.unwrap();
         read += report.bytes_read;
         // The round that point 5 ends began after point 1, and the one that point 9 ends after point 5.
@@ -248,7 +248,7 @@ fn windows_go_round_the_disk_and_what_they_prove_is_in_the_point() {
     assert_eq!(read, 2 * disk.len() as u64);
     // Another division begins a round of its own, and what was proved stays.
     let other = settings(AuditRate::None, Rounds::Runs(NonZeroU32::new(3).unwrap()));
-    let (report, _) = back_up_tracked(&vault, &disk, known(&nothing), &other);
+    let (report, _) = back_up_tracked(&vault, &disk, Some(known(&nothing)), &other);
     let tracking = stored(&report).tracking.unwrap();
     assert_eq!(
         (tracking.windows_done, tracking.whole_at, tracking.round_from),
@@ -328,7 +328,7 @@ fn a_lying_tracker_is_caught_with_the_stated_probability() {
             disk[place * BLOCK] ^= 1;
         }
         let told = list(disk.len(), places.iter().step_by(2).map(|place| (place * BLOCK, 1)));
-        let (report, heard) = back_up_tracked(&vault, &disk, known(&told), &settings);
+        let (report, heard) = back_up_tracked(&vault, &disk, Some(known(&told)), &settings);
         caught += heard.missed.len() as u64;
         if !heard.missed.is_empty() {
             assert_eq!(report.bytes_changed, 2 * missed * BLOCK as u64, "all of it is in the point");
