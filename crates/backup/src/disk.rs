@@ -12,7 +12,7 @@ use vmkeep_vault::{BaseDisk, Session, VaultError, WrittenDisk};
 
 use crate::base::{Known, Sample, Stored, fingerprints};
 use crate::groups::{Adoption, Groups, encode};
-use crate::limited;
+use crate::limited::unread;
 use crate::observer::{DiskChange, Event, Observer};
 use crate::ordered::ordered;
 use crate::plan::{Changes, Shares};
@@ -214,8 +214,7 @@ impl DiskWalk<'_> {
                 move |buffer, segment| -> Result<(Scanned, BlockIndex), Stop> {
                     cancel.check().map_err(BackupError::from)?;
                     let segment = segment.map_err(|e| segment_stop(name, e))?;
-                    let scanned = scan_pages(disk, &segment, &hash, pages, buffer)
-                        .map_err(|e| limited::read_error(name, e))?;
+                    let scanned = scan_pages(disk, &segment, &hash, pages, buffer).map_err(unread(name))?;
                     match (scanned.missed, scanned.distrusted) {
                         (Some(block), _) => Err(Stop::Missed(block)),
                         (None, Some(block)) => Err(Stop::Distrusted(block)),

@@ -104,12 +104,13 @@ fn piece_len(burst: ByteLen) -> usize {
     if burst < PAGE_SIZE { burst.max(1) } else { burst - burst % PAGE_SIZE }
 }
 
-/// Why a disk could not be read; being cancelled while waiting to read is being cancelled.
-pub(crate) fn read_error(disk: &DiskName, source: DiskError) -> BackupError {
-    match &source {
-        DiskError::Io { source, .. } if source.get_ref().is_some_and(|inner| inner.is::<Cancelled>()) => {
-            BackupError::Cancelled(Cancelled)
-        }
+/// Why `disk` could not be read; being cancelled while waiting to read is being cancelled.
+pub(crate) fn unread(disk: &DiskName) -> impl Fn(DiskError) -> BackupError + '_ {
+    let is_cancelled = |source: &std::io::Error| {
+        source.get_ref().and_then(|inner| inner.downcast_ref::<Cancelled>()).is_some()
+    };
+    move |source| match &source {
+        DiskError::Io { source, .. } if is_cancelled(source) => BackupError::Cancelled(Cancelled),
         _ => BackupError::Read { disk: disk.clone(), source },
     }
 }

@@ -9,7 +9,7 @@ use vmkeep_model::{BlockIndex, BlockRun, BlockSize, ByteLen, CancelToken, DiskNa
 use vmkeep_vault::{BaseDisk, Session};
 
 use crate::base::Known;
-use crate::limited;
+use crate::limited::unread;
 use crate::plan::Changes;
 use crate::{Audit, BackupError, Rounds};
 
@@ -146,8 +146,7 @@ impl Auditor<'_> {
         while let Some(was) = known.next_in(run.start, run.end()).map_err(BackupError::Store)? {
             segment.before.push(was);
         }
-        let scanned =
-            scan(self.disk, &segment, self.hasher, buffer).map_err(|e| limited::read_error(self.name, e))?;
+        let scanned = scan(self.disk, &segment, self.hasher, buffer).map_err(unread(self.name))?;
         let changed = scanned.data.first().map(|chunk| chunk.block);
         match changed.or_else(|| scanned.zeroed.first().map(|run| run.start)) {
             Some(block) => Err(AuditEnd::Missed(Missed { block })),

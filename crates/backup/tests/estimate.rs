@@ -88,9 +88,10 @@ fn files(folder: &Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        match path.is_dir() {
-            true => found.append(&mut files(&path)),
-            false => drop(found.insert(path.clone(), std::fs::read(&path).unwrap())),
+        if path.is_dir() {
+            found.append(&mut files(&path));
+        } else {
+            found.insert(path.clone(), std::fs::read(&path).unwrap());
         }
     }
     found

@@ -46,8 +46,8 @@ fn number(n: u64) -> NonZeroU64 {
     NonZeroU64::new(n).unwrap()
 }
 
-fn limiter(rate: u64, burst: u64, time: &Arc<ByHand>) -> Option<Arc<Limiter>> {
-    Some(Arc::new(Limiter::with_waiter(TokenBucket::new(number(rate), number(burst)), time.clone())))
+fn limiter(rate: u64, burst: u64, time: &Arc<ByHand>) -> Arc<Limiter> {
+    Arc::new(Limiter::with_waiter(TokenBucket::new(number(rate), number(burst)), time.clone()))
 }
 
 /// `bytes` of noise, spread over a disk four times as large.
@@ -78,7 +78,7 @@ fn back_up(
 
 /// The time that `bytes` take at `rate` when `burst` were there.
 fn due(bytes: u64, rate: u64, burst: u64) -> Duration {
-    Duration::from_secs_f64(bytes.saturating_sub(burst) as f64 / rate as f64)
+    Duration::from_millis(bytes.saturating_sub(burst) * 1000 / rate)
 }
 
 fn assert_near(is: Duration, due: Duration) {
@@ -90,7 +90,7 @@ fn all_disks_together_are_read_at_the_rate() {
     let (rate, burst) = (MIB, 100_000);
     for workers in [1, 4] {
         let time = Arc::new(ByHand::default());
-        let limits = Limits { read: limiter(rate, burst, &time), write: None };
+        let limits = Limits { read: Some(limiter(rate, burst, &time)), write: None };
         let settings = Settings { limits, workers, ..settings() };
         let (one, two, three) = (disk(3 * MIB, 1), disk(4 * MIB, 2), disk(5 * MIB, 3));
         let (vault, _) = counted_vault(1);
@@ -105,7 +105,7 @@ fn all_disks_together_are_read_at_the_rate() {
 fn data_is_written_at_the_rate() {
     let (rate, burst) = (MIB, 65_536);
     let time = Arc::new(ByHand::default());
-    let limits = Limits { read: None, write: limiter(rate, burst, &time) };
+    let limits = Limits { read: None, write: Some(limiter(rate, burst, &time)) };
     let settings = Settings { limits, ..settings() };
     let noise = disk(8 * MIB, 1);
     let (vault, _) = counted_vault(1);
@@ -122,7 +122,7 @@ fn data_is_written_at_the_rate() {
 fn a_small_disk_is_done_long_before_a_large_one() {
     for workers in [1, 2] {
         let time = Arc::new(ByHand::default());
-        let limits = Limits { read: limiter(MIB, 65_536, &time), write: None };
+        let limits = Limits { read: Some(limiter(MIB, 65_536, &time)), write: None };
         let settings = Settings { limits, workers, ..settings() };
         let (small, large) = (disk(MIB, 1), disk(64 * MIB, 2));
         let (vault, _) = counted_vault(1);
@@ -149,10 +149,8 @@ fn being_cancelled_ends_the_wait_and_the_run() {
             let time = Arc::new(ByHand { cancel_after, ..ByHand::default() });
             // A hundred bytes a second: all of it would take days.
             let slow = limiter(100, 65_536, &time);
-            let limits = match is_read {
-                true => Limits { read: slow, write: None },
-                false => Limits { read: None, write: slow },
-            };
+            let (read, write) = if is_read { (Some(slow), None) } else { (None, Some(slow)) };
+            let limits = Limits { read, write };
             let settings = Settings { limits, workers, ..settings() };
             let (one, two) = (disk(8 * MIB, 1), disk(8 * MIB, 2));
             let (vault, _) = counted_vault(1);

@@ -136,7 +136,7 @@ proptest! {
                 let start = (page * PAGE_SIZE).min(disk.len());
                 let end = (start + PAGE_SIZE).min(disk.len());
                 // Few contents, so that pages also come back to what they were.
-                let bytes = if content == 0 { vec![0; end - start] } else { noise(u64::from(content) << 32 | write % 2, end - start) };
+                let bytes = if content == 0 { vec![0; end - start] } else { noise((u64::from(content) << 32) | (write % 2), end - start) };
                 disk[start..end].copy_from_slice(&bytes);
             }
             let prints = folder.path().join("fingerprints");

@@ -51,7 +51,7 @@ fn back_up_tracked(
     settings: &backup::Settings,
 ) -> (Report, Heard) {
     let (memory, heard) = (Memory::from(os.to_vec()), Mutex::new(Heard::default()));
-    let hears = |event: Event<'_>| {
+    let observer = |event: Event<'_>| {
         let mut heard = heard.lock().unwrap();
         match event {
             Event::TrackingMissed { block, suspect, .. } => heard.missed.push((block.0, suspect)),
@@ -70,12 +70,12 @@ fn back_up_tracked(
         evidence: Vec::new(),
         config: None,
     };
-    let report = backup::run(vault, &plan, settings, &hears, &CancelToken::new()).unwrap();
+    let report = backup::run(vault, &plan, settings, &observer, &CancelToken::new()).unwrap();
     (report, heard.into_inner().unwrap())
 }
 
-fn known(by: &dyn ChangeSource) -> Option<Changes<'_>> {
-    Some(Changes::Known { by, since: None })
+fn known(by: &dyn ChangeSource) -> Changes<'_> {
+    Changes::Known { by, since: None }
 }
 
 fn stored(report: &Report) -> &StoredDisk {
@@ -340,5 +340,5 @@ fn a_lying_tracker_is_caught_with_the_stated_probability() {
     let (caught, runs) = (caught as f64, runs as f64);
     let sigma = (stated * (1.0 - stated) / runs).sqrt();
     assert!((0.2..0.8).contains(&stated));
-    assert!((caught / runs - stated).abs() < 4.0 * sigma, "{} of {runs}, stated {stated:.3}", caught);
+    assert!((caught / runs - stated).abs() < 4.0 * sigma, "{caught} of {runs}, stated {stated:.3}");
 }

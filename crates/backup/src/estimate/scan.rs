@@ -15,7 +15,7 @@ use super::{ChangeTotals, EstimateSettings, Ratio};
 use crate::base::{Known, Stored, kept_fingerprints};
 use crate::disk::{Stop, compare, segment_stop};
 use crate::groups::{Groups, Step};
-use crate::limited;
+use crate::limited::unread;
 use crate::observer::{DiskChange, Event, Observer};
 use crate::ordered::ordered;
 use crate::plan::{Changes, Shares};
@@ -164,7 +164,7 @@ impl Context<'_> {
                     cancel.check().map_err(BackupError::from)?;
                     let segment = segment.map_err(|e| segment_stop(name, e))?;
                     let scanned = scan_pages(disk, &segment, &|block: &[u8]| hash(block), pages, buffer);
-                    let scanned = scanned.map_err(|e| limited::read_error(name, e))?;
+                    let scanned = scanned.map_err(unread(name))?;
                     Ok((scanned, segment.run.end()))
                 }
             });

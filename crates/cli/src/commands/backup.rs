@@ -259,21 +259,21 @@ fn describe(disk: &DiskReport) -> String {
         Change::Anew => "stored again as a whole".to_owned(),
         Change::Described => return format!("{}: {size}, temporary, not stored", disk.description.name),
     };
-    let mut line =
-        format!("{}: {size} ({what}), {} changed", disk.description.name, bytes::show(disk.bytes_changed));
+    let changed = bytes::show(disk.bytes_changed);
+    let mut parts = vec![format!("{}: {size} ({what}), {changed} changed", disk.description.name)];
     if disk.patched.blocks > 0 {
         let pages = bytes::show(disk.patched.pages * PAGE_SIZE as u64);
-        line += &format!(" ({} blocks stored as {pages} of pages)", disk.patched.blocks);
+        parts.push(format!(" ({} blocks stored as {pages} of pages)", disk.patched.blocks));
     }
     if disk.whole_unknown > 0 {
-        line +=
-            &format!(", {} blocks stored as a whole because their pages were not known", disk.whole_unknown);
+        let blocks = disk.whole_unknown;
+        parts.push(format!(", {blocks} blocks stored as a whole because their pages were not known"));
     }
-    line += &format!(", {} became zero", bytes::show(disk.bytes_zeroed));
+    parts.push(format!(", {} became zero", bytes::show(disk.bytes_zeroed)));
     if let Some(tracking) = &disk.tracking {
-        line += &format!("; by {}, {} blocks audited", tracking.method, tracking.audited);
+        parts.push(format!("; by {}, {} blocks audited", tracking.method, tracking.audited));
     }
-    line
+    parts.concat()
 }
 
 impl From<&DiskReport> for Disk {

@@ -157,7 +157,9 @@ fn settings(args: &EstimateArgs) -> Result<EstimateSettings, Error> {
 fn print(context: &Context<'_>, vm: &str, found: &Estimate, thresholds: &Thresholds) {
     let output = context.output;
     for disk in &found.disks {
-        describe(disk, thresholds).iter().for_each(|line| output.text(line));
+        for line in describe(disk, thresholds) {
+            output.text(line);
+        }
     }
     for disk in &found.vanished {
         output.text(format!("{disk}: is in the point before and would not be in this one"));
@@ -209,20 +211,23 @@ fn describe(disk: &DiskEstimate, thresholds: &Thresholds) -> Vec<String> {
         Change::Described => return vec![format!("{name}: {size}, temporary, not stored")],
     };
     let changes = &disk.changes;
-    let mut first = format!(
-        "{name}: {size} ({what}), {} changed in {} blocks",
+    let pages = match changes.patched.blocks {
+        0 => String::new(),
+        blocks => {
+            let pages = bytes::show(changes.patched.pages * PAGE_SIZE as u64);
+            format!(" (of {blocks} of them {pages} of pages)")
+        }
+    };
+    let unknown = match changes.whole_unknown {
+        0 => String::new(),
+        blocks => format!(", changed pages of {blocks} blocks not known"),
+    };
+    let mut lines = vec![format!(
+        "{name}: {size} ({what}), {} changed in {} blocks{pages}{unknown}, {} became zero",
         bytes::show(changes.bytes_changed),
-        changes.blocks_changed
-    );
-    if changes.patched.blocks > 0 {
-        let pages = bytes::show(changes.patched.pages * PAGE_SIZE as u64);
-        first += &format!(" (of {} of them {pages} of pages)", changes.patched.blocks);
-    }
-    if changes.whole_unknown > 0 {
-        first += &format!(", changed pages of {} blocks not known", changes.whole_unknown);
-    }
-    first += &format!(", {} became zero", bytes::show(changes.bytes_zeroed));
-    let mut lines = vec![first];
+        changes.blocks_changed,
+        bytes::show(changes.bytes_zeroed)
+    )];
     if let Some(ratio) = &disk.ratio {
         let from = match ratio.from {
             RatioFrom::LastRuns => "as in the last backups",
