@@ -103,7 +103,7 @@ pub(crate) struct BackupArgs {
     /// Memory for data on its way, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 128, value_parser = value_parser!(u32).range(32..))]
     pub(crate) memory: u32,
-    /// Folder of this machine that keeps maps of disks and fingerprints of their pages between backups
+    /// Folder of this machine for maps of disks and fingerprints of their pages between backups
     #[arg(long, value_name = "DIR", conflicts_with = "no_cache", long_help = CACHE_HELP)]
     pub(crate) cache: Option<PathBuf>,
     /// Most bytes of fingerprints of one disk [default: 0.25 % of the disk]
@@ -112,19 +112,19 @@ pub(crate) struct BackupArgs {
     /// Keep nothing on this machine
     #[arg(long)]
     pub(crate) no_cache: bool,
-    /// File that lists what may have changed on a disk since the newest point; may be given several times
+    /// File that lists what may have changed on a disk since the newest point; may be repeated
     #[arg(long, value_name = "FILE", value_parser = tracking_arg::parse, long_help = EXTENTS_HELP)]
     pub(crate) changed_extents: Vec<TrackingArg>,
-    /// Dirty bitmap in a disk's qcow2 file that records changes since the newest point; may be given several times
+    /// Bitmap in a disk's qcow2 file with what changed since the newest point; may be repeated
     #[arg(long, value_name = "NAME", value_parser = tracking_arg::parse, long_help = BITMAP_HELP)]
     pub(crate) bitmap: Vec<TrackingArg>,
     /// Read every disk as a whole, whatever is known of its changes
     #[arg(long)]
     pub(crate) full_scan: bool,
-    /// How many of the blocks that change tracking calls unchanged are read all the same
+    /// How many blocks that tracking calls unchanged are read all the same
     #[arg(long, value_name = "RATE", default_value = "99%of1%", value_parser = tracking_arg::rate, long_help = AUDIT_HELP)]
     pub(crate) audit_rate: AuditRate,
-    /// Runs in which change tracking is audited over the whole disk, part by part, or off [default: 64 MiB a run]
+    /// Runs in which tracking is audited over the whole disk, or off [default: 64 MiB a run]
     #[arg(long, value_name = "N", value_parser = tracking_arg::rounds)]
     pub(crate) audit_rounds: Option<Rounds>,
     /// Threads that scan and compress [default: one per processor, at most 8]
