@@ -87,6 +87,7 @@ mod record;
 mod salt;
 mod seal;
 mod secret;
+mod store;
 
 pub use aead::TAG_LEN;
 pub use argon::{Argon2Kdf, Argon2Params};
@@ -106,3 +107,7 @@ pub use passphrase::PassphraseVault;
 pub use record::{RECORD_BODY_MAX, RECORD_HEADER_LEN, RECORD_VERSION, RecordHead, open_record, seal_record};
 pub use seal::{SealContext, SealedObject};
 pub use secret::{Passphrase, SecretKey};
+pub use store::{
+    KeyInfo, KeyStore, KeyStoreError, KeyUrl, ObjectUrlError, Secret, SecretBytes, SecretStore, SecretUrl,
+    SecretValue, StoreWrapped, WrapAlgorithm,
+};

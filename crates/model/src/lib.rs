@@ -13,6 +13,7 @@
 //! assert_eq!(block.count_for(ByteLen(65_537)), 2); // a tail counts as a block
 //! ```
 
+mod authority;
 mod cancel;
 mod clock;
 mod extent_set;
@@ -24,6 +25,10 @@ mod page;
 mod point;
 mod vm;
 
+pub use authority::{
+    AccessRequest, Approval, Authorizer, Decision, Denied, Op, Operation, Owner, Permit, Role, RoleSet,
+    RoleSetAuthorizer, Scope, UnknownOperation, op,
+};
 pub use cancel::{CancelToken, Cancelled};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use extent_set::ExtentSet;
@@ -33,7 +38,7 @@ pub use id::{
     DomainId, IdParseError, LineageId, PointNumber, PointRef, PointRefError, PointSelector, SessionId,
     VaultId,
 };
-pub use name::{DiskName, NameError, VmName};
+pub use name::{DiskName, NameError, Principal, VmName};
 pub use page::{PageMask, PageMaskError};
 pub use point::{
     ChangeMethod, ChangeProvenance, ConsistencyLevel, DiskRecord, PointId, RecoveryPoint, StoredDisk,

@@ -11,13 +11,13 @@ pub enum NameError {
     /// Nothing there.
     #[error("a {kind} name must not be empty")]
     Empty {
-        /// "VM" or "disk".
+        /// "VM", "disk" or "user".
         kind: &'static str,
     },
     /// Longer than it may be.
     #[error("{kind} name of {len} bytes is longer than {max}")]
     TooLong {
-        /// "VM" or "disk".
+        /// "VM", "disk" or "user".
         kind: &'static str,
         /// Its length in bytes.
         len: usize,
@@ -27,7 +27,7 @@ pub enum NameError {
     /// Holds a character that the kind of name does not allow.
     #[error("{kind} name {name:?} holds {found:?}; allowed: {allowed}")]
     Character {
-        /// "VM" or "disk".
+        /// "VM", "disk" or "user".
         kind: &'static str,
         /// The whole name.
         name: String,
@@ -108,6 +108,20 @@ name!(
     |c| c.is_ascii_alphanumeric() || c == '_',
     |c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 );
+
+name!(
+    /// Who does something: 1 to 128 bytes of text without control characters or outer spaces, such as a user's name.
+    Principal, "user", 128, "text without control characters or outer spaces",
+    |c| !c.is_control() && !c.is_whitespace(),
+    |c| !c.is_control()
+);
+
+impl Principal {
+    /// Whoever holds the vault's key and calls themselves nothing else.
+    pub fn owner() -> Self {
+        Self("owner".to_owned())
+    }
+}
 
 #[cfg(test)]
 mod tests {
