@@ -4,6 +4,7 @@
 //! rates are bytes of disk content per second, before compression.
 
 use std::sync::Arc;
+use vmkeep_testkit::permit;
 
 use vmkeep::backup::{self, Plan, Report, Silent, Source, SourceDisk};
 use vmkeep::disk::{BlockRead, Memory};
@@ -92,5 +93,6 @@ pub fn back_up(vault: &Vault, disk: &Memory, settings: &backup::Settings) -> Rep
         evidence: Vec::new(),
         config: None,
     };
-    backup::run(vault, &plan, settings, &Silent, &CancelToken::new()).expect("memory does not fail")
+    backup::run(&permit(), vault, &plan, settings, &Silent, &CancelToken::new())
+        .expect("memory does not fail")
 }

@@ -6,6 +6,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use vmkeep::model::{BlockIndex, BlockSize, ByteLen};
 use vmkeep::vault::{CompressionLevel, Frame, FrameEncoder, Session};
 use vmkeep_benches::{Entropy, MIB, content, keys, vault};
+use vmkeep_testkit::permit;
 
 const LEN: usize = 64 * MIB;
 const PACK: usize = 32 * MIB;
@@ -29,7 +30,7 @@ fn pack(c: &mut Criterion) {
     let frames = frames();
     let disk = "os".parse().expect("a disk name");
     // A new vault each time: what one run stored must not fill memory or serve the next.
-    let begun = || vault().begin(&"vm".parse().expect("a VM name")).expect("memory does not fail");
+    let begun = || vault().begin(&permit(), &"vm".parse().expect("a VM name")).expect("memory does not fail");
     let mut group = c.benchmark_group("pack");
     group.throughput(Throughput::Bytes(LEN as u64)).sample_size(10);
     group.bench_function("64 MiB in frames", |b| {

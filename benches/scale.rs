@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use vmkeep_testkit::permit;
 
 use vmkeep::backup::{self, Audit, Changes, Plan, Rounds, Settings, Silent, Source, SourceDisk};
 use vmkeep::blockdiff::{AuditRate, DirtyBitmap};
@@ -73,7 +74,7 @@ impl Protected {
             config: None,
         };
         let settings = Settings { audit, ..Settings::default() };
-        let report = backup::run(vault, &plan, &settings, &Silent, &CancelToken::new());
+        let report = backup::run(&permit(), vault, &plan, &settings, &Silent, &CancelToken::new());
         let report = report.expect("memory does not fail");
         assert!(!written.is_empty() || report.point.base.is_none() || report.stored.data == 0);
     }

@@ -5,6 +5,7 @@
 //! others. `cargo bench -p vmkeep-benches --bench sweep` prints the table; with `-- --test` it leaves out 1,000 points.
 
 use std::sync::Arc;
+use vmkeep_testkit::permit;
 
 use vmkeep::backup::{self, Plan, Silent, Source, SourceDisk};
 use vmkeep::envelope::{KeyFileVault, SecretKey, SeededEntropy};
@@ -48,7 +49,8 @@ fn vault_with(points: u64) -> InMemory {
             config: None,
         };
         let settings = backup::Settings { workers: 1, ..backup::Settings::default() };
-        backup::run(&vault, &plan, &settings, &Silent, &CancelToken::new()).expect("memory does not fail");
+        backup::run(&permit(), &vault, &plan, &settings, &Silent, &CancelToken::new())
+            .expect("memory does not fail");
     }
     store
 }
@@ -58,10 +60,12 @@ fn sweep(store: &InMemory, what: &str, points: u64, forget: &[u64]) {
     let store = CountingStore::new(Arc::new(store_of(&snapshot(store))));
     let vault = Vault::open(Arc::new(store.clone()), kek(), ports(2)).expect("it was made just now");
     for number in forget {
-        vault.forget(&format!("vm@{number}").parse().expect("a point")).expect("memory does not fail");
+        vault
+            .forget(&permit(), &format!("vm@{number}").parse().expect("a point"))
+            .expect("memory does not fail");
     }
     store.reset();
-    let report = vault.sweep(&SweepSettings::default(), &CancelToken::new(), &mut |_| {});
+    let report = vault.sweep(&permit(), &SweepSettings::default(), &CancelToken::new(), &mut |_| {});
     let report = report.expect("memory does not fail");
     assert_eq!(report.points.len(), forget.len());
     let counts = store.counts();

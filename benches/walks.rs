@@ -8,6 +8,8 @@
 
 use std::cell::Cell;
 use std::time::Duration;
+use vmkeep::model::op;
+use vmkeep_testkit::permit;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use vmkeep::backup;
@@ -67,7 +69,9 @@ fn walks(c: &mut Criterion) {
         || -> OpenPoint { vault.point(&"vm@1".parse().expect("a point")).expect("memory does not fail") };
     group.bench_function("restore", |b| {
         let copy = |target: Memory| {
-            let read = point().disk(&"os".parse().expect("a disk name")).expect("the point has it");
+            let read = point()
+                .disk(&permit::<op::Restore>(), &"os".parse().expect("a disk name"))
+                .expect("the point has it");
             let copied = copy_disk(&read, &target, &settings, silent, cancel).expect("memory does not fail");
             assert_eq!(copied.written.0, LEN as u64);
             target
@@ -76,7 +80,7 @@ fn walks(c: &mut Criterion) {
     });
     group.bench_function("verify", |b| {
         b.iter(|| {
-            let report = verify_point(&point(), Depth::Data, &settings, silent, cancel);
+            let report = verify_point(&permit(), &point(), Depth::Data, &settings, silent, cancel);
             assert!(report.expect("memory does not fail").is_clean());
         });
     });

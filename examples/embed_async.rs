@@ -15,7 +15,8 @@ use vmkeep::backup::{self, BackupError, Event, Observer, Plan, Report, Source, S
 use vmkeep::disk::{BlockRead, DiskError, Memory};
 use vmkeep::envelope::{KeyFileVault, OsEntropy};
 use vmkeep::model::{
-    ByteLen, ByteOffset, CancelToken, ConsistencyLevel, DiskDescription, DiskRole, Extent, VmName,
+    ByteLen, ByteOffset, CancelToken, ConsistencyLevel, DiskDescription, DiskRole, Extent, Owner, Scope,
+    VmName, op,
 };
 use vmkeep::restore::{self, copy_disk};
 use vmkeep::vault::{Ports, Vault};
@@ -89,7 +90,8 @@ async fn main() -> Result<(), BoxError> {
 
     let restored = spawn_blocking(move || -> Result<_, BoxError> {
         let point = vault.point(&"web-01@latest".parse()?)?;
-        let (source, target) = (point.disk(&"os".parse()?)?, Memory::new(64 << 20));
+        let (source, target) =
+            (point.disk(&Owner.permit::<op::Restore>(Scope::Vault), &"os".parse()?)?, Memory::new(64 << 20));
         let (settings, cancel) = (restore::Settings::default(), CancelToken::new());
         let copied = copy_disk(&source, &target, &settings, &restore::Silent, &cancel)?;
         assert_eq!(copied.written, source.size());
@@ -128,7 +130,7 @@ fn back_up(
         evidence: Vec::new(),
         config: None,
     };
-    backup::run(vault, &plan, &backup::Settings::default(), observer, cancel)
+    backup::run(&Owner.permit(Scope::Vault), vault, &plan, &backup::Settings::default(), observer, cancel)
 }
 
 /// A disk that holds at every eighth byte what its position is.

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use vmkeep::backup::{self, Event, Observer, Plan, Source, SourceDisk};
 use vmkeep::disk::{BlockRead, BlockWrite, DiskError, SparseMemory, conformance};
 use vmkeep::envelope::{KeyFileVault, OsEntropy};
-use vmkeep::model::{ByteLen, ByteOffset, CancelToken, ConsistencyLevel, DiskDescription, DiskRole, Extent};
+use vmkeep::model::{
+    ByteLen, ByteOffset, CancelToken, ConsistencyLevel, DiskDescription, DiskRole, Extent, Owner, Scope, op,
+};
 use vmkeep::restore::RecoveredDisk;
 use vmkeep::vault::{Ports, Vault};
 
@@ -128,8 +130,14 @@ fn main() -> Result<(), Box<dyn Error>> {
             config: Some(b"<domain>guest-7</domain>".to_vec()),
         };
         let observer = Printing::default();
-        let report =
-            backup::run(&vault, &plan, &backup::Settings::default(), &observer, &CancelToken::new())?;
+        let report = backup::run(
+            &Owner.permit(Scope::Vault),
+            &vault,
+            &plan,
+            &backup::Settings::default(),
+            &observer,
+            &CancelToken::new(),
+        )?;
         assert_eq!(report.bytes_changed, changed * CLUSTER);
         assert_eq!(observer.position.into_inner(), len, "the observer heard of the end of the disk");
     }
@@ -137,8 +145,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     // A point is a disk again, any range of it, without being restored first; so the same suite holds it to account.
     for (reference, expected) in [("guest-7@1", &model), ("guest-7@2", &later)] {
         let point = vault.point(&reference.parse()?)?;
-        assert_eq!(point.config(), Some(&b"<domain>guest-7</domain>"[..]));
-        let recovered = RecoveredDisk::new(point.disk(&"root".parse()?)?);
+        assert_eq!(point.config(&Owner.permit(Scope::Vault))?, Some(&b"<domain>guest-7</domain>"[..]));
+        let recovered =
+            RecoveredDisk::new(point.disk(&Owner.permit::<op::Restore>(Scope::Vault), &"root".parse()?)?);
         let mut word = [0; 4];
         recovered.read_at(ByteOffset(128 * CLUSTER), &mut word)?;
         println!("{reference} has {word:?} at cluster 128");

@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 use vmkeep::backup::{self, Plan, Report, Source, SourceDisk};
 use vmkeep::disk::{BlockRead, Format, OpenOptions, Overwrite, RawTarget, open};
 use vmkeep::envelope::{KeyFileVault, OsEntropy};
-use vmkeep::model::{BlockSize, CancelToken, ConsistencyLevel, DiskDescription, DiskName, DiskRole, VmName};
+use vmkeep::model::{
+    BlockSize, CancelToken, ConsistencyLevel, DiskDescription, DiskName, DiskRole, Owner, Scope, VmName, op,
+};
 use vmkeep::restore::{self, Depth, copy_disk, verify_vault};
 use vmkeep::vault::{BlockChange, OpenPoint, Ports, Vault};
 
@@ -67,7 +69,14 @@ fn main() -> Result<()> {
     let cancel = CancelToken::new();
     let (report, verify_time) = timed(|| {
         let settings = restore::Settings::default();
-        Ok(verify_vault(&vault, Depth::Data, &settings, &restore::Silent, &cancel)?)
+        Ok(verify_vault(
+            &Owner.permit(Scope::Vault),
+            &vault,
+            Depth::Data,
+            &settings,
+            &restore::Silent,
+            &cancel,
+        )?)
     })?;
     assert!(report.is_clean(), "{report:?}");
     let live = report.accounting.expect("a whole vault was verified").live.bytes;
@@ -106,7 +115,14 @@ fn back_up(vault: &Vault, vm: &VmName, folder: &Path) -> Result<Report> {
     // Nobody froze this VM: its disks are as after a power cut.
     let consistency = ConsistencyLevel::Crash;
     let plan = Plan { vm: vm.clone(), disks, consistency, evidence: Vec::new(), config: None };
-    Ok(backup::run(vault, &plan, &backup::Settings::default(), &backup::Silent, &CancelToken::new())?)
+    Ok(backup::run(
+        &Owner.permit(Scope::Vault),
+        vault,
+        &plan,
+        &backup::Settings::default(),
+        &backup::Silent,
+        &CancelToken::new(),
+    )?)
 }
 
 /// Restores every disk of `point` into a sparse file of its own; returns the bytes written.
@@ -115,7 +131,7 @@ fn restore(point: &OpenPoint, folder: &Path) -> Result<u64> {
     let (settings, cancel) = (restore::Settings::default(), CancelToken::new());
     let mut written = 0;
     for name in point.stored_disks() {
-        let disk = point.disk(name)?;
+        let disk = point.disk(&Owner.permit::<op::Restore>(Scope::Vault), name)?;
         let target = RawTarget::create(image(folder, name.as_str()), disk.size(), Overwrite::Refuse)?;
         written += copy_disk(&disk, &target, &settings, &restore::Silent, &cancel)?.written.0;
     }
@@ -124,7 +140,10 @@ fn restore(point: &OpenPoint, folder: &Path) -> Result<u64> {
 
 /// Prints what changed on a disk from one point to another, and returns the blocks. Costs what changed.
 fn changed_blocks(old: &OpenPoint, new: &OpenPoint, name: &DiskName) -> Result<BTreeSet<u64>> {
-    let (old, new) = (old.disk(name)?, new.disk(name)?);
+    let (old, new) = (
+        old.disk(&Owner.permit::<op::Restore>(Scope::Vault), name)?,
+        new.disk(&Owner.permit::<op::Restore>(Scope::Vault), name)?,
+    );
     let differences = old.differences(&new, &CancelToken::new())?;
     println!("  {name}: {} MiB, was {} MiB", mib(new.size().0), mib(old.size().0));
     for (kind, word) in [

@@ -1,6 +1,6 @@
 //! Which interrupted backup, if any, a backup goes on from.
 
-use vmkeep_model::{SessionId, VmName};
+use vmkeep_model::{Permit, SessionId, VmName, op};
 use vmkeep_vault::{ABANDONED_AFTER_MS, OpenSession, Session, Vault, VaultError};
 
 use crate::BackupError;
@@ -37,6 +37,7 @@ impl Default for Resume {
 
 /// Begins the backup of `vm`, going on from another when `resume` finds one; returns that as well.
 pub(crate) fn begin(
+    permit: &Permit<op::Backup>,
     vault: &Vault,
     vm: &VmName,
     resume: Resume,
@@ -51,7 +52,7 @@ pub(crate) fn begin(
         observer.event(Event::LeftOpen { session });
     }
     if let Some(session) = chosen {
-        match vault.resume(vm, session) {
+        match vault.resume(permit, vm, session) {
             Ok(begun) => {
                 let from = open.into_iter().find(|open| open.id == session);
                 return Ok((begun, from));
@@ -60,7 +61,7 @@ pub(crate) fn begin(
             Err(error) => return Err(BackupError::Store(error)),
         }
     }
-    Ok((vault.begin(vm).map_err(BackupError::Store)?, None))
+    Ok((vault.begin(permit, vm).map_err(BackupError::Store)?, None))
 }
 
 /// The session to go on from.

@@ -9,8 +9,8 @@ use std::thread;
 
 use vmkeep_disk::BlockRead;
 use vmkeep_model::{
-    ByteLen, CancelToken, ChangeProvenance, DiskDescription, DiskName, DiskRole, RecoveryPoint, Tracking,
-    VmDescription,
+    ByteLen, CancelToken, ChangeProvenance, DiskDescription, DiskName, DiskRole, Permit, RecoveryPoint,
+    Tracking, VmDescription, op,
 };
 use vmkeep_vault::{
     Adopted, CONFIG_MAX, Draft, DraftDisk, OpenSession, Patched, Session, StoredBytes, Vault,
@@ -79,8 +79,9 @@ pub struct DiskReport {
 /// Backs up the VM of `plan` into `vault` and returns its new recovery point.
 ///
 /// Blocks until the point is durable and visible. The walk may run on any thread; within a tokio program call it
-/// through `spawn_blocking`. On any error nothing is visible, earlier points are intact, and it can be run again.
+/// through `spawn_blocking`. `permit` must cover the VM. On any error nothing is visible, earlier points are intact, and it can be run again.
 pub fn run(
+    permit: &Permit<op::Backup>,
     vault: &Vault,
     plan: &Plan<'_>,
     settings: &Settings,
@@ -91,7 +92,7 @@ pub fn run(
     let shares = settings.shares(plan.disks.len())?;
     cancel.check()?;
     let began = vault.clock().now();
-    let (session, resumed) = resume::begin(vault, &plan.vm, settings.resume, observer)?;
+    let (session, resumed) = resume::begin(permit, vault, &plan.vm, settings.resume, observer)?;
     observer.event(Event::Began { vm: &plan.vm, target: session.target(), base: session.base() });
     if let Some((_, error)) = session.unreadable_base() {
         observer.event(Event::BaseUnreadable { disk: None, error });

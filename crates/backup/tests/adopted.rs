@@ -8,6 +8,8 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
+use vmkeep_model::op;
+use vmkeep_testkit::permit;
 
 use common::{kek, ports};
 use object_store::ObjectStore;
@@ -97,7 +99,7 @@ fn interrupted(
     });
     let vault = open(faulty, 10 + before.len() as u64);
     let settings = Settings { resume: from, ..settings.clone() };
-    let outcome = run(&vault, &plan(disks), &settings, &Silent, &CancelToken::new());
+    let outcome = run(&permit(), &vault, &plan(disks), &settings, &Silent, &CancelToken::new());
     assert!(matches!(outcome, Err(BackupError::Store(_) | BackupError::Commit(_))), "{outcome:?}");
     let left: Vec<SessionId> = sessions(store).difference(&before).copied().collect();
     assert_eq!(left.len(), 1);
@@ -128,7 +130,7 @@ fn resume(
         }
     };
     let settings = Settings { resume: Resume::Session(from), ..settings.clone() };
-    let report = run(&vault, &plan(disks), &settings, &observer, &CancelToken::new()).unwrap();
+    let report = run(&permit(), &vault, &plan(disks), &settings, &observer, &CancelToken::new()).unwrap();
     assert_eq!(report.resumed.map(|session| session.id), Some(from));
     let bytes = counting.counts_under("packs").bytes_written;
     assert_eq!(report.stored.data + report.stored.metadata, counting.counts().bytes_written);
@@ -137,7 +139,11 @@ fn resume(
 
 /// The newest point holds `disk` under `name`, byte for byte.
 fn assert_holds(vault: &Vault, name: &str, disk: &dyn BlockRead) {
-    let stored = vault.point(&"vm@latest".parse().unwrap()).unwrap().disk(&name.parse().unwrap()).unwrap();
+    let stored = vault
+        .point(&"vm@latest".parse().unwrap())
+        .unwrap()
+        .disk(&permit::<op::Restore>(), &name.parse().unwrap())
+        .unwrap();
     assert_eq!(stored.size(), disk.len());
     let entries: Vec<_> = stored.entries(BlockIndex(0)).unwrap().map(Result::unwrap).collect();
     let len = usize::try_from(disk.len().0).unwrap();
@@ -177,7 +183,8 @@ fn a_first_full_goes_on_where_it_was_interrupted() {
     assert_holds(&resumed.vault, "os", &disk);
     // The next one is an increment like any other, by a handle that has cached nothing.
     let vault = open(store.clone(), 100);
-    let report = run(&vault, &plan(&[("os", &disk)]), &settings(), &Silent, &CancelToken::new()).unwrap();
+    let report =
+        run(&permit(), &vault, &plan(&[("os", &disk)]), &settings(), &Silent, &CancelToken::new()).unwrap();
     assert_eq!((report.bytes_changed, report.bytes_adopted, report.stored.data), (0, 0, 0));
 }
 
@@ -191,7 +198,7 @@ fn a_cancelled_backup_is_gone_on_from_as_well() {
         }
     };
     let vault = open(store.clone(), 2);
-    let outcome = run(&vault, &plan(&[("os", &disk)]), &settings(), &observer, &cancel);
+    let outcome = run(&permit(), &vault, &plan(&[("os", &disk)]), &settings(), &observer, &cancel);
     assert!(matches!(outcome, Err(BackupError::Cancelled(_))));
     // What was on its way when it was cancelled may still land.
     drop(vault);
@@ -320,7 +327,7 @@ proptest! {
         let mut now: Vec<Vec<u8>> = (7..).zip(&case.lens).map(|(seed, &len)| content(seed, len)).collect();
         let base = if case.base {
             let disks = memory(&now);
-            run(&open(store.clone(), 3), &plan(&named(&disks)), &settings, &Silent, &CancelToken::new()).unwrap();
+            run(&permit(), &open(store.clone(), 3), &plan(&named(&disks)), &settings, &Silent, &CancelToken::new()).unwrap();
             let base = now.clone();
             now = (70..).zip(&case.lens).map(|(seed, &len)| content(seed, len)).collect();
             base

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
+use vmkeep_model::op;
+use vmkeep_testkit::permit;
 
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -47,13 +49,13 @@ fn back_up(vault: &Vault, disk: &Memory) -> (Report, Vec<String>) {
         }
     };
     let settings = Settings { block_size: BlockSize::MIN, workers: 2, ..Settings::default() };
-    let report = run(vault, &plan, &settings, &observer, &CancelToken::new()).unwrap();
+    let report = run(&permit(), vault, &plan, &settings, &observer, &CancelToken::new()).unwrap();
     (report, unreadable.into_inner().unwrap())
 }
 
 fn content(vault: &Vault, point: &str) -> Vec<u8> {
     let point: PointRef = point.parse().unwrap();
-    let disk = vault.point(&point).unwrap().disk(&"os".parse().unwrap()).unwrap();
+    let disk = vault.point(&point).unwrap().disk(&permit::<op::Restore>(), &"os".parse().unwrap()).unwrap();
     let entries: Vec<_> = disk.entries(BlockIndex(0)).unwrap().map(Result::unwrap).collect();
     let mut bytes = vec![0; usize::try_from(disk.size().0).unwrap()];
     disk.fetch(&entries, &mut |index, data| {

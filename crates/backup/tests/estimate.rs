@@ -6,6 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use vmkeep_testkit::permit;
 
 use common::{kek, settings};
 use object_store::memory::InMemory;
@@ -47,14 +48,15 @@ impl Scene {
     }
 
     fn back_up(&self, disks: &[(&str, &dyn BlockRead)], settings: &Settings) -> Report {
-        run(&self.vault, &plan(disks), settings, &Silent, &CancelToken::new()).unwrap()
+        run(&permit(), &self.vault, &plan(disks), settings, &Silent, &CancelToken::new()).unwrap()
     }
 
     /// An estimate that must not change the store or the folder of fingerprints.
     fn estimate(&self, disks: &[(&str, &dyn BlockRead)], settings: &EstimateSettings) -> Estimate {
         let folder = settings.backup.pages.folder.as_deref();
         let before = (snapshot(&self.store), folder.map(files));
-        let found = estimate(&self.vault, &plan(disks), settings, &Silent, &CancelToken::new()).unwrap();
+        let found =
+            estimate(&permit(), &self.vault, &plan(disks), settings, &Silent, &CancelToken::new()).unwrap();
         assert_eq!(snapshot(&self.store), before.0);
         assert_eq!(folder.map(files), before.1);
         found
@@ -254,7 +256,8 @@ fn the_expected_time_is_what_reading_took() {
             scene.pass(800);
         }
     };
-    let report = run(&scene.vault, &plan(&disks), &settings(), &slow, &CancelToken::new()).unwrap();
+    let report =
+        run(&permit(), &scene.vault, &plan(&disks), &settings(), &slow, &CancelToken::new()).unwrap();
     assert_eq!(report.duration_ms, 800);
     let found = scene.estimate(&disks, &of(settings()));
     assert_eq!(found.duration_ms, Some(800 * found.changes.bytes_read / report.bytes_read));
@@ -274,7 +277,7 @@ fn a_damaged_point_makes_it_expect_everything_anew() {
     });
     let ports = Ports { clock: scene.clock.clone(), entropy: Arc::new(SeededEntropy::new(2)) };
     let vault = Vault::open(Arc::new(faulty), kek(), ports).unwrap();
-    estimate(&vault, &plan(&disks), &of(settings()), &Silent, &CancelToken::new()).unwrap();
+    estimate(&permit(), &vault, &plan(&disks), &of(settings()), &Silent, &CancelToken::new()).unwrap();
     // Metadata that is damaged is not relied on.
     for (path, bytes) in snapshot(&scene.store) {
         if path.as_ref().starts_with("packs/") && bytes[10] != 1 {
@@ -302,6 +305,7 @@ fn it_can_be_cancelled() {
             cancel.cancel();
         }
     };
-    let outcome = estimate(&scene.vault, &plan(&[("one", &disk)]), &of(settings()), &stop, &cancel);
+    let outcome =
+        estimate(&permit(), &scene.vault, &plan(&[("one", &disk)]), &of(settings()), &stop, &cancel);
     assert!(matches!(outcome, Err(vmkeep_backup::BackupError::Cancelled(_))), "{outcome:?}");
 }

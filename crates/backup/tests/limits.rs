@@ -6,6 +6,7 @@ mod common;
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use vmkeep_testkit::permit;
 
 use common::{counted_vault, settings};
 use vmkeep_backup::{
@@ -73,7 +74,7 @@ fn back_up(
         evidence: Vec::new(),
         config: None,
     };
-    run(vault, &plan, settings, observer, cancel)
+    run(&permit(), vault, &plan, settings, observer, cancel)
 }
 
 /// The time that `bytes` take at `rate` when `burst` were there.

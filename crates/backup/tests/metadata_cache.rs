@@ -5,6 +5,8 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use vmkeep_model::op;
+use vmkeep_testkit::permit;
 
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -40,7 +42,7 @@ fn back_up(vault: &Vault, disk: &Memory) {
         config: None,
     };
     let settings = Settings { block_size: BlockSize::MIN, workers: 1, ..Settings::default() };
-    run(vault, &plan, &settings, &Silent, &CancelToken::new()).unwrap();
+    run(&permit(), vault, &plan, &settings, &Silent, &CancelToken::new()).unwrap();
 }
 
 /// A vault with a history of 24 points, each written by a handle of its own with the cache, and the disk as it is now.
@@ -61,7 +63,7 @@ fn history(cache: &Path) -> (Arc<dyn ObjectStore>, CountingStore, Memory) {
 
 fn content(vault: &Vault) -> Vec<u8> {
     let point: PointRef = "vm@latest".parse().unwrap();
-    let disk = vault.point(&point).unwrap().disk(&"os".parse().unwrap()).unwrap();
+    let disk = vault.point(&point).unwrap().disk(&permit::<op::Restore>(), &"os".parse().unwrap()).unwrap();
     let entries: Vec<_> = disk.entries(BlockIndex(0)).unwrap().map(Result::unwrap).collect();
     let block = usize::try_from(BLOCK).unwrap();
     let mut bytes = vec![0; usize::try_from(disk.size().0).unwrap()];

@@ -4,6 +4,7 @@
 mod common;
 
 use std::sync::{Arc, Mutex};
+use vmkeep_testkit::permit;
 
 use common::kek;
 use object_store::memory::InMemory;
@@ -84,7 +85,8 @@ fn back_up(vault: &Vault, resume: Resume) -> (Report, Told) {
             _ => {}
         }
     };
-    let report = run(vault, &plan(&disk()), &settings(resume), &observer, &CancelToken::new()).unwrap();
+    let report =
+        run(&permit(), vault, &plan(&disk()), &settings(resume), &observer, &CancelToken::new()).unwrap();
     (report, told.into_inner().unwrap())
 }
 
@@ -97,7 +99,7 @@ fn interrupted(vault: &Vault, bytes: u64, resume: Resume) -> SessionId {
             cancel.cancel();
         }
     };
-    let outcome = run(vault, &plan(&disk()), &settings(resume), &observer, &cancel);
+    let outcome = run(&permit(), vault, &plan(&disk()), &settings(resume), &observer, &cancel);
     assert!(matches!(outcome, Err(BackupError::Cancelled(_))), "{outcome:?}");
     let mut open = vault.open_sessions(&vm()).unwrap();
     open.retain(|open| !before.contains(&open.id));
@@ -130,7 +132,7 @@ fn of_several_the_one_that_stored_the_most_or_the_newest() {
     let most = interrupted(&at(&store, 0), 30 * MIB, Resume::Never);
     let newest = interrupted(&at(&store, 1), 20 * MIB, Resume::Never);
     // One that has stored nothing is not worth it.
-    let nothing = at(&store, 2).begin(&vm()).unwrap().id();
+    let nothing = at(&store, 2).begin(&permit(), &vm()).unwrap().id();
     let cases = [
         (Resume::default(), most, newest),
         (Resume::Newest, newest, most),
@@ -184,7 +186,8 @@ fn a_writer_that_comes_back_after_another_went_on_from_it_is_told() {
         }
     };
     let error =
-        run(&vault, &plan(&disk()), &settings(Resume::Never), &observer, &CancelToken::new()).unwrap_err();
+        run(&permit(), &vault, &plan(&disk()), &settings(Resume::Never), &observer, &CancelToken::new())
+            .unwrap_err();
     let (report, told) = successor.into_inner().unwrap().unwrap();
     let from = report.resumed.unwrap();
     assert!(report.bytes_adopted >= 8 * MIB && told.inherited == [from.id]);

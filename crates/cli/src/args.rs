@@ -4,17 +4,19 @@ mod backup;
 mod deletion;
 mod estimate;
 mod limits;
+mod roles;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use vmkeep::model::{DiskName, PointRef, VmName};
+use vmkeep::model::{DiskName, PointRef, Principal, VmName};
 
 pub(crate) use self::backup::BackupArgs;
 pub(crate) use self::deletion::{CloseArgs, PointArgs, ResumeArg, SweepArgs, UnpinArgs, VmArgs, VoidArgs};
 pub(crate) use self::estimate::EstimateArgs;
 pub(crate) use self::limits::LimitArgs;
+pub(crate) use self::roles::{RolesArgs, RolesCommand};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -50,6 +52,9 @@ pub(crate) struct Global {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) key: KeyArgs,
+    /// Act as this user, within the vault's roles [default: the owner]
+    #[arg(long = "as", global = true, value_name = "NAME", help_heading = GLOBAL)]
+    pub(crate) acting: Option<Principal>,
 }
 
 #[derive(Debug, Args)]
@@ -151,6 +156,12 @@ pub(crate) enum Command {
     /// before: forget what is not to stay first.
     #[command(verbatim_doc_comment)]
     Close(CloseArgs),
+    /// Say who may do what in a vault, for programs and people that ask it (--as)
+    ///
+    /// This is policy and no boundary: whoever has the vault's key and can reach its files can do everything without asking.
+    /// The boundaries are keys, and what the store itself allows. Without --as, vmkeep acts as the owner.
+    #[command(verbatim_doc_comment)]
+    Roles(RolesArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use vmkeep::backup::BackupError;
 use vmkeep::disk::DiskError;
 use vmkeep::envelope::KeyError;
-use vmkeep::model::{Cancelled, DiskName, PointRef, SessionId};
+use vmkeep::model::{Cancelled, Denied, DiskName, PointRef, SessionId};
 use vmkeep::restore::RestoreError;
 use vmkeep::vault::VaultError;
 
@@ -32,6 +32,8 @@ pub(crate) enum Error {
     Usage(String),
     #[error(transparent)]
     Key(#[from] KeyError),
+    #[error(transparent)]
+    Denied(#[from] Denied),
     #[error(transparent)]
     Vault(#[from] VaultError),
     #[error(transparent)]

@@ -67,7 +67,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli, output: &Output) -> Result<Outcome, Error> {
     let cancel = CancelToken::new();
     cancel_on_interrupt(&cancel)?;
-    let context = Context { output, cancel: &cancel, key: cli.global.key };
+    let context = Context { output, cancel: &cancel, key: cli.global.key, acting: cli.global.acting };
     commands::run(&context, cli.command)
 }
 

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use vmkeep_model::{
-    BlockIndex, BlockRun, ByteLen, CancelToken, Cancelled, DiskName, Extent, LineageId, PointNumber, PointRef,
+    BlockIndex, BlockRun, ByteLen, CancelToken, Cancelled, DiskName, Extent, LineageId, Permit, PointNumber,
+    PointRef, op,
 };
 use vmkeep_vault::map::Entry;
 use vmkeep_vault::{Accounting, AuditDepth, Damage, DiskReader, Found, OpenPoint, Vault, VaultError};
@@ -63,6 +64,7 @@ impl VerifyReport {
 ///
 /// Fails with [`VaultError::PointSwept`] when a sweep took the point meanwhile: pin one that may be forgotten.
 pub fn verify_point(
+    permit: &Permit<op::Verify>,
     point: &OpenPoint,
     depth: Depth,
     settings: &Settings,
@@ -70,7 +72,8 @@ pub fn verify_point(
     cancel: &CancelToken,
 ) -> Result<VerifyReport, RestoreError> {
     let (point, mut report) = (&point.uncached(), VerifyReport::default());
-    check_point(&mut report, point, PointNumber(0), depth, settings, observer, cancel)?;
+    let looking = Looking { permit, depth, settings, observer, cancel };
+    looking.check_point(&mut report, point, PointNumber(0))?;
     match point.swept() {
         Some(swept) if !report.is_clean() => Err(RestoreError::Open(swept)),
         _ => Ok(report),
@@ -81,6 +84,7 @@ pub fn verify_point(
 ///
 /// A point that a sweep takes meanwhile is left out of the report.
 pub fn verify_vault(
+    permit: &Permit<op::Verify>,
     vault: &Vault,
     depth: Depth,
     settings: &Settings,
@@ -92,9 +96,11 @@ pub fn verify_vault(
         Depth::Structure => AuditDepth::Structure,
         Depth::Data => AuditDepth::Metadata,
     };
-    let audit =
-        vault.audit(audit_depth, cancel, &mut |damage| report.objects.push(damage)).map_err(cancelled)?;
+    let audit = vault
+        .audit(permit, audit_depth, cancel, &mut |damage| report.objects.push(damage))
+        .map_err(cancelled)?;
     report.accounting = Some(audit.accounting);
+    let looking = Looking { permit, depth, settings, observer, cancel };
     // What a point inherits from the one looked at before, that one had looked at for it.
     let mut before: Option<(LineageId, PointNumber)> = None;
     for point in &audit.points {
@@ -102,7 +108,7 @@ pub fn verify_vault(
         let since =
             before.filter(|(lineage, _)| *lineage == id.lineage).map_or(PointNumber(0), |(_, number)| number);
         let mut found = VerifyReport::default();
-        let checked = check_point(&mut found, point, since, depth, settings, observer, cancel);
+        let checked = looking.check_point(&mut found, point, since);
         let in_doubt = match &checked {
             Ok(()) => !found.is_clean(),
             Err(e) => e.is_damage() || e.is_swept(),
@@ -125,40 +131,48 @@ fn cancelled(error: VaultError) -> RestoreError {
     if error.is_cancelled() { Cancelled.into() } else { RestoreError::Open(error) }
 }
 
-fn check_point(
-    report: &mut VerifyReport,
-    point: &OpenPoint,
-    since: PointNumber,
+/// How points are looked at.
+struct Looking<'a> {
+    permit: &'a Permit<op::Verify>,
     depth: Depth,
-    settings: &Settings,
-    observer: &dyn Observer,
-    cancel: &CancelToken,
-) -> Result<(), RestoreError> {
-    report.points += 1;
-    for name in point.stored_disks() {
-        let disk = point.disk(name)?;
-        let stored = ByteLen(disk.stored_blocks() * disk.block_size().bytes_u64());
-        observer.event(Event::DiskBegan { disk: name, size: disk.size(), stored });
-        let check = DiskCheck {
-            point: point.reference(),
-            disk: &disk,
-            depth,
-            observer,
-            cancel,
-            blocks: AtomicU64::new(0),
-            damaged: Mutex::default(),
-            failed: Mutex::default(),
-        };
-        check.run(since, settings)?;
-        let blocks = check.blocks.into_inner();
-        report.blocks += blocks;
-        report.bytes.0 += blocks * disk.block_size().bytes_u64();
-        let mut damaged = check.damaged.into_inner().unwrap_or_else(PoisonError::into_inner);
-        damaged.sort_by_key(|block| block.extent);
-        report.damaged.append(&mut damaged);
-        observer.event(Event::DiskDone { disk: name });
+    settings: &'a Settings,
+    observer: &'a dyn Observer,
+    cancel: &'a CancelToken,
+}
+
+impl Looking<'_> {
+    fn check_point(
+        &self,
+        report: &mut VerifyReport,
+        point: &OpenPoint,
+        since: PointNumber,
+    ) -> Result<(), RestoreError> {
+        report.points += 1;
+        for name in point.stored_disks() {
+            let disk = point.disk(self.permit, name)?;
+            let stored = ByteLen(disk.stored_blocks() * disk.block_size().bytes_u64());
+            self.observer.event(Event::DiskBegan { disk: name, size: disk.size(), stored });
+            let check = DiskCheck {
+                point: point.reference(),
+                disk: &disk,
+                depth: self.depth,
+                observer: self.observer,
+                cancel: self.cancel,
+                blocks: AtomicU64::new(0),
+                damaged: Mutex::default(),
+                failed: Mutex::default(),
+            };
+            check.run(since, self.settings)?;
+            let blocks = check.blocks.into_inner();
+            report.blocks += blocks;
+            report.bytes.0 += blocks * disk.block_size().bytes_u64();
+            let mut damaged = check.damaged.into_inner().unwrap_or_else(PoisonError::into_inner);
+            damaged.sort_by_key(|block| block.extent);
+            report.damaged.append(&mut damaged);
+            self.observer.event(Event::DiskDone { disk: name });
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 struct DiskCheck<'a> {

@@ -11,6 +11,7 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use vmkeep_testkit::permit;
 
 use common::{back_up, disk_of, kek, opened, ports};
 use object_store::local::LocalFileSystem;
@@ -97,7 +98,7 @@ fn one_scenario_in_a_process_of_its_own() {
             assert_eq!(copied.written, len);
         } else {
             let open = vault.point(&point.parse().unwrap()).unwrap();
-            let report = verify_point(&open, Depth::Data, &settings, silent, cancel).unwrap();
+            let report = verify_point(&permit(), &open, Depth::Data, &settings, silent, cancel).unwrap();
             assert!(report.is_clean() && report.bytes == len);
         }
     }

@@ -6,6 +6,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use vmkeep_testkit::permit;
 
 use common::{back_up, block, counted_store, created, disk_of, opened, restored};
 use object_store::memory::InMemory;
@@ -57,7 +58,7 @@ fn forgetting_points_changes_nothing_in_the_others() {
     let order = [10, 1, 20, 11, 9, 2, 19, 5, 15];
     let mut forgotten = BTreeSet::new();
     for number in order {
-        assert!(vault.forget(&format!("vm@{number}").parse().unwrap()).unwrap().forgotten);
+        assert!(vault.forget(&permit(), &format!("vm@{number}").parse().unwrap()).unwrap().forgotten);
         forgotten.insert(number);
         for other in [1, 5, 8, 12, 18, number] {
             assert!(

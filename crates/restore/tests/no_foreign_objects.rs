@@ -6,6 +6,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use vmkeep_testkit::permit;
 
 use common::{back_up, block, counted_store, created, disk_of, opened, restored, settings};
 use object_store::memory::InMemory;
@@ -98,7 +99,8 @@ fn what_is_done_with_one_vm_touches_no_object_of_another() {
 
             for depth in [Depth::Structure, Depth::Data] {
                 let open = fresh().point(&point.parse().unwrap()).unwrap();
-                let report = verify_point(&open, depth, &settings(), &Silent, &CancelToken::new()).unwrap();
+                let report =
+                    verify_point(&permit(), &open, depth, &settings(), &Silent, &CancelToken::new()).unwrap();
                 assert!(report.is_clean() && report.blocks == BLOCKS, "{point}: {report:?}");
                 all.check_calls(which, &format!("verify of {point}"));
             }

@@ -34,9 +34,11 @@
 //! assert_eq!(store.calls(), 2);
 //! ```
 
+mod authority;
 mod disk;
 mod store;
 
+pub use authority::permit;
 pub use disk::{
     Content, CountingDisk, DiskCounts, DiskHistory, FailingDisk, GeneratedDisk, ShrinkingDisk, disk_history,
 };

@@ -40,6 +40,7 @@ impl Session {
 mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
+    use vmkeep_testkit::permit;
 
     use futures::executor::block_on;
     use object_store::ObjectStoreExt;
@@ -68,7 +69,7 @@ mod tests {
     }
 
     fn begin(vault: &Vault) -> Session {
-        vault.begin(&"vm".parse().unwrap()).unwrap()
+        vault.begin(&permit(), &"vm".parse().unwrap()).unwrap()
     }
 
     fn disk() -> DiskName {

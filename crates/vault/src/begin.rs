@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use vmkeep_model::{LineageId, PointNumber, SessionId, Timestamp, VmName};
+use vmkeep_model::{LineageId, Permit, PointNumber, SessionId, Timestamp, VmName, op};
 
 use crate::drive::{Driver, NoData};
 use crate::error::VaultError;
@@ -150,7 +150,8 @@ impl Inner {
 
 impl Vault {
     /// Begins a backup of `vm`, making its lineage and keys when it is the first.
-    pub fn begin(&self, vm: &VmName) -> Result<Session, VaultError> {
+    pub fn begin(&self, permit: &Permit<op::Backup>, vm: &VmName) -> Result<Session, VaultError> {
+        permit.check(vm)?;
         Session::begin(&self.inner, vm, None)
     }
 
@@ -158,7 +159,13 @@ impl Vault {
     ///
     /// That session is ended by it: should it still run, it can no longer commit and is told so. What it has stored is
     /// used again ([`Session::adopted`]). Fails when it has committed or was ended meanwhile.
-    pub fn resume(&self, vm: &VmName, interrupted: SessionId) -> Result<Session, VaultError> {
+    pub fn resume(
+        &self,
+        permit: &Permit<op::Backup>,
+        vm: &VmName,
+        interrupted: SessionId,
+    ) -> Result<Session, VaultError> {
+        permit.check(vm)?;
         Session::begin(&self.inner, vm, Some(interrupted))
     }
 
@@ -203,7 +210,12 @@ impl Vault {
     /// Ends an abandoned session: it can never commit from then on, whoever still runs it.
     ///
     /// Returns false when its target was taken already, by its own commit or by something else.
-    pub fn void_session(&self, session: SessionId) -> Result<bool, VaultError> {
+    pub fn void_session(
+        &self,
+        permit: &Permit<op::EndSession>,
+        session: SessionId,
+    ) -> Result<bool, VaultError> {
+        permit.check_vault()?;
         let vault = &self.inner;
         let name = ObjectName::Session(session);
         let bytes = vault.objects.read(&name)?.ok_or(VaultError::NoSuchSession { session })?;

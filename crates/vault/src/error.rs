@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 use vmkeep_envelope::{EntropyError, KeyError, OpenError, SealError};
-use vmkeep_model::{Cancelled, DiskName, PointNumber, PointRef, SessionId, VmName};
+use vmkeep_model::{Cancelled, Denied, DiskName, PointNumber, PointRef, SessionId, VmName};
 
 use crate::format::FormatError;
 use crate::map::MapError;
@@ -36,6 +36,21 @@ impl std::fmt::Display for StoreOperation {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum VaultError {
+    /// Whoever asked may not do that.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// The vault has no such role.
+    #[error("there is no role {role:?}")]
+    NoSuchRole {
+        /// Its name.
+        role: String,
+    },
+    /// An approval that is none.
+    #[error("this cannot be approved: {why}")]
+    Approval {
+        /// Why not.
+        why: String,
+    },
     /// The store failed; nothing is known to be wrong with the data. Try again when the store works.
     #[error("cannot {operation} {object} in the vault's store")]
     Store {

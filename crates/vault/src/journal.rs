@@ -6,6 +6,7 @@
 
 use vmkeep_model::{BlockIndex, LineageId, PointNumber, SessionId, Timestamp, VmName};
 
+use crate::authority::RoleChange;
 use crate::error::VaultError;
 use crate::format::{FormatError, JournalBody, decode_exact, encode};
 use crate::layout::{ObjectName, highest_taken};
@@ -81,6 +82,17 @@ pub enum JournalEntry {
         /// A block in which a change was missed.
         block: u64,
     },
+    /// Somebody was refused an operation.
+    Denied {
+        /// Who.
+        who: String,
+        /// What they wanted to do.
+        operation: String,
+        /// To which VM; `None` for the vault.
+        scope: Option<String>,
+    },
+    /// Who may do what was changed.
+    Authority(RoleChange),
     /// Written by a later version.
     Unknown {
         /// Its kind.
@@ -112,6 +124,8 @@ impl JournalEntry {
             Self::PinBroken { number, pin } => (8, encode(&(number, pin.0))?),
             Self::Swept { ranges, bytes } => (9, encode(&(ranges, bytes))?),
             Self::Suspect { disk, from, to, found, block } => (10, encode(&(disk, from, to, found, block))?),
+            Self::Denied { who, operation, scope } => (14, encode(&(who, operation, scope))?),
+            Self::Authority(change) => (15, change.encode()?),
             Self::Unknown { kind } => return Err(FormatError(format!("journal kind {kind} is not written"))),
         })
     }
@@ -140,6 +154,14 @@ impl JournalEntry {
                 let (disk, from, to, found, block) = decode_exact(body)?;
                 Self::Suspect { disk, from, to, found, block }
             }
+            14 => {
+                let (who, operation, scope) = decode_exact(body)?;
+                Self::Denied { who, operation, scope }
+            }
+            15 => match RoleChange::decode(body)? {
+                Some(change) => Self::Authority(change),
+                None => Self::Unknown { kind },
+            },
             1 => return Err(FormatError("an entry without a body has one".to_owned())),
             kind => Self::Unknown { kind },
         })

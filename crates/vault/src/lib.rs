@@ -32,6 +32,7 @@
 
 mod adoption;
 mod asked;
+mod authority;
 mod base;
 mod begin;
 mod drive;
@@ -50,6 +51,7 @@ pub mod map;
 mod mark;
 mod noise;
 mod pack;
+mod permits;
 mod place;
 mod point;
 mod protocol;
@@ -61,6 +63,7 @@ mod sweep;
 mod vault;
 mod verify;
 
+pub use authority::{APPROVAL_MAX_MS, RoleChange};
 pub use base::JobFacts;
 pub use begin::OpenSession;
 pub use error::{StoreOperation, VaultError};
@@ -72,6 +75,7 @@ pub use map::Change as BlockChange;
 pub use mark::{Pin, PinInfo};
 pub use object_store;
 pub use pack::{Adopted, DiskWriter, Patched, StoredBytes, WrittenDisk};
+pub use permits::Reading;
 pub use place::{PackPlace, Reference, StorageId};
 pub use point::OpenPoint;
 pub use read::{BlockSink, DiskEntries, DiskReader};

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use vmkeep_model::{
-    LineageId, PointNumber, PointRef, PointSelector, RecoveryPoint, SessionId, Timestamp, VmName,
+    LineageId, Permit, PointNumber, PointRef, PointSelector, RecoveryPoint, SessionId, Timestamp, VmName, op,
 };
 
 use crate::drive::{Driver, NoData};
@@ -14,6 +14,7 @@ use crate::format::{ClosedBody, FormatError, HELD, MarkBody, PIN_REASON_MAX, Pin
 use crate::journal::{self, JournalEntry};
 use crate::layout::ObjectName;
 use crate::lineage::Lineage;
+use crate::permits::Reading;
 use crate::point::OpenPoint;
 use crate::protocol::{Change, MarkOutcome, PinOutcome, PinPoint, Record, SetMark, TakeNumber, Taken};
 use crate::records::{self, random_id};
@@ -87,7 +88,8 @@ impl OpenPoint {
     ///
     /// `why` is shown to whoever wonders what keeps the point: at most 256 bytes. Fails with
     /// [`VaultError::PointTaken`] when a sweep was first.
-    pub fn pin(&self, why: &str) -> Result<Pin, VaultError> {
+    pub fn pin(&self, permit: &impl Reading, why: &str) -> Result<Pin, VaultError> {
+        permit.check_reading(&self.point.vm)?;
         let (vault, lineage, number) = (&self.vault, self.lineage.id, self.point.id.number);
         let id = random_id(&*vault.ports.entropy)?;
         let body = PinBody {
@@ -129,22 +131,34 @@ impl Vault {
     ///
     /// Instant. Its data stays, the point can be restored by its number, and [`undelete`](Self::undelete) takes it
     /// back, until a sweep takes it. Forgetting twice is no error.
-    pub fn forget(&self, point: &PointRef) -> Result<RecoveryPoint, VaultError> {
+    pub fn forget(&self, permit: &Permit<op::Forget>, point: &PointRef) -> Result<RecoveryPoint, VaultError> {
+        permit.check(&point.vm)?;
         self.mark(point, Change::Forget, |number| JournalEntry::Forgotten { number })
     }
 
     /// Takes back that a point was forgotten. Fails with [`VaultError::PointTaken`] when a sweep was first.
-    pub fn undelete(&self, point: &PointRef) -> Result<RecoveryPoint, VaultError> {
+    pub fn undelete(
+        &self,
+        permit: &Permit<op::Undelete>,
+        point: &PointRef,
+    ) -> Result<RecoveryPoint, VaultError> {
+        permit.check(&point.vm)?;
         self.mark(point, Change::Undelete, |number| JournalEntry::Undeleted { number })
     }
 
     /// Holds a point: while it is held no sweep takes it, forgotten or not.
-    pub fn hold(&self, point: &PointRef) -> Result<RecoveryPoint, VaultError> {
+    pub fn hold(&self, permit: &Permit<op::Hold>, point: &PointRef) -> Result<RecoveryPoint, VaultError> {
+        permit.check(&point.vm)?;
         self.mark(point, Change::Hold, |number| JournalEntry::Held { number })
     }
 
     /// Releases a hold.
-    pub fn release(&self, point: &PointRef) -> Result<RecoveryPoint, VaultError> {
+    pub fn release(
+        &self,
+        permit: &Permit<op::Release>,
+        point: &PointRef,
+    ) -> Result<RecoveryPoint, VaultError> {
+        permit.check(&point.vm)?;
         self.mark(point, Change::Release, |number| JournalEntry::Released { number })
     }
 
@@ -220,7 +234,13 @@ impl Vault {
     }
 
     /// Breaks a pin: whoever set it may find the point gone, and is told so. Returns false when there was none.
-    pub fn break_pin(&self, point: &PointRef, pin: SessionId) -> Result<bool, VaultError> {
+    pub fn break_pin(
+        &self,
+        permit: &Permit<op::BreakPin>,
+        point: &PointRef,
+        pin: SessionId,
+    ) -> Result<bool, VaultError> {
+        permit.check(&point.vm)?;
         let open = self.point(point)?;
         let number = open.point.id.number;
         let name = ObjectName::Pin(open.lineage.id, number, pin.0);
@@ -236,7 +256,8 @@ impl Vault {
     /// like any other once it is forgotten. The VM protected again begins a lineage of its own.
     ///
     /// A backup that runs loses. What is not forgotten stays. Returns false when it was closed already.
-    pub fn close(&self, vm: &VmName) -> Result<bool, VaultError> {
+    pub fn close(&self, permit: &Permit<op::Close>, vm: &VmName) -> Result<bool, VaultError> {
+        permit.check(vm)?;
         let vault = &self.inner;
         let lineage = vault.lineage(vm)?.ok_or_else(|| VaultError::NoSuchVm(vm.clone()))?;
         for _ in 0..CLOSE_TRIES {

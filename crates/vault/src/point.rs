@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use vmkeep_model::{BlockSize, DiskName, PointNumber, PointRef, PointSelector, RecoveryPoint};
+use vmkeep_model::{BlockSize, DiskName, Permit, PointNumber, PointRef, PointSelector, RecoveryPoint, op};
 
 use crate::error::VaultError;
 use crate::format::PointBody;
 use crate::layout::ObjectName;
 use crate::lineage::Lineage;
+use crate::permits::Reading;
 use crate::read::DiskReader;
 use crate::vault::Inner;
 
@@ -68,12 +69,19 @@ impl OpenPoint {
     }
 
     /// The VM configuration stored with the point.
-    pub fn config(&self) -> Option<&[u8]> {
-        self.body.config.as_deref()
+    pub fn config(&self, permit: &Permit<op::Restore>) -> Result<Option<&[u8]>, VaultError> {
+        permit.check(&self.point.vm)?;
+        Ok(self.body.config.as_deref())
     }
 
     /// The content of one stored disk.
-    pub fn disk(&self, name: &DiskName) -> Result<DiskReader, VaultError> {
+    pub fn disk(&self, permit: &impl Reading, name: &DiskName) -> Result<DiskReader, VaultError> {
+        permit.check_reading(&self.point.vm)?;
+        self.reader(name)
+    }
+
+    /// As [`disk`](Self::disk), for what goes on within the vault.
+    pub(crate) fn reader(&self, name: &DiskName) -> Result<DiskReader, VaultError> {
         let none = || VaultError::NoSuchDisk { point: self.reference(), disk: name.clone() };
         let disk = self.body.disks.iter().find(|disk| disk.name == name.as_str()).ok_or_else(none)?;
         let stored = disk.stored.as_ref().ok_or_else(none)?;

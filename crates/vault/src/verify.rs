@@ -9,7 +9,7 @@ mod line;
 mod packs;
 mod reach;
 
-use vmkeep_model::{BlockIndex, BlockRun, CancelToken, PointNumber};
+use vmkeep_model::{BlockIndex, BlockRun, CancelToken, Permit, PointNumber, op};
 
 use self::auditor::Auditor;
 use crate::error::VaultError;
@@ -149,10 +149,12 @@ impl Vault {
     /// [`Accounting::unexplained`] and is told of too.
     pub fn audit(
         &self,
+        permit: &Permit<op::Verify>,
         depth: AuditDepth,
         cancel: &CancelToken,
         found: &mut dyn FnMut(Damage),
     ) -> Result<Audit, VaultError> {
+        permit.check_vault()?;
         Auditor::new(&self.inner, depth, cancel, found)?.run()
     }
 }

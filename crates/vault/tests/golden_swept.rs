@@ -7,6 +7,8 @@
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use vmkeep_model::op;
+use vmkeep_testkit::permit;
 
 use bytes::Bytes;
 use futures::executor::block_on;
@@ -75,7 +77,7 @@ fn block(number: u64, version: u64) -> Vec<u8> {
 }
 
 fn back_up(vault: &Vault, point: u64) {
-    let session = vault.begin(&"web".parse().unwrap()).unwrap();
+    let session = vault.begin(&permit(), &"web".parse().unwrap()).unwrap();
     let identity = session.identity().unwrap();
     let mut writer = session.disk_writer(&"os".parse().unwrap(), SIZE, 1 << 20).unwrap();
     let mut encoder = FrameEncoder::new(CompressionLevel::Default).unwrap();
@@ -100,8 +102,8 @@ fn back_up(vault: &Vault, point: u64) {
 }
 
 fn sweep_of(vault: &Vault, point: u64) -> SweepReport {
-    vault.forget(&format!("web@{point}").parse().unwrap()).unwrap();
-    vault.sweep(&SweepSettings::default(), &CancelToken::new(), &mut |_| {}).unwrap()
+    vault.forget(&permit(), &format!("web@{point}").parse().unwrap()).unwrap();
+    vault.sweep(&permit(), &SweepSettings::default(), &CancelToken::new(), &mut |_| {}).unwrap()
 }
 
 /// Puts key objects without data keys into `store`; gives those that were there.
@@ -165,13 +167,14 @@ fn the_same_inputs_make_the_same_vault() {
 fn every_object_verifies_and_every_point_restores() {
     let vault = Vault::open_folder(folder(), kek(), ports(9)).unwrap();
     let mut damages = Vec::new();
-    let audit = vault.audit(AuditDepth::Metadata, &CancelToken::new(), &mut |d| damages.push(d)).unwrap();
+    let audit =
+        vault.audit(&permit(), AuditDepth::Metadata, &CancelToken::new(), &mut |d| damages.push(d)).unwrap();
     assert!(damages.is_empty(), "{damages:?}");
     let accounting = audit.accounting;
     assert!(accounting.unexplained.is_empty() && accounting.garbage.objects == 0, "{accounting:?}");
     for point in KEPT {
         let open = vault.point(&format!("web@{point}").parse().unwrap()).unwrap();
-        let disk = open.disk(&"os".parse().unwrap()).unwrap();
+        let disk = open.disk(&permit::<op::Restore>(), &"os".parse().unwrap()).unwrap();
         let wanted: Vec<_> = disk.entries(BlockIndex(0)).unwrap().map(Result::unwrap).collect();
         assert_eq!(wanted.len() as u64, BLOCKS);
         let mut fetched = 0;

@@ -12,6 +12,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
+use vmkeep_model::op;
+use vmkeep_testkit::permit;
 
 use bytes::Bytes;
 use vmkeep_envelope::{KeyFileVault, SecretKey, SeededEntropy};
@@ -127,7 +129,7 @@ fn make() -> BTreeMap<String, Bytes> {
     let vault = Vault::create(Arc::clone(&store) as Arc<dyn ObjectStore>, kek(), ports).unwrap();
     for (now, (vm, number, disks)) in (1..).zip(points()) {
         clock.set(Timestamp(BEGAN + now * 3_600_000));
-        let session = vault.begin(&vm.parse().unwrap()).unwrap();
+        let session = vault.begin(&permit(), &vm.parse().unwrap()).unwrap();
         assert_eq!(session.target().0, number);
         let mut drafts = vec![DraftDisk::Described {
             description: description("scratch", DiskRole::Temporary, None),
@@ -153,12 +155,12 @@ fn make() -> BTreeMap<String, Bytes> {
         };
         session.commit(draft).unwrap();
         if (vm, number) == ("web", 2) {
-            let abandoned = vault.begin(&"web".parse().unwrap()).unwrap();
-            assert!(vault.void_session(abandoned.id()).unwrap());
+            let abandoned = vault.begin(&permit(), &"web".parse().unwrap()).unwrap();
+            assert!(vault.void_session(&permit(), abandoned.id()).unwrap());
         }
     }
-    assert!(vault.forget(&"web@2".parse().unwrap()).unwrap().forgotten);
-    drop(vault.begin(&"db".parse().unwrap()).unwrap());
+    assert!(vault.forget(&permit(), &"web@2".parse().unwrap()).unwrap().forgotten);
+    drop(vault.begin(&permit(), &"db".parse().unwrap()).unwrap());
     snapshot(&*store).into_iter().map(|(path, bytes)| (path.to_string(), bytes)).collect()
 }
 
@@ -222,7 +224,8 @@ fn every_object_of_every_golden_vault_verifies() {
 fn each_object_of_every_golden_vault_verifies(name: &str) {
     let vault = opened(name);
     let mut damages = Vec::new();
-    let audit = vault.audit(AuditDepth::Metadata, &CancelToken::new(), &mut |d| damages.push(d)).unwrap();
+    let audit =
+        vault.audit(&permit(), AuditDepth::Metadata, &CancelToken::new(), &mut |d| damages.push(d)).unwrap();
     assert!(damages.is_empty(), "{damages:?}");
     let accounting = audit.accounting;
     assert!(accounting.unexplained.is_empty(), "{accounting:?}");
@@ -250,11 +253,11 @@ fn each_point_of_every_golden_vault_restores(name: &str) {
         let point = open.point();
         assert_eq!(point.forgotten, (vm, number) == ("web", 2));
         assert_eq!(point.consistency, ConsistencyLevel::FileSystem);
-        assert_eq!(open.config(), Some(format!("<domain>{vm}</domain>").as_bytes()));
+        assert_eq!(open.config(&permit()), Some(format!("<domain>{vm}</domain>").as_bytes()));
         assert_eq!(point.disks[0].description, description("scratch", DiskRole::Temporary, None));
         assert_eq!(open.stored_disks().count(), disks.len());
         for (name, expected) in disks {
-            let disk = open.disk(&name.parse().unwrap()).unwrap();
+            let disk = open.disk(&permit::<op::Restore>(), &name.parse().unwrap()).unwrap();
             let mut found = vec![0; expected.len().next_multiple_of(SIZE.bytes())];
             let wanted: Vec<_> = disk.entries(BlockIndex(0)).unwrap().map(Result::unwrap).collect();
             disk.fetch(&wanted, &mut |block, bytes| {

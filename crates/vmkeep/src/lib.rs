@@ -40,14 +40,18 @@
 //!     evidence: vec![],
 //!     config: None,
 //! };
-//! let report = backup::run(&vault, &plan, &backup::Settings::default(), &Silent, &CancelToken::new())?;
+//! // A permit says who may; the owner may do everything. See `model::Authorizer`.
+//! let may_back_up = Owner.permit(Scope::Vault);
+//! let settings = backup::Settings::default();
+//! let report = backup::run(&may_back_up, &vault, &plan, &settings, &Silent, &CancelToken::new())?;
 //! assert_eq!(report.bytes_changed, 65_536); // one block
 //!
 //! // The point restores by itself.
 //! let point = vault.point(&"web-01@latest".parse()?)?;
-//! let target = Memory::new(1 << 20);
+//! let may_restore: Permit<op::Restore> = Owner.permit(Scope::Vault);
+//! let (stored, target) = (point.disk(&may_restore, &"os".parse()?)?, Memory::new(1 << 20));
 //! let settings = restore::Settings::default();
-//! copy_disk(&point.disk(&"os".parse()?)?, &target, &settings, &restore::Silent, &CancelToken::new())?;
+//! copy_disk(&stored, &target, &settings, &restore::Silent, &CancelToken::new())?;
 //! assert_eq!(target.to_vec(), disk.to_vec());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

@@ -7,6 +7,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use vmkeep_testkit::permit;
 
 use common::*;
 use vmkeep::backup::{self, Event};
@@ -63,8 +64,8 @@ fn vault_folder() -> (tempfile::TempDir, Vault) {
         back_up(&vault, "web", &version(n)).unwrap();
     }
     back_up(&vault, "db", &version(7)).unwrap();
-    vault.forget(&point_ref("web@1")).unwrap();
-    assert!(vault.void_session(vault.begin(&vm("db")).unwrap().id()).unwrap());
+    vault.forget(&permit(), &point_ref("web@1")).unwrap();
+    assert!(vault.void_session(&permit(), vault.begin(&permit(), &vm("db")).unwrap().id()).unwrap());
     (folder, vault)
 }
 
@@ -77,7 +78,7 @@ fn interrupted(vault: &Vault) {
         }
     };
     let plan = plan("db", &[("os", &memory as &dyn BlockRead)]);
-    backup::run(vault, &plan, &inline(), &stop, &cancel).unwrap_err();
+    backup::run(&permit(), vault, &plan, &inline(), &stop, &cancel).unwrap_err();
 }
 
 #[test]
@@ -171,7 +172,7 @@ fn what_an_interrupted_session_stored_is_in_progress_until_its_number_is_taken()
         if by_void {
             let sessions = fs::read_dir(folder.path().join("sessions")).unwrap();
             let ids = sessions.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap());
-            assert_eq!(ids.filter(|id: &SessionId| vault.void_session(*id).unwrap()).count(), 1);
+            assert_eq!(ids.filter(|id: &SessionId| vault.void_session(&permit(), *id).unwrap()).count(), 1);
         } else {
             back_up(&vault, "db", &version(21)).unwrap();
         }

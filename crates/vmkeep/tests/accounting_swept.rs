@@ -13,6 +13,8 @@ mod swept;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use vmkeep::model::op;
+use vmkeep_testkit::permit;
 
 use common::*;
 use swept::{at_once, without_data_key};
@@ -104,10 +106,10 @@ fn what_was_forgotten_counts_until_it_is_swept() {
     let (memory, vault, mut points) = vault_of(4);
     let store = shared(&memory);
     account_swept(&store, &points, "at first");
-    vault.forget(&point_ref("web@2")).unwrap();
-    vault.forget(&point_ref("web@3")).unwrap();
+    vault.forget(&permit(), &point_ref("web@2")).unwrap();
+    vault.forget(&permit(), &point_ref("web@3")).unwrap();
     account_swept(&store, &points, "forgotten");
-    vault.undelete(&point_ref("web@3")).unwrap();
+    vault.undelete(&permit(), &point_ref("web@3")).unwrap();
     account_swept(&store, &points, "had back");
 
     let report = sweep(&vault);
@@ -124,21 +126,22 @@ fn a_point_that_is_held_or_pinned_is_live_and_so_are_its_records() {
     let (memory, vault, mut points) = vault_of(4);
     let store = shared(&memory);
     for point in ["web@1", "web@2"] {
-        vault.forget(&point_ref(point)).unwrap();
+        vault.forget(&permit(), &point_ref(point)).unwrap();
     }
-    vault.hold(&point_ref("web@1")).unwrap();
-    let pin = vault.point(&point_ref("web@2")).unwrap().pin("a long restore").unwrap();
+    vault.hold(&permit(), &point_ref("web@1")).unwrap();
+    let pin =
+        vault.point(&point_ref("web@2")).unwrap().pin(&permit::<op::Restore>(), "a long restore").unwrap();
     let report = sweep(&vault);
     let kept = [(point_ref("web@1"), Kept::Held), (point_ref("web@2"), Kept::Pinned)];
     assert!(report.points.is_empty() && kept.iter().all(|kept| report.kept.contains(kept)), "{report:?}");
     account_swept(&store, &points, "kept");
 
     // Broken and set again: the first reader's is gone, the second's holds.
-    let other = vault.point(&point_ref("web@2")).unwrap().pin("another").unwrap();
-    assert!(vault.break_pin(&point_ref("web@2"), pin.id()).unwrap());
+    let other = vault.point(&point_ref("web@2")).unwrap().pin(&permit::<op::Restore>(), "another").unwrap();
+    assert!(vault.break_pin(&permit(), &point_ref("web@2"), pin.id()).unwrap());
     account_swept(&store, &points, "pin broken");
     other.release().unwrap();
-    vault.release(&point_ref("web@1")).unwrap();
+    vault.release(&permit(), &point_ref("web@1")).unwrap();
     let report = sweep(&vault);
     assert_eq!(report.points, [point_ref("web@1"), point_ref("web@2")]);
     points.retain(|point, _| point != "web@1" && point != "web@2");
@@ -154,7 +157,7 @@ fn packs_that_are_dead_in_part_are_repacked_and_again() {
     let mut repacked = 0;
     for n in [1, 3, 2, 5, 4] {
         let point = format!("web@{n}");
-        vault.forget(&point_ref(&point)).unwrap();
+        vault.forget(&permit(), &point_ref(&point)).unwrap();
         points.remove(&point);
         repacked += sweep(&vault).repacked;
         account_swept(&store, &points, &format!("without {point}"));
@@ -168,14 +171,14 @@ fn packs_that_are_dead_in_part_are_repacked_and_again() {
 fn a_closed_vm_can_go_whole_and_be_protected_again() {
     let (memory, vault, mut points) = vault_of(3);
     let store = shared(&memory);
-    vault.forget(&point_ref("web@1")).unwrap();
-    assert!(vault.close(&vm("web")).unwrap());
+    vault.forget(&permit(), &point_ref("web@1")).unwrap();
+    assert!(vault.close(&permit(), &vm("web")).unwrap());
     account_swept(&store, &points, "closed");
     sweep(&vault);
     points.remove("web@1");
     account_swept(&store, &points, "the oldest swept");
     for n in [2, 3] {
-        vault.forget(&point_ref(&format!("web@{n}"))).unwrap();
+        vault.forget(&permit(), &point_ref(&format!("web@{n}"))).unwrap();
         points.remove(&format!("web@{n}"));
     }
     sweep(&vault);
@@ -195,7 +198,7 @@ fn interrupt(vault: &Vault, content: &Disks) -> SessionId {
         }
     };
     let plan = plan("db", &[("os", &memory as &dyn BlockRead)]);
-    backup::run(vault, &plan, &inline(), &stop, &cancel).unwrap_err();
+    backup::run(&permit(), vault, &plan, &inline(), &stop, &cancel).unwrap_err();
     vault.open_sessions(&vm("db")).unwrap().last().unwrap().id
 }
 
@@ -207,14 +210,14 @@ fn what_a_session_inherits_is_in_progress_until_it_ends() {
     let first = interrupt(&vault, &content);
     let open = account(&store, &points, "interrupted");
     assert!(open.in_progress.objects >= 4 && open.garbage.objects == 0, "{open:?}");
-    let second = vault.resume(&vm("db"), first).unwrap();
+    let second = vault.resume(&permit(), &vm("db"), first).unwrap();
     let heir = second.id();
     drop(second);
     let adopted = account(&store, &points, "gone on from");
     // The heir's record came, and what it inherited is as it was.
     assert_eq!(adopted.in_progress.objects, open.in_progress.objects + 1, "{adopted:?}");
     assert_eq!(adopted.garbage.objects, 0);
-    assert!(!vault.void_session(first).unwrap() && vault.void_session(heir).unwrap());
+    assert!(!vault.void_session(&permit(), first).unwrap() && vault.void_session(&permit(), heir).unwrap());
     let ended = account(&store, &points, "the heir ended");
     assert_eq!(ended.garbage, adopted.in_progress);
     sweep(&vault);
@@ -222,7 +225,7 @@ fn what_a_session_inherits_is_in_progress_until_it_ends() {
 
     // An heir that commits and needs nothing of what it inherited: the disk is as it was.
     let first = interrupt(&vault, &content);
-    let heir = vault.resume(&vm("db"), first).unwrap();
+    let heir = vault.resume(&permit(), &vm("db"), first).unwrap();
     let os = "os".parse().unwrap();
     let writer = heir.disk_writer(&os, BlockSize::MIN, 1 << 20).unwrap();
     let written = writer.finish(ByteLen(BLOCK as u64)).unwrap();
@@ -250,7 +253,7 @@ fn what_a_session_inherits_is_in_progress_until_it_ends() {
     let plan = plan("db", &[("os", &memory as &dyn BlockRead)]);
     let cancel = CancelToken::new();
     let settings = Settings { resume: Resume::Session(first), ..inline() };
-    let report = backup::run(&vault, &plan, &settings, &backup::Silent, &cancel).unwrap();
+    let report = backup::run(&permit(), &vault, &plan, &settings, &backup::Silent, &cancel).unwrap();
     assert!(report.bytes_adopted > 0);
     points.insert(format!("db@{}", report.point.id.number), content);
     account(&store, &points, "inherited");
@@ -260,17 +263,17 @@ fn what_a_session_inherits_is_in_progress_until_it_ends() {
 /// end, and a void number between two points.
 fn much_to_do() -> (BTreeMap<Path, bytes::Bytes>, Points, Points) {
     let (memory, vault, mut points) = vault_of(5);
-    vault.forget(&point_ref("web@1")).unwrap();
+    vault.forget(&permit(), &point_ref("web@1")).unwrap();
     points.remove("web@1");
     assert!(sweep(&vault).repacked > 0);
-    assert!(vault.void_session(vault.begin(&vm("web")).unwrap().id()).unwrap());
+    assert!(vault.void_session(&permit(), vault.begin(&permit(), &vm("web")).unwrap().id()).unwrap());
     let last = versions(6).pop().unwrap();
     back_up(&vault, "web", &last).unwrap();
     points.insert("web@7".to_owned(), last);
     interrupt(&vault, &disks([("os", block(51, 300))]));
     let forgotten = ["web@2", "web@3", "web@5"];
     for point in forgotten {
-        vault.forget(&point_ref(point)).unwrap();
+        vault.forget(&permit(), &point_ref(point)).unwrap();
     }
     let mut kept = points.clone();
     kept.retain(|point, _| !forgotten.contains(&point.as_str()));
@@ -283,14 +286,14 @@ fn a_sweep_stopped_at_any_call_leaves_nothing_unexplained_and_the_next_one_finis
     let (base, _, kept) = much_to_do();
     let swept = |store: Arc<dyn ObjectStore>, seed| {
         let vault = Vault::open(store, kek(), later_ports(seed))?;
-        vault.sweep(&vmkeep::vault::SweepSettings::default(), &CancelToken::new(), &mut |_| {})
+        vault.sweep(&permit(), &vmkeep::vault::SweepSettings::default(), &CancelToken::new(), &mut |_| {})
     };
     let clean = FaultyStore::new(Arc::new(store_of(&base)), []);
     let report = swept(Arc::new(clean.clone()), 3).unwrap();
     assert!(report.points.len() == 3 && report.repacked > 0 && report.ended.len() == 1, "{report:?}");
     // Frames are thinned in it: without the data key something is left of them.
     assert_eq!(report.unthinned, 0);
-    let later = |vault: &Vault| vault.sweep(&at_once(), &CancelToken::new(), &mut |_| {}).unwrap();
+    let later = |vault: &Vault| vault.sweep(&permit(), &at_once(), &CancelToken::new(), &mut |_| {}).unwrap();
     assert!(without_data_key(&store_of(&base), later).unthinned > 0);
     let calls = clean.calls();
     // Dying before a call, and one of the others in turn.
@@ -368,7 +371,7 @@ fn a_sweep_at_any_moment_of_a_verification_looks_like_no_damage() {
 #[test]
 fn a_backup_at_any_moment_of_a_verification_is_no_garbage() {
     let (memory, vault, _) = vault_of(3);
-    vault.forget(&point_ref("web@3")).unwrap();
+    vault.forget(&permit(), &point_ref("web@3")).unwrap();
     let base = snapshot(&*memory);
     let next = versions(4).pop().unwrap();
     for n in (0..).step_by(3) {
@@ -414,7 +417,8 @@ fn a_point_that_is_swept_while_it_is_read_is_told_as_that() {
     let store: Arc<dyn ObjectStore> = Arc::new(store_of(&base));
     let point = open(Arc::clone(&store), 6).point(&point_ref("web@2")).unwrap();
     swept_elsewhere(&store)();
-    let swept = verify_point(&point, Depth::Data, &reading(), &restore::Silent, &CancelToken::new());
+    let swept =
+        verify_point(&permit(), &point, Depth::Data, &reading(), &restore::Silent, &CancelToken::new());
     assert!(swept.unwrap_err().is_swept());
 }
 
@@ -435,8 +439,8 @@ fn every_mark_and_record_of_a_sweep_says_whose_it_is() {
     let store = Arc::new(store_of(&base));
     let vault = open(store.clone(), 6);
     let lineage = vault.point(&point_ref("web@7")).unwrap().point().id.lineage;
-    vault.hold(&point_ref("web@5")).unwrap();
-    vault.release(&point_ref("web@5")).unwrap();
+    vault.hold(&permit(), &point_ref("web@5")).unwrap();
+    vault.release(&permit(), &point_ref("web@5")).unwrap();
     let objects = snapshot(&*store);
     for missing in [
         format!("forgets/{lineage}/5"),

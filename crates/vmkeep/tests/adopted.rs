@@ -5,6 +5,7 @@
 mod common;
 
 use std::sync::Arc;
+use vmkeep_testkit::permit;
 
 use common::*;
 use vmkeep::backup::{self, BackupError, Report, Resume};
@@ -28,7 +29,7 @@ fn back_up_from(vault: &Vault, disks: &Disks, resume: Resume) -> Result<Report, 
         memory.iter().map(|(name, disk)| (*name, disk as &dyn BlockRead)).collect();
     let plan = plan("web", &sources);
     let settings = backup::Settings { resume, ..settings() };
-    backup::run(vault, &plan, &settings, &backup::Silent, &CancelToken::new())
+    backup::run(&permit(), vault, &plan, &settings, &backup::Silent, &CancelToken::new())
 }
 
 /// The four disks: noise with a hole, repetition, and blocks of both.
@@ -102,7 +103,8 @@ fn a_pack_damaged_in_its_slots_is_adopted_and_found_by_the_verification() {
 
     let point = open(store, 4).point(&point_ref("web@latest")).unwrap();
     let report =
-        verify_point(&point, Depth::Data, &reading(), &restore::Silent, &CancelToken::new()).unwrap();
+        verify_point(&permit(), &point, Depth::Data, &reading(), &restore::Silent, &CancelToken::new())
+            .unwrap();
     let lost: Vec<&str> = report.damaged.iter().filter_map(|lost| lost.error.object()).collect();
     assert!(!lost.is_empty() && lost.iter().all(|&object| object == path), "{lost:?}");
 }

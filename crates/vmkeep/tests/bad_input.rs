@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use vmkeep::model::op;
+use vmkeep_testkit::permit;
 
 use bytes::Bytes;
 use common::*;
@@ -257,7 +259,7 @@ fn assert_read_fails(vault: &Vault, os: &dyn BlockRead, workers: usize, fits: im
     let data = Memory::from(version(3)["data"].clone());
     let plan = plan("web", &[("data", &data as &dyn BlockRead), ("os", os)]);
     let settings = Settings { workers, ..inline() };
-    match backup::run(vault, &plan, &settings, &backup::Silent, &CancelToken::new()) {
+    match backup::run(&permit(), vault, &plan, &settings, &backup::Silent, &CancelToken::new()) {
         Err(BackupError::Read { disk, source }) if disk.as_str() == "os" && fits(&source) => {}
         other => panic!("{os:?}: {other:?}"),
     }
@@ -290,7 +292,7 @@ fn a_source_that_cannot_be_read_is_named_and_earlier_points_stay() {
 
 fn back_up_disk(vault: &Vault, os: &dyn BlockRead) -> Result<backup::Report, BackupError> {
     let plan = plan("web", &[("os", os)]);
-    backup::run(vault, &plan, &inline(), &backup::Silent, &CancelToken::new())
+    backup::run(&permit(), vault, &plan, &inline(), &backup::Silent, &CancelToken::new())
 }
 
 #[test]
@@ -299,7 +301,7 @@ fn absurd_settings_and_plans_are_refused_before_anything_is_written() {
     let (vault, before) = (open(store.clone(), 2), snapshot(&*store));
     let read: &dyn BlockRead = &memory;
     let run = |plan: &Plan<'_>, settings: &Settings| {
-        backup::run(&vault, plan, settings, &backup::Silent, &CancelToken::new()).unwrap_err()
+        backup::run(&permit(), &vault, plan, settings, &backup::Silent, &CancelToken::new()).unwrap_err()
     };
     let good = plan("web", &[("os", read)]);
     for settings in [
@@ -340,7 +342,11 @@ fn settings_at_their_edges_work() {
         assert_point_whole(&vault, "web@latest", &version(n), &format!("{settings:?}"));
         assert_point_whole(&vault, &format!("new-{n}@1"), &version(n), &format!("{settings:?}"));
     }
-    let disk = vault.point(&point_ref("web@1")).unwrap().disk(&"os".parse().unwrap()).unwrap();
+    let disk = vault
+        .point(&point_ref("web@1"))
+        .unwrap()
+        .disk(&permit::<op::Restore>(), &"os".parse().unwrap())
+        .unwrap();
     for settings in [
         restore::Settings { workers: 0, memory_bytes: 0 },
         restore::Settings { workers: 64, memory_bytes: usize::MAX },
@@ -348,7 +354,8 @@ fn settings_at_their_edges_work() {
         let target = Memory::new(version(1)["os"].len());
         let copied = copy_disk(&disk, &target, &settings, &restore::Silent, &CancelToken::new()).unwrap();
         assert_eq!((copied.size, target.to_vec()), (disk.size(), version(1)["os"].clone()));
-        let report = verify_vault(&vault, Depth::Data, &settings, &restore::Silent, &CancelToken::new());
+        let report =
+            verify_vault(&permit(), &vault, Depth::Data, &settings, &restore::Silent, &CancelToken::new());
         assert!(report.unwrap().is_clean());
     }
     let small = Memory::new(5);
@@ -378,7 +385,8 @@ fn a_backup_cancelled_at_any_event_leaves_garbage_only() {
             let sources: Vec<(&str, &dyn BlockRead)> =
                 memory.iter().map(|(name, disk)| (*name, disk as &dyn BlockRead)).collect();
             let settings = Settings { workers, ..inline() };
-            let outcome = backup::run(&vault, &plan("web", &sources), &settings, &observer, &cancel);
+            let outcome =
+                backup::run(&permit(), &vault, &plan("web", &sources), &settings, &observer, &cancel);
             if !cancel.is_cancelled() {
                 assert!(at > 8, "{at} events");
                 outcome.unwrap();
@@ -399,7 +407,7 @@ fn a_backup_cancelled_at_any_event_leaves_garbage_only() {
 fn restore_verification_and_diff_stop_when_cancelled() {
     let vault = open_objects(&base()).unwrap();
     let point = vault.point(&point_ref("web@2")).unwrap();
-    let disk = point.disk(&"os".parse().unwrap()).unwrap();
+    let disk = point.disk(&permit::<op::Restore>(), &"os".parse().unwrap()).unwrap();
     for workers in [1, 3] {
         let settings = restore::Settings { workers, ..reading() };
         let cancel = CancelToken::new();
@@ -407,13 +415,14 @@ fn restore_verification_and_diff_stop_when_cancelled() {
         let target = Memory::new(version(2)["os"].len());
         let stopped = copy_disk(&disk, &target, &settings, &at_first, &cancel);
         assert!(matches!(stopped, Err(RestoreError::Cancelled(_))), "{stopped:?}");
-        let stopped = verify_point(&point, Depth::Data, &settings, &restore::Silent, &cancel);
+        let stopped = verify_point(&permit(), &point, Depth::Data, &settings, &restore::Silent, &cancel);
         assert!(matches!(stopped, Err(RestoreError::Cancelled(_))), "{stopped:?}");
-        let stopped = verify_vault(&vault, Depth::Structure, &settings, &restore::Silent, &cancel);
+        let stopped = verify_vault(&permit(), &vault, Depth::Structure, &settings, &restore::Silent, &cancel);
         assert!(matches!(stopped, Err(RestoreError::Cancelled(_))), "{stopped:?}");
     }
     let (cancel, older) = (CancelToken::new(), vault.point(&point_ref("web@1")).unwrap());
     cancel.cancel();
-    let stopped = older.disk(&"os".parse().unwrap()).unwrap().differences(&disk, &cancel);
+    let stopped =
+        older.disk(&permit::<op::Restore>(), &"os".parse().unwrap()).unwrap().differences(&disk, &cancel);
     assert!(matches!(stopped, Err(VaultError::Cancelled(_))), "{stopped:?}");
 }

@@ -10,6 +10,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use vmkeep_testkit::permit;
 
 use bytes::Bytes;
 use common::interleaved::interleaved;
@@ -164,7 +165,7 @@ fn vaults_made_by_clones_share_no_nonce() {
             let recording = RecordingStore::new(Arc::new(InMemory::new()));
             let vault = create(Arc::new(recording.clone()), 42);
             back_up(&vault, "web", disks).unwrap();
-            vault.forget(&point_ref("web@1")).unwrap();
+            vault.forget(&permit(), &point_ref("web@1")).unwrap();
             back_up(&vault, "web", &one).unwrap();
             sealed.see_all(&recording.puts());
         }

@@ -8,6 +8,7 @@
 mod common;
 
 use std::sync::Arc;
+use vmkeep_testkit::permit;
 
 use common::*;
 use vmkeep::backup::{BackupError, Report, Settings};
@@ -230,7 +231,9 @@ fn a_forget_interrupted_at_any_call_is_done_or_not_and_harms_no_point() {
     at_every_call(
         || Arc::new(store_of(&base)),
         8,
-        |store| Vault::open(store, kek(), ports(2)).and_then(|vault| vault.forget(&point_ref("web@2"))),
+        |store| {
+            Vault::open(store, kek(), ports(2)).and_then(|vault| vault.forget(&permit(), &point_ref("web@2")))
+        },
         |store, outcome, when| {
             let vault = open(Arc::clone(&store), 3);
             assert_vault_clean(&vault, when);
@@ -241,7 +244,7 @@ fn a_forget_interrupted_at_any_call_is_done_or_not_and_harms_no_point() {
             assert!(forgotten || outcome.is_err(), "{when}");
             assert_restores(&vault, "web@latest", &web[usize::from(!forgotten)], when);
             // Again, undisturbed: forgotten once, whatever happened before.
-            assert!(vault.forget(&point_ref("web@2")).unwrap().forgotten, "{when}");
+            assert!(vault.forget(&permit(), &point_ref("web@2")).unwrap().forgotten, "{when}");
             let vault = open(store, 4);
             assert_restores(&vault, "web@latest", &web[0], when);
             assert_vault_clean(&vault, when);

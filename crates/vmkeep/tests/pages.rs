@@ -12,6 +12,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use vmkeep::model::op;
+use vmkeep_testkit::permit;
 
 use common::*;
 use proptest::prelude::*;
@@ -40,13 +42,13 @@ fn back_up_os(vault: &Vault, os: &[u8], settings: &backup::Settings) -> (Report,
         assert!(!matches!(event, Event::FingerprintsUnusable { .. }));
     };
     let plan = plan("web", &[("os", &memory as &dyn BlockRead)]);
-    let report = backup::run(vault, &plan, settings, &hears, &CancelToken::new()).unwrap();
+    let report = backup::run(&permit(), vault, &plan, settings, &hears, &CancelToken::new()).unwrap();
     (report, wrong.into_inner().unwrap())
 }
 
 fn entries(vault: &Vault, point: &str) -> Vec<(BlockIndex, Entry)> {
     let point = vault.point(&point_ref(point)).unwrap();
-    let disk = point.disk(&"os".parse().unwrap()).unwrap();
+    let disk = point.disk(&permit::<op::Restore>(), &"os".parse().unwrap()).unwrap();
     disk.entries(BlockIndex(0)).unwrap().map(Result::unwrap).collect()
 }
 
@@ -159,7 +161,7 @@ proptest! {
             }
             versions.push(disk.clone());
             if round.forget && number > 1 {
-                vault.forget(&point_ref(&format!("web@{}", number - 1))).unwrap();
+                vault.forget(&permit(), &point_ref(&format!("web@{}", number - 1))).unwrap();
                 forgotten.insert(number - 1);
                 sweep_all(&vault);
             }
@@ -280,7 +282,7 @@ fn many_small_writes_share_frames_at_every_level() {
 
 /// Fingerprints that say of block 0 that its page 1 is what it was, which it is not.
 fn lie(vault: &Vault, folder: &Path, before: &[u8], now: &[u8]) {
-    let session = vault.begin(&vm("web")).unwrap();
+    let session = vault.begin(&permit(), &vm("web")).unwrap();
     let identity = session.identity().unwrap();
     let hasher = PageHasher::new(identity.page_secret());
     let (size, path) = (BlockSize::default(), file_in(folder));

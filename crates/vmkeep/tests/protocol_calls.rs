@@ -12,6 +12,8 @@ mod swept;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock};
+use vmkeep::model::op;
+use vmkeep_testkit::permit;
 
 use common::*;
 use swept::{at_once, interrupted, sweep_all};
@@ -197,19 +199,19 @@ fn sweeps_of_all_kinds(mut each: impl FnMut(&Watched, &str)) {
     let point = |n: u64| point_ref(&format!("web@{n}"));
     let other = grow(&watched.store, 3, 1..6);
     interrupted(&other, "web", &version(50));
-    other.begin(&vm("web")).unwrap();
+    other.begin(&permit(), &vm("web")).unwrap();
     grow(&watched.store, 4, 6..9);
     interrupted(&other, "web", &version(51));
     for n in [2, 3, 5, 8] {
-        other.forget(&point(n)).unwrap();
+        other.forget(&permit(), &point(n)).unwrap();
     }
-    other.hold(&point(3)).unwrap();
-    let pin = other.point(&point(5)).unwrap().pin("reading").unwrap();
+    other.hold(&permit(), &point(3)).unwrap();
+    let pin = other.point(&point(5)).unwrap().pin(&permit::<op::Restore>(), "reading").unwrap();
     sweep_all(&watched.vault);
     each(&watched, "a pin, a hold, the newest, sessions of both kinds");
 
     pin.release().unwrap();
-    other.release(&point(3)).unwrap();
+    other.release(&permit(), &point(3)).unwrap();
     // Another sweep ends at one of its calls, and the next goes on: within its plan, within its deletes, while it repacks.
     for after in (0..60).step_by(4) {
         let faulty =
@@ -217,19 +219,19 @@ fn sweeps_of_all_kinds(mut each: impl FnMut(&Watched, &str)) {
                 matches!(call.kind(), RequestKind::Put | RequestKind::Delete)
             });
         let dying = open(Arc::new(faulty), 100 + after);
-        dying.sweep(&at_once(), &CancelToken::new(), &mut |_| {}).ok();
+        dying.sweep(&permit(), &at_once(), &CancelToken::new(), &mut |_| {}).ok();
         watched.take();
         sweep_all(&watched.vault);
         each(&watched, "another sweep died");
         let next = grow(&watched.store, 200 + after, 10 + after..13 + after);
         let newest = next.point(&point_ref("web@latest")).unwrap().point().id.number.0;
         for n in [newest - 2, newest - 1] {
-            next.forget(&point(n)).unwrap();
+            next.forget(&permit(), &point(n)).unwrap();
         }
     }
-    other.close(&vm("web")).unwrap();
+    other.close(&permit(), &vm("web")).unwrap();
     for (number, _) in other.history(&vm("web")).unwrap() {
-        other.forget(&point(number.0)).unwrap();
+        other.forget(&permit(), &point(number.0)).unwrap();
     }
     sweep_all(&watched.vault);
     each(&watched, "all of a closed VM");
@@ -288,10 +290,10 @@ fn a_dry_run_changes_nothing_and_reads_for_its_machines() {
     let other = grow(&watched.store, 3, 1..6);
     interrupted(&other, "web", &version(50));
     for n in [1, 3, 4] {
-        other.forget(&point_ref(&format!("web@{n}"))).unwrap();
+        other.forget(&permit(), &point_ref(&format!("web@{n}"))).unwrap();
     }
     let settings = SweepSettings { dry_run: true, ..at_once() };
-    let report = watched.vault.sweep(&settings, &CancelToken::new(), &mut |_| {}).unwrap();
+    let report = watched.vault.sweep(&permit(), &settings, &CancelToken::new(), &mut |_| {}).unwrap();
     assert_eq!((report.points.len(), report.ended.len()), (3, 1));
     let calls = watched.take();
     assert!(calls.iter().all(|call| !matches!(call.kind, RequestKind::Put | RequestKind::Delete)));
@@ -323,13 +325,13 @@ fn a_commit_calls_the_store_for_its_machine() {
         assert_eq!(outside, 2, "both copies of one pack, then nothing but the machine");
         assert!(calls[outside..].iter().all(|call| call.asked.is_some()), "{calls:#?}");
     };
-    let session = watched.vault.begin(&vm("web")).unwrap();
+    let session = watched.vault.begin(&permit(), &vm("web")).unwrap();
     watched.take();
     session.commit(draft()).unwrap();
     point_copy_first(&watched.take());
 
     // One that comes too late clears away what is its own.
-    let late = watched.vault.begin(&vm("web")).unwrap();
+    let late = watched.vault.begin(&permit(), &vm("web")).unwrap();
     grow(&watched.store, 4, 3..4);
     watched.take();
     late.commit(draft()).unwrap_err();

@@ -5,6 +5,8 @@
 mod common;
 
 use std::sync::Arc;
+use vmkeep::model::op;
+use vmkeep_testkit::permit;
 
 use common::*;
 use proptest::prelude::*;
@@ -95,7 +97,7 @@ fn check_report(report: &Report, before: Option<&Disks>, now: &Disks) {
 fn check_difference(vault: &Vault, disk: &str, size: usize, points: &[Disks], from: usize, to: usize) {
     let reader = |n: usize| {
         let point = vault.point(&point_ref(&format!("web@{}", n + 1))).unwrap();
-        point.disk(&disk.parse().unwrap()).unwrap()
+        point.disk(&permit::<op::Restore>(), &disk.parse().unwrap()).unwrap()
     };
     let told: Vec<(u64, BlockChange)> = reader(from)
         .differences(&reader(to), &vmkeep::model::CancelToken::new())
@@ -139,7 +141,7 @@ fn check(case: &Case, store: Arc<dyn ObjectStore>) {
         }
     }
     let forgotten = usize::from(case.present) % points.len();
-    vault.forget(&point_ref(&format!("web@{}", forgotten + 1))).unwrap();
+    vault.forget(&permit(), &point_ref(&format!("web@{}", forgotten + 1))).unwrap();
     for (n, expected) in points.iter().enumerate() {
         assert_restores(&vault, &format!("web@{}", n + 1), expected, "after a forget");
     }
@@ -180,7 +182,7 @@ proptest! {
             back_up_with(&vault, "web", &disks, &backup::Settings { workers, ..inline() }).unwrap();
         }
         let point = vault.point(&point_ref("web@latest")).unwrap();
-        let disk = RecoveredDisk::new(point.disk(&"os".parse().unwrap()).unwrap());
+        let disk = RecoveredDisk::new(point.disk(&permit::<op::Restore>(), &"os".parse().unwrap()).unwrap());
         conformance::reads(&disk, history.versions.last().unwrap());
     }
 }

@@ -9,6 +9,7 @@ mod common;
 mod swept;
 
 use std::sync::Arc;
+use vmkeep_testkit::permit;
 
 use common::*;
 use swept::{at_once, sweep_all};
@@ -36,7 +37,7 @@ fn vault_with(points: u64) -> InMemory {
             disk.change((point..point + 4).map(|n| 4 + n % (BLOCKS - 4)));
         }
         let plan = plan("web", &[("os", &disk as &dyn BlockRead)]);
-        backup::run(&vault, &plan, &settings, &backup::Silent, &CancelToken::new()).unwrap();
+        backup::run(&permit(), &vault, &plan, &settings, &backup::Silent, &CancelToken::new()).unwrap();
     }
     store
 }
@@ -56,10 +57,10 @@ fn cost(
 ) -> (SweepReport, Counts) {
     let (counting, vault) = copy_of(store);
     for number in forget {
-        vault.forget(&point_ref(&format!("web@{number}"))).unwrap();
+        vault.forget(&permit(), &point_ref(&format!("web@{number}"))).unwrap();
     }
     counting.reset();
-    let report = vault.sweep(settings, &CancelToken::new(), &mut |_| {}).unwrap();
+    let report = vault.sweep(&permit(), settings, &CancelToken::new(), &mut |_| {}).unwrap();
     let counts = counting.counts();
     let reached = vault.uncached().reachable(&vm("web")).unwrap();
     assert_eq!(swept::packs(&*counting.inner()), reached);
@@ -132,7 +133,8 @@ fn a_sweep_of_a_quiet_vault_is_three_listings() {
         }
         if points > 2 {
             // Also after there was something to do.
-            (1..points - 1).for_each(|n| drop(vault.forget(&point_ref(&format!("web@{n}"))).unwrap()));
+            (1..points - 1)
+                .for_each(|n| drop(vault.forget(&permit(), &point_ref(&format!("web@{n}"))).unwrap()));
             sweep_all(&vault);
             counting.reset();
             sweep_all(&vault);

@@ -12,6 +12,7 @@ mod swept;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use vmkeep_testkit::permit;
 
 use common::*;
 use proptest::collection::vec;
@@ -184,27 +185,27 @@ impl World {
             }
             Act::Void => {
                 let host = self.host();
-                assert!(host.void_session(host.begin(&vm(WEB)).unwrap().id()).unwrap());
+                assert!(host.void_session(&permit(), host.begin(&permit(), &vm(WEB)).unwrap().id()).unwrap());
             }
             Act::Forget(index) => {
                 let Some((number, made)) = self.chosen(*index) else { return };
                 made.forgotten = true;
-                self.host().forget(&point(number)).unwrap();
+                self.host().forget(&permit(), &point(number)).unwrap();
             }
             Act::Undelete(index) => {
                 let Some((number, made)) = self.chosen(*index) else { return };
                 made.forgotten = false;
-                self.host().undelete(&point(number)).unwrap();
+                self.host().undelete(&permit(), &point(number)).unwrap();
             }
             Act::Hold(index) => {
                 let Some((number, made)) = self.chosen(*index) else { return };
                 made.held = true;
-                self.host().hold(&point(number)).unwrap();
+                self.host().hold(&permit(), &point(number)).unwrap();
             }
             Act::Release(index) => {
                 let Some((number, made)) = self.chosen(*index) else { return };
                 made.held = false;
-                self.host().release(&point(number)).unwrap();
+                self.host().release(&permit(), &point(number)).unwrap();
             }
         }
     }
@@ -262,12 +263,12 @@ proptest! {
         if world.newest > 0 {
             for (&number, made) in &world.points {
                 let point = point_ref(&format!("{WEB}@{number}"));
-                anew.forget(&point).unwrap();
+                anew.forget(&permit(), &point).unwrap();
                 if made.held {
-                    anew.release(&point).unwrap();
+                    anew.release(&permit(), &point).unwrap();
                 }
             }
-            anew.close(&vm(WEB)).unwrap();
+            anew.close(&permit(), &vm(WEB)).unwrap();
             sweep_all(&anew);
             assert_same(&packs(&world.store), &BTreeSet::new());
         }
@@ -291,9 +292,9 @@ fn a_vm_with_the_same_disks_does_not_notice_that_the_other_was_swept() {
     }
     let of_twin = vault.reachable(&vm("twin")).unwrap();
     for n in 1..=4 {
-        vault.forget(&point_ref(&format!("web@{n}"))).unwrap();
+        vault.forget(&permit(), &point_ref(&format!("web@{n}"))).unwrap();
     }
-    vault.close(&vm("web")).unwrap();
+    vault.close(&permit(), &vm("web")).unwrap();
     let report = sweep_all(&vault);
     assert_eq!(report.points.len(), 4);
     assert_same(&packs(&store), &of_twin);
@@ -316,7 +317,7 @@ fn a_vm_with_the_same_disks_does_not_notice_that_the_other_was_swept() {
 fn what_was_repacked_and_then_dies_goes_although_the_handle_remembers_where_it_was() {
     let store = InMemory::new();
     let vault = create(Arc::new(store.clone()), 1);
-    let forget = |n: u64| vault.forget(&point_ref(&format!("{WEB}@{n}"))).unwrap();
+    let forget = |n: u64| vault.forget(&permit(), &point_ref(&format!("{WEB}@{n}"))).unwrap();
     let mut os = disk(&(0..20).map(|n| (n % 7 > 1).then(|| block(n, 900))).collect::<Vec<_>>());
     back_up(&vault, WEB, &disks([("os", os.clone())])).unwrap();
     forget(1);

@@ -11,6 +11,7 @@ mod common;
 mod swept;
 
 use std::sync::Arc;
+use vmkeep_testkit::permit;
 
 use common::*;
 use swept::{packs, sweep_all};
@@ -41,7 +42,7 @@ fn a_sweep_of_ten_thousand_points_stays_within_its_memory() {
         back_up(&vault, "web", &version(n)).unwrap();
     }
     for n in 1..POINTS {
-        vault.forget(&point_ref(&format!("web@{n}"))).unwrap();
+        vault.forget(&permit(), &point_ref(&format!("web@{n}"))).unwrap();
     }
     let before = peak();
     let report = sweep_all(&vault);

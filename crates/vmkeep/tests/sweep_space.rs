@@ -13,6 +13,7 @@ mod swept;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use vmkeep_testkit::permit;
 
 use common::*;
 use proptest::prelude::*;
@@ -118,10 +119,10 @@ fn vault_of(versions: &[Vec<u8>], level: CompressionLevel, stored: Stored) -> (I
 
 fn forget_all_but(vault: &Vault, keep: Option<usize>, points: usize) {
     for number in (1..=points).filter(|number| Some(*number) != keep) {
-        vault.forget(&point_ref(&format!("web@{number}"))).unwrap();
+        vault.forget(&permit(), &point_ref(&format!("web@{number}"))).unwrap();
     }
     if keep != Some(points) {
-        vault.close(&vm("web")).unwrap();
+        vault.close(&permit(), &vm("web")).unwrap();
     }
 }
 
@@ -272,16 +273,16 @@ fn what_was_swept_without_the_data_key_is_thinned_once_it_is_there() {
     versions.truncate(6);
     let (store, vault) = vault_of(&versions, CompressionLevel::Default, Stored::Whole);
     for number in 1..=3 {
-        vault.forget(&point_ref(&format!("web@{number}"))).unwrap();
+        vault.forget(&permit(), &point_ref(&format!("web@{number}"))).unwrap();
     }
     assert!(without_data_key(&store, sweep_to_the_end) > 0);
     let copied = size_of(&store);
     // Packs of slots that were copied, some thinned and then copied, are thinned again.
-    vault.forget(&point_ref("web@4")).unwrap();
+    vault.forget(&permit(), &point_ref("web@4")).unwrap();
     let report = sweep_all(&vault);
     assert!(report.unthinned == 0 && report.repacked > 0, "{report:?}");
     assert!(size_of(&store) < copied - copied / 10);
-    vault.forget(&point_ref("web@5")).unwrap();
+    vault.forget(&permit(), &point_ref("web@5")).unwrap();
     without_data_key(&store, sweep_to_the_end);
     let anew = open(Arc::new(store.clone()), 3);
     assert_point_whole(&anew, "web@6", &disks([("os", versions[5].clone())]), "thinned and copied");

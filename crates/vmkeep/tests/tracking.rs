@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
+use vmkeep_testkit::permit;
 
 use common::*;
 use proptest::prelude::*;
@@ -70,7 +71,7 @@ fn back_up_tracked(
         evidence: Vec::new(),
         config: None,
     };
-    let report = backup::run(vault, &plan, settings, &observer, &CancelToken::new()).unwrap();
+    let report = backup::run(&permit(), vault, &plan, settings, &observer, &CancelToken::new()).unwrap();
     (report, heard.into_inner().unwrap())
 }
 

@@ -5,6 +5,7 @@
 mod common;
 
 use std::sync::Arc;
+use vmkeep_testkit::permit;
 
 use common::interleaved::interleaved;
 use common::*;
@@ -120,7 +121,8 @@ fn draft(session: &Session, blocks: u64) -> Draft {
 fn two_sessions(store: Arc<dyn ObjectStore>) -> (Vault, [Session; 2]) {
     let vault = create(Arc::clone(&store), 1);
     back_up(&vault, "web", &disks([("os", vec![0; BLOCK])])).unwrap();
-    let sessions = [vault.begin(&vm("web")).unwrap(), open(store, 2).begin(&vm("web")).unwrap()];
+    let sessions =
+        [vault.begin(&permit(), &vm("web")).unwrap(), open(store, 2).begin(&permit(), &vm("web")).unwrap()];
     (vault, sessions)
 }
 
@@ -150,8 +152,8 @@ fn a_voided_session_that_comes_back_is_told_so() {
 fn voided_session_is_told(store: Arc<dyn ObjectStore>) {
     let (vault, [first, second]) = two_sessions(Arc::clone(&store));
     let id = first.id();
-    assert!(vault.void_session(id).unwrap());
-    assert!(!vault.void_session(id).unwrap(), "voided once");
+    assert!(vault.void_session(&permit(), id).unwrap());
+    assert!(!vault.void_session(&permit(), id).unwrap(), "voided once");
     let draft_a = draft(&first, 1);
     let voided = first.commit(draft_a).unwrap_err();
     assert!(matches!(&voided, VaultError::SessionVoided { session, .. } if *session == id), "{voided:?}");
@@ -183,7 +185,7 @@ fn a_void_at_any_call_of_a_backup_ends_it_or_comes_too_late() {
                 })
                 .collect();
             let [session] = open_sessions[..] else { return None };
-            Some(open(store, 3).void_session(session).unwrap())
+            Some(open(store, 3).void_session(&permit(), session).unwrap())
         };
         let (outcome, voided) = interleaved(&store, at, backup_of(10, 2), void);
         let Some(voided) = voided else { break };
@@ -221,14 +223,14 @@ fn a_backup_at_any_call_of_a_verification_is_no_damage() {
     let vault = create(base.clone(), 1);
     back_up(&vault, "web", &version(1)).unwrap();
     back_up(&vault, "web", &version(2)).unwrap();
-    vault.void_session(vault.begin(&vm("web")).unwrap().id()).unwrap();
+    vault.void_session(&permit(), vault.begin(&permit(), &vm("web")).unwrap().id()).unwrap();
     let base = snapshot(&*base);
     let act = |store: Arc<dyn ObjectStore>| {
         let vault = open(store, 3);
         back_up(&vault, "web", &version(3)).unwrap();
         back_up(&vault, "new", &version(4)).unwrap();
-        vault.forget(&point_ref("web@4")).unwrap();
-        vault.void_session(vault.begin(&vm("new")).unwrap().id()).unwrap();
+        vault.forget(&permit(), &point_ref("web@4")).unwrap();
+        vault.void_session(&permit(), vault.begin(&permit(), &vm("new")).unwrap().id()).unwrap();
     };
     let mut calls = 0;
     for at in 0.. {

@@ -9,7 +9,7 @@ use std::num::NonZeroU32;
 use vmkeep_blockdiff::{
     ChangeFacts, ChangeWarning, ChurnSample, RunHistogram, Thresholds, change_warnings, churn_per_day,
 };
-use vmkeep_model::{BlockSize, ByteLen, CancelToken, DiskDescription, DiskName, PointNumber};
+use vmkeep_model::{BlockSize, ByteLen, CancelToken, DiskDescription, DiskName, Permit, PointNumber, op};
 use vmkeep_vault::{OpenPoint, Patched, Vault};
 
 use self::history::{LastRuns, last_runs};
@@ -171,6 +171,7 @@ pub struct Estimate {
 /// # Errors
 /// As [`run`](crate::run), but for those of writing.
 pub fn estimate(
+    permit: &Permit<op::Verify>,
     vault: &Vault,
     plan: &Plan<'_>,
     settings: &EstimateSettings,
@@ -193,7 +194,7 @@ pub fn estimate(
         observer.event(Event::Vanished { disk });
     }
     let runs = last_runs(vault, base.as_ref(), settings.points).map_err(BackupError::Store)?;
-    let context = Context { vault, base: base.as_ref(), settings, shares: &shares, observer, cancel };
+    let context = Context { permit, vault, base: base.as_ref(), settings, shares: &shares, observer, cancel };
     let mut scans = Vec::with_capacity(plan.disks.len());
     for disk in &plan.disks {
         let name = &disk.description.name;

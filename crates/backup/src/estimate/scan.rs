@@ -7,7 +7,9 @@ use vmkeep_blockdiff::{
     scan_pages,
 };
 use vmkeep_disk::BlockRead;
-use vmkeep_model::{BlockIndex, BlockSize, ByteLen, CancelToken, ContentHash, DiskName, LineageId};
+use vmkeep_model::{
+    BlockIndex, BlockSize, ByteLen, CancelToken, ContentHash, DiskName, LineageId, Permit, op,
+};
 use vmkeep_vault::{DiskReader, OpenPoint, Vault, VaultError};
 
 use super::count::{LookedUp, Runs, Sample};
@@ -34,6 +36,7 @@ pub(super) struct Scan {
 
 /// What the scans of all disks share.
 pub(super) struct Context<'a> {
+    pub(super) permit: &'a Permit<op::Verify>,
     pub(super) vault: &'a Vault,
     pub(super) base: Option<&'a OpenPoint>,
     pub(super) settings: &'a EstimateSettings,
@@ -59,7 +62,7 @@ impl Context<'_> {
     ) -> Result<Scan, BackupError> {
         let limited = self.settings.backup.limits.reading(disk, self.cancel);
         let reader = match self.base {
-            Some(base) => match base.disk(name) {
+            Some(base) => match base.disk(self.permit, name) {
                 Ok(reader) => Ok(Some((reader, base.point().id.lineage))),
                 Err(VaultError::NoSuchDisk { .. }) => Ok(None),
                 Err(e) => Err(BackupError::Store(e)),

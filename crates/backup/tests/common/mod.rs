@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::sync::Arc;
+use vmkeep_testkit::permit;
 
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -55,7 +56,7 @@ pub fn back_up(vault: &Vault, vm: &str, disk: &dyn BlockRead, settings: &Setting
         evidence: Vec::new(),
         config: None,
     };
-    run(vault, &plan, settings, &Silent, &CancelToken::new()).unwrap()
+    run(&permit(), vault, &plan, settings, &Silent, &CancelToken::new()).unwrap()
 }
 
 /// Backs up `disks` as the disks of `vm`.
@@ -72,7 +73,7 @@ pub fn back_up_all(vault: &Vault, vm: &str, disks: &[GeneratedDisk], settings: &
         evidence: Vec::new(),
         config: None,
     };
-    run(vault, &plan, settings, &Silent, &CancelToken::new()).unwrap()
+    run(&permit(), vault, &plan, settings, &Silent, &CancelToken::new()).unwrap()
 }
 
 /// A generated disk whose allocated blocks are kept in memory, so that a scan costs a copy and a hash.

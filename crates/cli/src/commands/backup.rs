@@ -114,6 +114,7 @@ pub(crate) fn run(context: &Context<'_>, args: BackupArgs) -> Result<Outcome, Er
         vault = vault.with_cache(folder, CACHE_BYTES)?;
     }
 
+    let permit = context.permit(&vault, Some(&args.vm))?;
     let known = known(&args, &opened)?;
     let disks = args.disks.iter().zip(&opened).zip(&known).map(|((disk, opened), known)| SourceDisk {
         description: disk.description.clone(),
@@ -131,7 +132,7 @@ pub(crate) fn run(context: &Context<'_>, args: BackupArgs) -> Result<Outcome, Er
         config,
     };
     let progress = Progress::new(context.output);
-    let report = backup::run(&vault, &plan, &settings, &progress, context.cancel)?;
+    let report = backup::run(&permit, &vault, &plan, &settings, &progress, context.cancel)?;
     let outcome = if progress.met_damage() { Outcome::Damage } else { Outcome::Good };
     drop(progress);
     print(context, &report);

@@ -21,6 +21,7 @@ struct Summary {
 pub(crate) fn run(context: &Context<'_>, args: &CloseArgs) -> Result<Outcome, Error> {
     let vault = context.open_vault(&args.vm.vault.vault)?;
     let vm = &args.vm.vm;
+    let permit = context.permit(&vault, Some(vm))?;
     let points = vault.history(vm)?;
     let forgotten = points.iter().filter(|(_, point)| point.as_ref().is_ok_and(|p| p.forgotten)).count();
     let kept = points.len() - forgotten;
@@ -29,7 +30,7 @@ pub(crate) fn run(context: &Context<'_>, args: &CloseArgs) -> Result<Outcome, Er
          that runs is ended, and the next one begins anew. End the protection of {vm}?"
     );
     confirm(context.output, args.yes, &question)?;
-    let was_closed = !vault.close(vm)?;
+    let was_closed = !vault.close(&permit, vm)?;
     context.output.text(if was_closed {
         format!("the protection of {vm} was ended before")
     } else {

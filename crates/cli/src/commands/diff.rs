@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use vmkeep::model::{ByteLen, DiskName, DiskRecord};
+use vmkeep::model::{ByteLen, DiskName, DiskRecord, Permit, op};
 use vmkeep::vault::OpenPoint;
 use vmkeep::vault::map::Change as BlockChange;
 
@@ -73,6 +73,7 @@ pub(crate) fn run(context: &Context<'_>, args: &DiffArgs) -> Result<Outcome, Err
         )));
     }
     let vault = context.open_vault(&args.vault.vault)?;
+    let permit = context.permit::<op::Verify>(&vault, Some(&args.before.vm))?;
     let (before, after) = (vault.point(&args.before)?, vault.point(&args.after)?);
 
     let mut disks: BTreeMap<&DiskName, Sides<'_>> = BTreeMap::new();
@@ -91,7 +92,7 @@ pub(crate) fn run(context: &Context<'_>, args: &DiffArgs) -> Result<Outcome, Err
         context.cancel.check()?;
         tell_disk(context, &mut summary, name, &sides);
         if sides.compared() {
-            tell_extents(context, &mut summary, name, &before, &after)?;
+            tell_extents(context, &permit, &mut summary, name, &before, &after)?;
         }
     }
     context.output.text(format!(
@@ -143,12 +144,13 @@ fn tell_disk(context: &Context<'_>, summary: &mut Summary, name: &DiskName, side
 
 fn tell_extents(
     context: &Context<'_>,
+    permit: &Permit<op::Verify>,
     summary: &mut Summary,
     name: &DiskName,
     before: &OpenPoint,
     after: &OpenPoint,
 ) -> Result<(), Error> {
-    let (before, after) = (before.disk(name)?, after.disk(name)?);
+    let (before, after) = (before.disk(permit, name)?, after.disk(permit, name)?);
     let size = ByteLen(before.size().0.max(after.size().0));
     for (run, change) in before.differences(&after, context.cancel)? {
         let extent = after.block_size().extent_of(run, size);

@@ -104,6 +104,7 @@ pub(crate) fn run(context: &Context<'_>, args: &EstimateArgs) -> Result<Outcome,
     let opened: Vec<Opened> = args.disks.iter().map(|disk| open(disk, &reading)).collect::<Result<_, _>>()?;
     let vault = context.open_vault(&args.vault.vault)?;
 
+    let permit = context.permit(&vault, Some(&args.vm))?;
     let disks = args.disks.iter().zip(&opened).map(|(disk, opened)| SourceDisk {
         description: disk.description.clone(),
         source: match opened {
@@ -119,7 +120,7 @@ pub(crate) fn run(context: &Context<'_>, args: &EstimateArgs) -> Result<Outcome,
         config: None,
     };
     let progress = Progress::new(context.output);
-    let found = backup::estimate(&vault, &plan, &settings, &progress, context.cancel)?;
+    let found = backup::estimate(&permit, &vault, &plan, &settings, &progress, context.cancel)?;
     let outcome = if progress.met_damage() { Outcome::Damage } else { Outcome::Good };
     drop(progress);
     print(context, args.vm.as_str(), &found, &settings.thresholds);

@@ -17,7 +17,7 @@ struct Summary {
 
 pub(crate) fn run(context: &Context<'_>, args: &PointArgs) -> Result<Outcome, Error> {
     let vault = context.open_vault(&args.vault.vault)?;
-    let forgotten = vault.forget(&args.point)?;
+    let forgotten = vault.forget(&context.permit(&vault, Some(&args.point.vm))?, &args.point)?;
     let point = format!("{}@{}", forgotten.vm, forgotten.id.number);
     let newest = vault.newest(&forgotten.vm)? == Some(forgotten.id.number);
     context.output.text(format!(

@@ -15,7 +15,7 @@ struct Summary {
 
 pub(crate) fn run(context: &Context<'_>, args: &PointArgs) -> Result<Outcome, Error> {
     let vault = context.open_vault(&args.vault.vault)?;
-    let point = vault.hold(&args.point)?;
+    let point = vault.hold(&context.permit(&vault, Some(&args.point.vm))?, &args.point)?;
     let point = format!("{}@{}", point.vm, point.id.number);
     context.output.text(format!("{point} is held: no sweep removes it until vmkeep release {point}"));
     context.output.json(&Summary { point, held: true });

@@ -12,6 +12,7 @@ mod pins;
 mod points;
 mod release;
 mod restore;
+mod roles;
 mod sessions;
 mod sweep;
 mod undelete;
@@ -42,6 +43,7 @@ pub(crate) fn run(context: &Context<'_>, command: Command) -> Result<Outcome, Er
         Command::Sessions(args) => sessions::run(context, &args),
         Command::Void(args) => void::run(context, &args),
         Command::Close(args) => close::run(context, &args),
+        Command::Roles(args) => roles::run(context, &args),
         Command::Completions(args) => completions::run(context, &args),
     }
 }

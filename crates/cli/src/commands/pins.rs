@@ -27,6 +27,7 @@ struct Summary {
 
 pub(crate) fn run(context: &Context<'_>, args: &VmArgs) -> Result<Outcome, Error> {
     let vault = context.open_vault(&args.vault.vault)?;
+    context.may_view(&vault, Some(&args.vm))?;
     let pins = vault.pins(&args.vm)?;
     let mut table = Table::new(["POINT", "SINCE (UTC)", "PIN", "WHY"].map(Column::Left));
     for PinInfo { id, number, at, why } in &pins {

@@ -101,6 +101,7 @@ struct Listed {
 
 pub(crate) fn run(context: &Context<'_>, args: &PointsArgs) -> Result<Outcome, Error> {
     let vault = context.open_vault(&args.vault.vault)?;
+    context.may_view(&vault, args.vm.as_ref())?;
     let vms = match &args.vm {
         Some(vm) => vec![vm.clone()],
         None => vault.vms()?,

@@ -16,7 +16,7 @@ struct Summary {
 
 pub(crate) fn run(context: &Context<'_>, args: &PointArgs) -> Result<Outcome, Error> {
     let vault = context.open_vault(&args.vault.vault)?;
-    let point = vault.release(&args.point)?;
+    let point = vault.release(&context.permit(&vault, Some(&args.point.vm))?, &args.point)?;
     let forgotten = point.forgotten;
     let point = format!("{}@{}", point.vm, point.id.number);
     let then = if forgotten { "; it is forgotten, and the next sweep may remove it" } else { "" };

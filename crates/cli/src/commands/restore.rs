@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use vmkeep::disk::{BlockWrite, DiskError, Overwrite, Qcow2Target, RawTarget};
-use vmkeep::model::{ByteLen, DiskName};
+use vmkeep::model::{ByteLen, DiskName, Permit, op};
 use vmkeep::restore::{Copied, RestoreError, Settings, copy_disk};
 use vmkeep::vault::{DiskReader, OpenPoint, Pin, StoreOperation, VaultError};
 
@@ -61,11 +61,12 @@ pub(crate) fn run(context: &Context<'_>, args: &RestoreArgs) -> Result<Outcome, 
         )));
     }
     let vault = context.open_vault(&args.vault.vault)?;
+    let permit = context.permit(&vault, Some(&args.point.vm))?;
     let began = vault.clock().now();
     let point = vault.point(&args.point)?;
-    let mut jobs = jobs(&point, args)?;
-    let config = config(&point, args)?;
-    let pin = if args.no_pin { None } else { pin(&point)? };
+    let mut jobs = jobs(&permit, &point, args)?;
+    let config = config(&permit, &point, args)?;
+    let pin = if args.no_pin { None } else { pin(&permit, &point)? };
 
     make_folder(&args.to)?;
     let progress = Progress::new(context.output);
@@ -106,8 +107,8 @@ pub(crate) fn run(context: &Context<'_>, args: &RestoreArgs) -> Result<Outcome, 
 }
 
 /// Keeps sweeps from taking the point while it is read. A vault that cannot be written is no reason not to restore.
-fn pin(point: &OpenPoint) -> Result<Option<Pin>, Error> {
-    match point.pin(PIN_REASON) {
+fn pin(permit: &Permit<op::Restore>, point: &OpenPoint) -> Result<Option<Pin>, Error> {
+    match point.pin(permit, PIN_REASON) {
         Ok(pin) => Ok(Some(pin)),
         Err(error @ VaultError::Store { operation: StoreOperation::Write, .. }) => {
             let why = sentence(&error.to_string(), &causes(&error));
@@ -131,7 +132,7 @@ fn explained(point: &OpenPoint, pin: Option<&Pin>, error: RestoreError) -> Error
 }
 
 /// The disks to restore, each with its file, which is not made yet.
-fn jobs(point: &OpenPoint, args: &RestoreArgs) -> Result<Vec<Job>, Error> {
+fn jobs(permit: &Permit<op::Restore>, point: &OpenPoint, args: &RestoreArgs) -> Result<Vec<Job>, Error> {
     let wanted: Vec<&DiskName> = match args.disks.as_slice() {
         [] => point.stored_disks().collect(),
         named => named
@@ -143,7 +144,7 @@ fn jobs(point: &OpenPoint, args: &RestoreArgs) -> Result<Vec<Job>, Error> {
     };
     let mut jobs = Vec::new();
     for name in wanted {
-        let disk = point.disk(name).map_err(|error| not_restorable(point, name, error))?;
+        let disk = point.disk(permit, name).map_err(|error| not_restorable(point, name, error))?;
         if args.format == TargetFormat::Qcow2 && !disk.size().0.is_multiple_of(SECTOR) {
             return Err(Error::usage(format!(
                 "disk {name} has {} bytes, which are no whole sectors of {SECTOR}, and qcow2 holds only those; restore \
@@ -167,8 +168,12 @@ fn not_restorable(point: &OpenPoint, name: &DiskName, error: VaultError) -> Erro
 }
 
 /// The VM's configuration, when it is stored and the whole VM is restored, with its file.
-fn config<'p>(point: &'p OpenPoint, args: &RestoreArgs) -> Result<Option<(Staged, &'p [u8])>, Error> {
-    let content = point.config().filter(|_| args.disks.is_empty());
+fn config<'p>(
+    permit: &Permit<op::Restore>,
+    point: &'p OpenPoint,
+    args: &RestoreArgs,
+) -> Result<Option<(Staged, &'p [u8])>, Error> {
+    let content = point.config(permit)?.filter(|_| args.disks.is_empty());
     content.map(|content| Ok((Staged::new(args.to.join("config"), existing(args))?, content))).transpose()
 }
 

@@ -30,6 +30,7 @@ struct Summary {
 
 pub(crate) fn run(context: &Context<'_>, args: &VmArgs) -> Result<Outcome, Error> {
     let vault = context.open_vault(&args.vault.vault)?;
+    context.may_view(&vault, Some(&args.vm))?;
     // A name that the vault does not know is told as such.
     vault.newest(&args.vm)?;
     let now = vault.clock().now().0;

@@ -85,8 +85,9 @@ pub(crate) fn run(context: &Context<'_>, args: &SweepArgs) -> Result<Outcome, Er
         dry_run: args.dry_run,
     };
     let vault = context.open_vault(&args.vault.vault)?;
+    let permit = context.permit(&vault, None)?;
     let mut progress = Progress::new(context.output, args.dry_run);
-    let swept = vault.sweep(&settings, context.cancel, &mut |event| progress.event(&event));
+    let swept = vault.sweep(&permit, &settings, context.cancel, &mut |event| progress.event(&event));
     progress.finish();
     let report = swept.inspect_err(|error| {
         if error.is_cancelled() && !args.dry_run {

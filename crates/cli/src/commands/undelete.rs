@@ -17,7 +17,7 @@ struct Summary {
 pub(crate) fn run(context: &Context<'_>, args: &PointArgs) -> Result<Outcome, Error> {
     let vault = context.open_vault(&args.vault.vault)?;
     let was_forgotten = vault.point(&args.point)?.point().forgotten;
-    let point = vault.undelete(&args.point)?;
+    let point = vault.undelete(&context.permit(&vault, Some(&args.point.vm))?, &args.point)?;
     let forgotten = point.forgotten;
     let point = format!("{}@{}", point.vm, point.id.number);
     context.output.text(if was_forgotten {

@@ -17,11 +17,12 @@ struct Summary {
 
 pub(crate) fn run(context: &Context<'_>, args: &UnpinArgs) -> Result<Outcome, Error> {
     let vault = context.open_vault(&args.vault.vault)?;
+    let permit = context.permit(&vault, Some(&args.point.vm))?;
     let point = vault.point(&args.point)?.reference();
     let question =
         format!("A restore of {point} that still runs may find it gone and fail. Break pin {}?", args.pin);
     confirm(context.output, args.yes, &question)?;
-    if !vault.break_pin(&point, args.pin)? {
+    if !vault.break_pin(&permit, &point, args.pin)? {
         return Err(Error::NoSuchPin(point, args.pin));
     }
     let (point, pin) = (point.to_string(), args.pin.to_string());

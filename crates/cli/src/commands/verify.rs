@@ -73,10 +73,13 @@ struct Account {
 pub(crate) fn run(context: &Context<'_>, args: &VerifyArgs) -> Result<Outcome, Error> {
     let vault = context.open_vault(&args.vault.vault)?;
     let depth = if args.structure { Depth::Structure } else { Depth::Data };
+    let permit = context.permit(&vault, args.point.as_ref().map(|point| &point.vm))?;
     let (settings, progress) = (Settings::default(), Progress::new(context.output));
     let report = match &args.point {
-        Some(point) => verify_point(&vault.point(point)?, depth, &settings, &progress, context.cancel)?,
-        None => verify_vault(&vault, depth, &settings, &progress, context.cancel)?,
+        Some(point) => {
+            verify_point(&permit, &vault.point(point)?, depth, &settings, &progress, context.cancel)?
+        }
+        None => verify_vault(&permit, &vault, depth, &settings, &progress, context.cancel)?,
     };
     drop(progress);
     let vms = match &args.point {

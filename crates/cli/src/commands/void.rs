@@ -16,12 +16,13 @@ struct Summary {
 
 pub(crate) fn run(context: &Context<'_>, args: &VoidArgs) -> Result<Outcome, Error> {
     let vault = context.open_vault(&args.vault.vault)?;
+    let permit = context.permit(&vault, None)?;
     let question = format!(
         "Session {} can never become a point then, and what it has stored cannot be gone on from. End it?",
         args.session
     );
     confirm(context.output, args.yes, &question)?;
-    if !vault.void_session(args.session)? {
+    if !vault.void_session(&permit, args.session)? {
         return Err(Error::SessionOver(args.session));
     }
     let session = args.session.to_string();

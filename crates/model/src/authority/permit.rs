@@ -167,6 +167,19 @@ impl<O: Op> fmt::Debug for Permit<O> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Owner;
 
+impl Owner {
+    /// Leave to do `O` to `scope`, which the owner always has.
+    ///
+    /// ```
+    /// use vmkeep_model::{Owner, Permit, Scope, op};
+    /// let permit: Permit<op::Backup> = Owner.permit(Scope::Vault);
+    /// assert_eq!(permit.who().as_str(), "owner");
+    /// ```
+    pub fn permit<O: Op>(self, scope: Scope) -> Permit<O> {
+        Permit { who: Principal::owner(), scope, operation: PhantomData }
+    }
+}
+
 impl Authorizer for Owner {
     fn decide(&self, _: &AccessRequest<'_>) -> Decision {
         Decision::Allow(Principal::owner())

@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use vmkeep_model::op;
+use vmkeep_testkit::permit;
 
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -58,7 +60,7 @@ pub fn settings() -> Settings {
 
 /// Stores `disk` as the only disk of the next point of `vm`: what changed since the point before, block by block.
 pub fn back_up(vault: &Vault, vm: &str, disk: &dyn BlockRead) -> PointId {
-    let session = vault.begin(&vm.parse().unwrap()).unwrap();
+    let session = vault.begin(&permit(), &vm.parse().unwrap()).unwrap();
     let before: BTreeMap<BlockIndex, ContentHash> = match session.base_disk(&os()).unwrap() {
         Some(base) => base.hashes(BlockIndex(0)).collect::<Result<_, _>>().unwrap(),
         None => BTreeMap::new(),
@@ -120,7 +122,7 @@ fn draft(written: WrittenDisk) -> Draft {
 
 /// The disk of `point` in `vault`.
 pub fn disk_of(vault: &Vault, point: &str) -> DiskReader {
-    vault.point(&point.parse().unwrap()).unwrap().disk(&os()).unwrap()
+    vault.point(&point.parse().unwrap()).unwrap().disk(&permit::<op::Restore>(), &os()).unwrap()
 }
 
 /// All bytes of the disk of `point`.

@@ -10,7 +10,9 @@ mod reachable;
 
 use std::collections::BTreeMap;
 
-use vmkeep_model::{CancelToken, LineageId, PointNumber, PointRef, PointSelector, SessionId, VmName};
+use vmkeep_model::{
+    CancelToken, LineageId, Permit, PointNumber, PointRef, PointSelector, SessionId, VmName, op,
+};
 
 use self::data::{SweepData, Tally};
 use crate::drive::{Driver, NoData};
@@ -139,10 +141,12 @@ impl Vault {
     /// VM, pinned or held stay. Costs what it frees, and three listings when there is nothing to do.
     pub fn sweep(
         &self,
+        permit: &Permit<op::Sweep>,
         settings: &SweepSettings,
         cancel: &CancelToken,
         events: &mut dyn FnMut(SweepEvent),
     ) -> Result<SweepReport, VaultError> {
+        permit.check_vault()?;
         let mut report = SweepReport::default();
         let mut budget = settings.max_repack;
         let (found, stages) = self.inner.survey()?;

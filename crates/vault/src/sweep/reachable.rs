@@ -29,7 +29,7 @@ pub(super) fn reach(
 ) -> Result<(), VaultError> {
     let open = OpenPoint::known(vault, lineage, Box::new(point.clone()), false)?;
     for name in open.stored_disks() {
-        let disk = open.disk(name)?;
+        let disk = open.reader(name)?;
         disk.map()?.walk_new(PointNumber(0), |visit| {
             match visit {
                 Visit::Node { node, base } => {

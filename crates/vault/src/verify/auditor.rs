@@ -76,7 +76,8 @@ impl<'a> Auditor<'a> {
         // It was opened: its record and one of its key objects are good.
         self.account(&ObjectName::Vault.to_string(), Class::Live);
         self.keys(DomainId::VAULT)?;
-        self.journal(self.vault.id.0).map(drop)
+        self.journal(self.vault.id.0)?;
+        self.journal(self.vault.authority_stream()).map(drop)
     }
 
     /// Checks the key objects of a domain that is in use and gives their names.

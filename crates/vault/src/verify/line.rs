@@ -313,7 +313,11 @@ impl Auditor<'_> {
                     }
                 }
                 JournalEntry::Swept { ref ranges, .. } => self.swept(line, ranges, all_known)?,
-                JournalEntry::VaultCreated | JournalEntry::Suspect { .. } | JournalEntry::Unknown { .. } => {}
+                JournalEntry::VaultCreated
+                | JournalEntry::Suspect { .. }
+                | JournalEntry::Denied { .. }
+                | JournalEntry::Authority(_)
+                | JournalEntry::Unknown { .. } => {}
             }
         }
         Ok(())

@@ -127,7 +127,7 @@ impl Auditor<'_> {
     ) -> Result<bool, VaultError> {
         let mut whole = true;
         for name in point.stored_disks() {
-            let disk = match point.disk(name) {
+            let disk = match point.reader(name) {
                 Ok(disk) => disk,
                 Err(e) if e.is_of_one_object() => {
                     whole = false;

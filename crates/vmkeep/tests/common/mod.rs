@@ -7,6 +7,8 @@ pub(crate) mod vault_of_all_kinds;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use vmkeep::model::op;
+use vmkeep_testkit::permit;
 
 use vmkeep::backup::{self, BackupError, Plan, Report, Source, SourceDisk};
 use vmkeep::disk::{BlockRead, Memory};
@@ -165,7 +167,7 @@ pub(crate) fn back_up_with(
         disks.iter().map(|(name, bytes)| (name.as_str(), Memory::from(bytes.clone()))).collect();
     let sources: Vec<(&str, &dyn BlockRead)> =
         memory.iter().map(|(name, disk)| (*name, disk as &dyn BlockRead)).collect();
-    backup::run(vault, &plan(vm_name, &sources), settings, &backup::Silent, &CancelToken::new())
+    backup::run(&permit(), vault, &plan(vm_name, &sources), settings, &backup::Silent, &CancelToken::new())
 }
 
 /// Every disk of a point, copied out.
@@ -173,7 +175,7 @@ pub(crate) fn restore(vault: &Vault, point: &str) -> Result<Disks, RestoreError>
     let point = vault.point(&point_ref(point))?;
     let mut found = Disks::new();
     for name in point.stored_disks() {
-        let disk = point.disk(name)?;
+        let disk = point.disk(&permit::<op::Restore>(), name)?;
         let target = Memory::new(usize::try_from(disk.size().0).unwrap());
         let copied = copy_disk(&disk, &target, &reading(), &restore::Silent, &CancelToken::new())?;
         assert_eq!(copied.size, disk.size());
@@ -192,14 +194,15 @@ pub(crate) fn assert_restores(vault: &Vault, point: &str, expected: &Disks, when
 }
 
 pub(crate) fn verify(vault: &Vault, depth: Depth) -> Result<VerifyReport, RestoreError> {
-    verify_vault(vault, depth, &reading(), &restore::Silent, &CancelToken::new())
+    verify_vault(&permit(), vault, depth, &reading(), &restore::Silent, &CancelToken::new())
 }
 
 /// Verifies every byte of one point and of the whole vault.
 #[track_caller]
 pub(crate) fn assert_point_whole(vault: &Vault, point: &str, expected: &Disks, when: &str) {
     let open = vault.point(&point_ref(point)).unwrap_or_else(|e| panic!("{when}: {point}: {e:?}"));
-    let report = verify_point(&open, Depth::Data, &reading(), &restore::Silent, &CancelToken::new());
+    let report =
+        verify_point(&permit(), &open, Depth::Data, &reading(), &restore::Silent, &CancelToken::new());
     let report = report.unwrap_or_else(|e| panic!("{when}: {point}: {e:?}"));
     assert!(report.is_clean(), "{when}: {point}: {report:?}");
     assert_restores(vault, point, expected, when);
@@ -218,7 +221,7 @@ pub(crate) fn assert_vault_clean(vault: &Vault, when: &str) -> VerifyReport {
 /// Sweeps the whole vault.
 #[track_caller]
 pub(crate) fn sweep(vault: &Vault) -> SweepReport {
-    vault.sweep(&SweepSettings::default(), &CancelToken::new(), &mut |_| {}).unwrap()
+    vault.sweep(&permit(), &SweepSettings::default(), &CancelToken::new(), &mut |_| {}).unwrap()
 }
 
 /// The vault's error within a backup's.

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use vmkeep_testkit::permit;
 
 use vmkeep::backup::{self, Event};
 use vmkeep::disk::{BlockRead, Memory};
@@ -25,7 +26,7 @@ pub(crate) fn at_once() -> SweepSettings {
 
 /// Sweeps everything that can be swept.
 pub(crate) fn sweep_all(vault: &Vault) -> SweepReport {
-    vault.sweep(&at_once(), &CancelToken::new(), &mut |_| {}).unwrap()
+    vault.sweep(&permit(), &at_once(), &CancelToken::new(), &mut |_| {}).unwrap()
 }
 
 /// Names of the objects under `packs/`.
@@ -48,7 +49,7 @@ pub(crate) fn interrupted(vault: &Vault, vm_name: &str, os: &[u8]) {
         }
     };
     let plan = plan(vm_name, &[("os", &memory as &dyn BlockRead)]);
-    backup::run(vault, &plan, &inline(), &stop, &cancel).unwrap_err();
+    backup::run(&permit(), vault, &plan, &inline(), &stop, &cancel).unwrap_err();
 }
 
 /// Runs `work` with a vault over `store` whose key objects hold no data keys, and puts the others back.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use vmkeep_testkit::permit;
 
 use vmkeep::backup::{self, Event};
 use vmkeep::disk::{BlockRead, Memory};
@@ -45,9 +46,9 @@ pub(crate) fn all_kinds(seed: u64) -> AllKinds {
     back_up(&vault, "db", &db).unwrap();
     points.insert("db@2", db);
 
-    vault.forget(&point_ref("web@1")).unwrap();
-    let voided = vault.begin(&vm("web")).unwrap().id();
-    assert!(vault.void_session(voided).unwrap());
+    vault.forget(&permit(), &point_ref("web@1")).unwrap();
+    let voided = vault.begin(&permit(), &vm("web")).unwrap().id();
+    assert!(vault.void_session(&permit(), voided).unwrap());
     let open_session = interrupted(&store, seed);
     AllKinds { store, points, open_session }
 }
@@ -64,7 +65,7 @@ fn interrupted(store: &Arc<InMemory>, seed: u64) -> String {
     };
     let before = sessions(store);
     let plan = plan("db", &[("os", &memory as &dyn BlockRead)]);
-    backup::run(&vault, &plan, &inline(), &die, &cancel).unwrap_err();
+    backup::run(&permit(), &vault, &plan, &inline(), &die, &cancel).unwrap_err();
     sessions(store).into_iter().find(|session| !before.contains(session)).unwrap()
 }
 

@@ -1,6 +1,8 @@
 //! A simulated host: does one operation after the other at the vault, whatever becomes of them.
 
 use std::sync::Arc;
+use vmkeep::model::op;
+use vmkeep_testkit::permit;
 
 use vmkeep::envelope::SeededEntropy;
 use vmkeep::model::{CancelToken, ManualClock, PointRef, SessionId, Timestamp};
@@ -119,7 +121,7 @@ impl Desk {
             Operation::Void => ("void".to_owned(), self.void(vault, &name)),
             Operation::Sweep { abandoned_after_ms, max_repack } => {
                 let settings = SweepSettings { abandoned_after_ms, max_repack, dry_run: false };
-                let report = vault.sweep(&settings, &CancelToken::new(), &mut |_| {});
+                let report = vault.sweep(&permit(), &settings, &CancelToken::new(), &mut |_| {});
                 if let Ok(report) = &report {
                     let mut ledger = self.shared.lock();
                     ledger.add("points swept", report.points.len() as u64);
@@ -240,16 +242,16 @@ impl Desk {
             return Ok("nothing to void".to_owned());
         }
         let session = open[self.dice.index(open.len())].id;
-        vault.void_session(session).map(|voided| format!("{session}: {voided}"))
+        vault.void_session(&permit(), session).map(|voided| format!("{session}: {voided}"))
     }
 
     fn mark(&mut self, vault: &Vault, point: &Point, mark: Mark, began: u64) -> Result<String, VaultError> {
         let at = reference(point);
         match mark {
-            Mark::Forget => vault.forget(&at)?,
-            Mark::Undelete => vault.undelete(&at)?,
-            Mark::Hold => vault.hold(&at)?,
-            Mark::Release => vault.release(&at)?,
+            Mark::Forget => vault.forget(&permit(), &at)?,
+            Mark::Undelete => vault.undelete(&permit(), &at)?,
+            Mark::Hold => vault.hold(&permit(), &at)?,
+            Mark::Release => vault.release(&permit(), &at)?,
         };
         let point = point.clone();
         self.shared.lock().news.push(News::Marked { point, mark, began });
@@ -265,7 +267,7 @@ impl Desk {
         self.shared.lock().broken.insert(pin.id);
         let point = (name.to_owned(), pin.number.0);
         vault
-            .break_pin(&reference(&point), pin.id)
+            .break_pin(&permit(), &reference(&point), pin.id)
             .map(|there| format!("{} of {}: {there}", pin.id, pin.number))
     }
 
@@ -276,7 +278,7 @@ impl Desk {
             self.shared.lock().news.push(News::Wrong(what));
             return Ok("strange".to_owned());
         };
-        let pin = if pinned { Some(open.pin("simulated")?) } else { None };
+        let pin = if pinned { Some(open.pin(&permit::<op::Restore>(), "simulated")?) } else { None };
         if let Some(pin) = &pin {
             self.shared.lock().pins.insert(pin.id(), point.clone());
         }

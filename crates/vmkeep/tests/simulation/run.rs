@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
+use vmkeep_testkit::permit;
 
 use bytes::Bytes;
 use vmkeep::model::CancelToken;
@@ -273,7 +274,7 @@ impl Run {
         let mut sweeps = 0;
         loop {
             let before = self.objects();
-            let swept = vault.uncached().sweep(&settings, &CancelToken::new(), &mut |_| {});
+            let swept = vault.uncached().sweep(&permit(), &settings, &CancelToken::new(), &mut |_| {});
             let swept = swept.map_err(|e| format!("the last sweep failed: {e:?}"))?;
             self.checker.check_all()?;
             // A point that is pinned is marked twice by each sweep: doomed, and spared.

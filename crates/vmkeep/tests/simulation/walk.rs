@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use vmkeep::model::op;
+use vmkeep_testkit::permit;
 
 use vmkeep::blockdiff::{Chunk, ScanBuffer, SegmentError, SegmentSize, Segments, scan};
 use vmkeep::disk::Memory;
@@ -35,8 +37,8 @@ pub(crate) fn back_up(
     began: impl FnOnce(&Session),
 ) -> Result<RecoveryPoint, VaultError> {
     let session = match interrupted {
-        Some(interrupted) => vault.resume(vm, interrupted)?,
-        None => vault.begin(vm)?,
+        Some(interrupted) => vault.resume(&permit(), vm, interrupted)?,
+        None => vault.begin(&permit(), vm)?,
     };
     began(&session);
     let mut drafts = Vec::new();
@@ -137,7 +139,7 @@ pub(crate) fn compare(point: &OpenPoint, expected: &Disks) -> Result<(), Wrong> 
         return Err(Wrong::Content(format!("its disks are {names:?}")));
     }
     for (name, bytes) in expected {
-        let disk = point.disk(&name.parse().unwrap())?;
+        let disk = point.disk(&permit::<op::Restore>(), &name.parse().unwrap())?;
         if disk.size() != ByteLen(bytes.len() as u64) {
             return Err(Wrong::Content(format!("disk {name} has {} bytes", disk.size())));
         }

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use vmkeep_model::op;
+use vmkeep_testkit::permit;
 
 use vmkeep_envelope::{Branch, KeyFileVault, PackContent, SecretKey, SeededEntropy};
 use vmkeep_model::{
@@ -71,7 +73,7 @@ impl Fixture {
     }
 
     fn back_up(&self, number: u64) {
-        let session = self.vault.begin(&VM.parse().unwrap()).unwrap();
+        let session = self.vault.begin(&permit(), &VM.parse().unwrap()).unwrap();
         let mut encoder = FrameEncoder::new(CompressionLevel::Default).unwrap();
         let mut disks = Vec::new();
         for (name, role) in [("os", DiskRole::Os), ("data", DiskRole::Data)] {
@@ -213,14 +215,14 @@ type Failed = Vec<(BlockIndex, Arc<VaultError>)>;
 
 fn entries(vault: &Vault, number: u64, disk: &str) -> Vec<(BlockIndex, Entry)> {
     let point = vault.point(&format!("{VM}@{number}").parse().unwrap()).unwrap();
-    let disk = point.disk(&disk.parse().unwrap()).unwrap();
+    let disk = point.disk(&permit::<op::Restore>(), &disk.parse().unwrap()).unwrap();
     disk.entries(BlockIndex(0)).unwrap().collect::<Result<_, _>>().unwrap()
 }
 
 /// Reads a disk of a point, calling `between` after the first block, and compares what is read.
 fn read(vault: &Vault, number: u64, disk: &str, mut between: impl FnMut()) -> Failed {
     let point = vault.point(&format!("{VM}@{number}").parse().unwrap()).unwrap();
-    let reader = point.disk(&disk.parse().unwrap()).unwrap();
+    let reader = point.disk(&permit::<op::Restore>(), &disk.parse().unwrap()).unwrap();
     let entries = entries(vault, number, disk);
     assert_eq!(entries.len() as u64, BLOCKS);
     let (mut seen, mut failed) = (0, Failed::new());
@@ -355,7 +357,7 @@ fn entries_are_checked_against_the_footers_of_moved_slots() {
     fixture.repack_all();
     let vault = fixture.opened();
     let point = vault.point(&"web@2".parse().unwrap()).unwrap();
-    let disk = point.disk(&"os".parse().unwrap()).unwrap();
+    let disk = point.disk(&permit::<op::Restore>(), &"os".parse().unwrap()).unwrap();
     let mut blocks = Vec::new();
     disk.walk_since(PointNumber(0), &mut |found| {
         let Found::Block(block, entry) = found else { panic!("{found:?}") };
@@ -377,7 +379,7 @@ fn entries_are_checked_against_the_footers_of_moved_slots() {
     vault.inner.create_moved(&record, &context).unwrap();
     let fresh = fixture.opened();
     let point = fresh.point(&"web@2".parse().unwrap()).unwrap();
-    let disk = point.disk(&"os".parse().unwrap()).unwrap();
+    let disk = point.disk(&permit::<op::Restore>(), &"os".parse().unwrap()).unwrap();
     let wrong = disk.check_entry(blocks[1].0, &blocks[1].1);
     assert!(matches!(wrong, Err(VaultError::Malformed { .. })), "{wrong:?}");
     let failed = read(&fresh, 2, "os", || {});

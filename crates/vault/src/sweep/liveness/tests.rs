@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use vmkeep_testkit::permit;
 
 use object_store::memory::InMemory;
 use proptest::prelude::*;
@@ -121,7 +122,7 @@ fn write(session: &Session, name: &str, step: &DiskStep) -> DraftDisk {
 
 impl World {
     fn session(&self, step: &Step) -> (Session, Draft) {
-        let session = self.vault.begin(&self.vm).unwrap();
+        let session = self.vault.begin(&permit(), &self.vm).unwrap();
         let mut disks = vec![write(&session, "os", &step.os)];
         disks.extend(step.data.as_ref().map(|step| write(&session, "data", step)));
         let draft = Draft {
@@ -138,7 +139,7 @@ impl World {
     fn point(&self, step: &Step) {
         if step.void {
             let (session, _) = self.session(step);
-            assert!(self.vault.void_session(session.id()).unwrap());
+            assert!(self.vault.void_session(&permit(), session.id()).unwrap());
         }
         let (session, draft) = self.session(step);
         session.commit(draft).unwrap();

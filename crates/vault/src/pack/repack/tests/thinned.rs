@@ -1,6 +1,8 @@
 //! Frames are opened, thinned and sealed again, also after they were thinned or copied before.
 
 use std::sync::Mutex;
+use vmkeep_model::op;
+use vmkeep_testkit::permit;
 
 use proptest::prelude::*;
 use vmkeep_envelope::{Codec, PackBuilder};
@@ -252,7 +254,7 @@ fn a_footer_that_lies_about_its_parts_gives_errors_and_never_other_bytes() {
         }
         let point = vault.point(&"web@2".parse().unwrap()).unwrap();
         let noticed = ["os", "data"].into_iter().any(|disk| {
-            let reader = point.disk(&disk.parse().unwrap()).unwrap();
+            let reader = point.disk(&permit::<op::Restore>(), &disk.parse().unwrap()).unwrap();
             entries(&vault, 2, disk).iter().any(|(block, entry)| reader.check_entry(*block, entry).is_err())
         });
         assert!(noticed, "{what}: the footers and the map agree");
