@@ -90,6 +90,7 @@ pub fn back_up(vault: &Vault, disk: &Memory, settings: &backup::Settings) -> Rep
         vm: "vm".parse().expect("a VM name"),
         disks: vec![SourceDisk { description, source: Source::Read(disk) }],
         consistency: ConsistencyLevel::Crash,
+        keys: Vec::new(),
         evidence: Vec::new(),
         config: None,
     };

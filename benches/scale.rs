@@ -70,6 +70,7 @@ impl Protected {
             vm: "vm".parse().expect("a VM name"),
             disks: vec![SourceDisk { description, source: Source::Tracked(&self.disk, changes) }],
             consistency: ConsistencyLevel::Crash,
+            keys: Vec::new(),
             evidence: Vec::new(),
             config: None,
         };

@@ -45,6 +45,7 @@ fn vault_with(points: u64) -> InMemory {
             vm: "vm".parse().expect("a VM name"),
             disks: vec![SourceDisk { description: description.clone(), source: Source::Read(&disk) }],
             consistency: ConsistencyLevel::Crash,
+            keys: Vec::new(),
             evidence: Vec::new(),
             config: None,
         };

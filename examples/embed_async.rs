@@ -127,6 +127,7 @@ fn back_up(
         vm: vm.clone(),
         disks: vec![SourceDisk { description, source: Source::Read(disk) }],
         consistency: ConsistencyLevel::Crash,
+        keys: Vec::new(),
         evidence: Vec::new(),
         config: None,
     };

@@ -125,6 +125,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             disks: vec![SourceDisk { description, source: Source::Read(snapshot) }],
             // Say what the hypervisor did to make the snapshot worth something, and how you know.
             consistency: ConsistencyLevel::FileSystem,
+            keys: Vec::new(),
             evidence: vec!["guest agent froze 1 file system".to_owned()],
             // Opaque to vmkeep, sealed, and given back with the point.
             config: Some(b"<domain>guest-7</domain>".to_vec()),

@@ -114,7 +114,8 @@ fn back_up(vault: &Vault, vm: &VmName, folder: &Path) -> Result<Report> {
     }
     // Nobody froze this VM: its disks are as after a power cut.
     let consistency = ConsistencyLevel::Crash;
-    let plan = Plan { vm: vm.clone(), disks, consistency, evidence: Vec::new(), config: None };
+    let plan =
+        Plan { vm: vm.clone(), disks, consistency, keys: Vec::new(), evidence: Vec::new(), config: None };
     Ok(backup::run(
         &Owner.permit(Scope::Vault),
         vault,

@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 use vmkeep_disk::DiskError;
+use vmkeep_envelope::guest::GuestKeysError;
 use vmkeep_model::{Cancelled, DiskName, VmDescriptionError};
 use vmkeep_vault::{FrameError, VaultError};
 
@@ -33,6 +34,9 @@ pub enum BackupError {
         #[source]
         source: FrameError,
     },
+    /// The keys of an encrypted disk could not be captured. Nothing was stored.
+    #[error("cannot capture the keys of the VM's disks")]
+    GuestKeys(#[source] GuestKeysError),
     /// The vault could not be read or written before the commit.
     #[error("cannot write to the vault")]
     Store(#[source] VaultError),

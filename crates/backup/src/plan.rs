@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use vmkeep_blockdiff::{AuditRate, AuditSettings, ChangeSource};
 use vmkeep_disk::BlockRead;
-use vmkeep_model::{BlockSize, ByteLen, ConsistencyLevel, DiskDescription, PointNumber, VmName};
+use vmkeep_envelope::guest::{DiskEncryption, GuestKeyStores};
+use vmkeep_model::{BlockSize, ByteLen, ConsistencyLevel, DiskDescription, DiskName, PointNumber, VmName};
 use vmkeep_vault::CompressionLevel;
 
 use crate::{BackupError, Limits, Resume};
@@ -17,6 +18,9 @@ pub struct Plan<'a> {
     pub vm: VmName,
     /// All its disks, also those that are only described.
     pub disks: Vec<SourceDisk<'a>>,
+    /// The keys of disks that their guests encrypt, captured from the stores they are in
+    /// ([`capture`](vmkeep_envelope::guest::capture)). They are sealed into the point.
+    pub keys: Vec<DiskKeys<'a>>,
     /// What the snapshot is worth. Disks that nobody froze are crash-consistent.
     pub consistency: ConsistencyLevel,
     /// Why, one line per finding.
@@ -32,6 +36,17 @@ pub struct SourceDisk<'a> {
     pub description: DiskDescription,
     /// Its content.
     pub source: Source<'a>,
+}
+
+/// Where the keys of a disk are that its guest encrypts.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskKeys<'a> {
+    /// Which disk of the plan.
+    pub disk: &'a DiskName,
+    /// URLs of its keys.
+    pub encryption: &'a DiskEncryption,
+    /// The stores they are in.
+    pub stores: GuestKeyStores<'a>,
 }
 
 /// Where the content of a disk comes from.

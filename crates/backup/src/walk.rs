@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use vmkeep_disk::BlockRead;
+use vmkeep_envelope::guest::{CapturedKeys, capture};
 use vmkeep_model::{
     ByteLen, CancelToken, ChangeProvenance, DiskDescription, DiskName, DiskRole, Permit, RecoveryPoint,
     Tracking, VmDescription, op,
@@ -19,7 +20,7 @@ use vmkeep_vault::{
 use crate::disk::{DiskWalk, Walked};
 use crate::observer::{DiskChange, Event, Observer};
 use crate::plan::{Changes, Shares};
-use crate::{BackupError, Plan, Settings, Source, resume};
+use crate::{BackupError, Plan, Settings, Source, SourceDisk, resume};
 
 /// Footers read at the same time: the store's answers are waited for, not the processor.
 const FOOTERS_AT_ONCE: usize = 8;
@@ -92,6 +93,7 @@ pub fn run(
     let shares = settings.shares(plan.disks.len())?;
     cancel.check()?;
     let began = vault.clock().now();
+    let keys = captured(plan)?;
     let (session, resumed) = resume::begin(permit, vault, &plan.vm, settings.resume, observer)?;
     observer.event(Event::Began { vm: &plan.vm, target: session.target(), base: session.base() });
     if let Some((_, error)) = session.unreadable_base() {
@@ -110,7 +112,7 @@ pub fn run(
     let walked = walk_disks(plan, &session, vault.is_near(), settings, &shares, observer, cancel)?;
     cancel.check()?;
     let elapsed = u64::try_from(vault.clock().now().0.saturating_sub(began.0)).unwrap_or(0);
-    finish(plan, session, walked, vanished, resumed, elapsed)
+    finish(plan, session, walked, keys, vanished, resumed, elapsed)
 }
 
 pub(crate) fn check(plan: &Plan<'_>) -> Result<(), BackupError> {
@@ -131,7 +133,28 @@ pub(crate) fn check(plan: &Plan<'_>) -> Result<(), BackupError> {
             return Err(BackupError::Settings(format!("disk {name}: {what}")));
         }
     }
+    for (at, keys) in plan.keys.iter().enumerate() {
+        let stored = |disk: &SourceDisk<'_>| {
+            disk.description.name == *keys.disk && !matches!(disk.source, Source::Describe(_))
+        };
+        let wrong = if !plan.disks.iter().any(stored) {
+            "its keys are given, and it is no disk that is stored"
+        } else if plan.keys[..at].iter().any(|before| before.disk == keys.disk) {
+            "its keys are given twice"
+        } else {
+            continue;
+        };
+        return Err(BackupError::Settings(format!("disk {}: {wrong}", keys.disk)));
+    }
     Ok(())
+}
+
+/// The keys of encrypted disks as their stores hold them now: before anything is stored, for without them the point would
+/// be of no use.
+fn captured(plan: &Plan<'_>) -> Result<Option<CapturedKeys>, BackupError> {
+    let captured = plan.keys.iter().map(|keys| capture(&keys.stores, keys.disk, keys.encryption));
+    let disks = captured.collect::<Result<Vec<_>, _>>().map_err(BackupError::GuestKeys)?;
+    Ok((!disks.is_empty()).then_some(CapturedKeys { disks }))
 }
 
 fn vanished(plan: &Plan<'_>, session: &Session) -> Vec<String> {
@@ -213,6 +236,7 @@ fn finish(
     plan: &Plan<'_>,
     session: Session,
     mut walked: BTreeMap<usize, Walked>,
+    keys: Option<CapturedKeys>,
     vanished: Vec<String>,
     resumed: Option<OpenSession>,
     duration_ms: u64,
@@ -280,6 +304,7 @@ fn finish(
         consistency: plan.consistency,
         evidence,
         config: plan.config.clone(),
+        keys,
         bytes_read,
         duration_ms,
     };

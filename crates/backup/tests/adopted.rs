@@ -46,6 +46,7 @@ fn plan<'a>(disks: &[(&str, &'a dyn BlockRead)]) -> Plan<'a> {
         vm: "vm".parse().unwrap(),
         disks: disks.iter().map(disk).collect(),
         consistency: ConsistencyLevel::Crash,
+        keys: Vec::new(),
         evidence: Vec::new(),
         config: None,
     }

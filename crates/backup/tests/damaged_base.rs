@@ -39,6 +39,7 @@ fn back_up(vault: &Vault, disk: &Memory) -> (Report, Vec<String>) {
         vm: "vm".parse().unwrap(),
         disks: vec![SourceDisk { description, source: Source::Read(disk) }],
         consistency: ConsistencyLevel::Crash,
+        keys: Vec::new(),
         evidence: vec![],
         config: None,
     };

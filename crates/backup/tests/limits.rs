@@ -71,6 +71,7 @@ fn back_up(
         vm: "vm".parse().unwrap(),
         disks: disks.iter().map(disk).collect(),
         consistency: ConsistencyLevel::Crash,
+        keys: Vec::new(),
         evidence: Vec::new(),
         config: None,
     };

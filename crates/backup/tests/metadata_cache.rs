@@ -38,6 +38,7 @@ fn back_up(vault: &Vault, disk: &Memory) {
         vm: "vm".parse().unwrap(),
         disks: vec![SourceDisk { description, source: Source::Read(disk) }],
         consistency: ConsistencyLevel::Crash,
+        keys: Vec::new(),
         evidence: vec![],
         config: None,
     };

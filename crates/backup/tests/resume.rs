@@ -51,6 +51,7 @@ fn plan(disk: &GeneratedDisk) -> Plan<'_> {
         vm: vm(),
         disks: vec![SourceDisk { description, source: Source::Read(disk) }],
         consistency: ConsistencyLevel::Crash,
+        keys: Vec::new(),
         evidence: Vec::new(),
         config: None,
     }

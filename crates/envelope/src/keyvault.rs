@@ -4,7 +4,7 @@ use std::fmt;
 
 use vmkeep_model::DomainId;
 
-use crate::{Argon2Kdf, Entropy, KeyError, SecretKey};
+use crate::{Argon2Kdf, Entropy, KeyError, KeyUrl, SecretKey};
 
 /// What a wrapped key is bound to. A vault must refuse to unwrap under another context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,24 @@ pub struct WrappedKey {
     pub kdf: Option<Argon2Kdf>,
     /// The wrapped key, at most 1024 bytes.
     pub bytes: Vec<u8>,
+}
+
+/// Whose business a KEK is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KekManagement {
+    /// The vault's own: a key file or a passphrase.
+    Vault,
+    /// The customer's: a key in a store of their own, which they can disable, revoke or rotate there.
+    Customer,
+}
+
+/// What kind of KEK a key vault wraps with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KekDescription {
+    /// Whose business it is.
+    pub managed: KekManagement,
+    /// Which key, when it has a URL.
+    pub url: Option<KeyUrl>,
 }
 
 /// What came of an attempt to unwrap.
@@ -59,6 +77,11 @@ pub trait KeyVault: Send + Sync + fmt::Debug {
         context: &WrapContext,
         entropy: &dyn Entropy,
     ) -> Result<WrappedKey, KeyError>;
+
+    /// What kind of KEK it wraps with, and where that is: not secret, and stated in every point.
+    fn describe(&self) -> KekDescription {
+        KekDescription { managed: KekManagement::Vault, url: None }
+    }
 
     /// Unwraps what was wrapped under `context`.
     fn unwrap(&self, wrapped: &WrappedKey, context: &WrapContext) -> Result<Unwrapped, KeyError>;

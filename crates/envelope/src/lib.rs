@@ -74,6 +74,7 @@ mod entropy;
 mod error;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod guest;
 mod kek;
 mod key_file;
 mod key_object;
@@ -97,7 +98,7 @@ pub use error::{KeyError, OpenError, SealError};
 pub use key_file::KeyFileVault;
 pub use key_object::{KEY_OBJECT_VERSION, OpenedKeys, open_key_object, seal_key_object, wrap_name};
 pub use keys::DomainKeys;
-pub use keyvault::{KeyVault, Unwrapped, WrapContext, WrappedKey};
+pub use keyvault::{KekDescription, KekManagement, KeyVault, Unwrapped, WrapContext, WrappedKey};
 pub use pack::{
     Codec, OpenedSlot, PACK_HEADER_LEN, PACK_LEN_MAX, PACK_VERSION, PackBuilder, PackContent, PackHead,
     PackName, RepackBuilder, SLOT_COUNT_MAX, SLOT_HEADER_LEN, SLOT_PLAIN_MAX, SealedPack, SlotCiphers,

@@ -18,7 +18,7 @@ const MAGIC: &str = "vmkeepR1";
 const SALT_AT: usize = 32;
 const LEN_AT: usize = 64;
 
-/// Seals `body` as a record of `kind` that opens only under `object_name`, with a record or map key.
+/// Seals `body` as a record of `kind` that opens only under `object_name`, with a record, map or data key.
 pub fn seal_record(
     kind: u8,
     key: &BranchKey,
@@ -27,7 +27,7 @@ pub fn seal_record(
     ctx: &SealContext<'_>,
 ) -> Result<SealedObject, SealError> {
     let id = key.id();
-    if !matches!(id.branch, Branch::Record | Branch::Map) {
+    if id.branch == Branch::Identity {
         return Err(SealError::WrongBranch { what: "a record", found: id });
     }
     if body.len() > RECORD_BODY_MAX {
@@ -76,8 +76,8 @@ impl RecordHead {
         let version = reader.version(RECORD_VERSION)?;
         let kind = reader.u8()?;
         let branch = Branch::from_number(reader.u8()?)?;
-        if !matches!(branch, Branch::Record | Branch::Map) {
-            return Err(OpenError::Malformed { what: "branch of a record is not record or map" });
+        if branch == Branch::Identity {
+            return Err(OpenError::Malformed { what: "branch of a record is not record, map or data" });
         }
         let epoch = reader.u32()?;
         let domain = DomainId(reader.array()?);

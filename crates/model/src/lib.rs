@@ -41,7 +41,7 @@ pub use id::{
 pub use name::{DiskName, NameError, Principal, VmName};
 pub use page::{PageMask, PageMaskError};
 pub use point::{
-    ChangeMethod, ChangeProvenance, ConsistencyLevel, DiskRecord, PointId, RecoveryPoint, StoredDisk,
-    Tracking,
+    ChangeMethod, ChangeProvenance, ConsistencyLevel, DiskRecord, GuestEncryption, PointId, RecoveryPoint,
+    StorageEncryption, StoredDisk, Tracking,
 };
 pub use vm::{DISKS_MAX, DiskDescription, DiskRole, DiskRoleError, VmDescription, VmDescriptionError};

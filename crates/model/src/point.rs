@@ -129,6 +129,29 @@ pub struct StoredDisk {
     pub patched_pages: u64,
 }
 
+/// Where the keys of a disk were that its guest encrypts, when a point was made. Not secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestEncryption {
+    /// URL of the secret that is its encryption key (BEK), with the version that was seen.
+    pub bek: String,
+    /// URL of the key that wraps it (KEK), with the version that was seen.
+    pub kek: Option<String>,
+    /// Whether the point holds a copy of the KEK as its store gives it out; a token does not.
+    pub kek_captured: bool,
+}
+
+/// What wrapped the keys of the vault that a point is sealed with, when it was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StorageEncryption {
+    /// A key file or a passphrase, which belong to the vault.
+    VaultManaged,
+    /// A key in a store of the vault's owner.
+    CustomerManaged {
+        /// Its URL.
+        key: String,
+    },
+}
+
 /// A disk within a point.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskRecord {
@@ -138,6 +161,8 @@ pub struct DiskRecord {
     pub size: ByteLen,
     /// What is stored of it; `None` for a temporary disk, which is described only.
     pub stored: Option<StoredDisk>,
+    /// Where its keys were when its guest encrypts it.
+    pub encryption: Option<GuestEncryption>,
 }
 
 /// A recovery point: what a VM's disks were at one time, restorable by itself.
@@ -159,6 +184,8 @@ pub struct RecoveryPoint {
     pub disks: Vec<DiskRecord>,
     /// Length of the VM configuration stored with it, in bytes; 0 when there is none.
     pub config_len: u64,
+    /// What wrapped the vault's keys; `None` when the point does not say.
+    pub storage_encryption: Option<StorageEncryption>,
     /// Whether it was forgotten and awaits the sweep.
     pub forgotten: bool,
 }

@@ -1,6 +1,7 @@
 //! What can go wrong with a vault, by what the caller does about it.
 
 use thiserror::Error;
+use vmkeep_envelope::guest::GuestKeysError;
 use vmkeep_envelope::{EntropyError, KeyError, OpenError, SealError};
 use vmkeep_model::{Cancelled, Denied, DiskName, PointNumber, PointRef, SessionId, VmName};
 
@@ -39,6 +40,15 @@ pub enum VaultError {
     /// Whoever asked may not do that.
     #[error(transparent)]
     Denied(#[from] Denied),
+    /// Captured keys of guests cannot be stored, or not be read.
+    #[error("{object}")]
+    GuestKeys {
+        /// Of which point.
+        object: String,
+        /// What is wrong.
+        #[source]
+        source: GuestKeysError,
+    },
     /// The vault has no such role.
     #[error("there is no role {role:?}")]
     NoSuchRole {

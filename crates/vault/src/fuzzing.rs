@@ -5,6 +5,7 @@
 //! replays what was found.
 
 use bytes::Bytes;
+use vmkeep_envelope::guest::CapturedKeys;
 use vmkeep_envelope::{Codec, fuzzing as envelope};
 use vmkeep_model::ByteLen;
 
@@ -23,7 +24,7 @@ use crate::pack::NodeSlot;
 pub type Target = fn(&[u8]);
 
 /// Every function here by its name, which is also that of its fuzz target and of its corpus.
-pub const TARGETS: [(&str, Target); 27] = [
+pub const TARGETS: [(&str, Target); 28] = [
     ("vault_body", vault_body),
     ("name_body", name_body),
     ("point_body", point_body),
@@ -41,6 +42,7 @@ pub const TARGETS: [(&str, Target); 27] = [
     ("moved_body", moved_body),
     ("worn_body", worn_body),
     ("repack_body", repack_body),
+    ("captured_keys", captured_keys),
     ("journal_entry", journal_entry),
     ("footer", footer),
     ("node_slot", node_slot),
@@ -140,6 +142,14 @@ pub fn worn_body(data: &[u8]) {
 /// The body of the record of a repacking sweep.
 pub fn repack_body(data: &[u8]) {
     body::<RepackBody>(data);
+}
+
+/// Keys of guests, as they are sealed into a point.
+pub fn captured_keys(data: &[u8]) {
+    if let Ok(keys) = CapturedKeys::decode(data) {
+        let again = keys.encode().expect("what was decoded can be encoded");
+        assert_eq!(*again, data);
+    }
 }
 
 /// What a journal entry says: its kind (2 bytes), then its body.

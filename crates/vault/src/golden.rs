@@ -12,10 +12,11 @@ use vmkeep_envelope::{Codec, PackName, SlotId, SlotKind};
 use vmkeep_model::{BlockIndex, BlockSize, ContentHash, LineageId, PointNumber, SessionId};
 
 use crate::format::{
-    Body, ChangesBody, ClosedBody, DeadPackBody, DiskBody, FooterBody, FooterSlot, ForgetBody, HeadBody,
-    InheritedBody, JobBody, JournalBody, MarkBody, MovedBody, MovedSlotBody, NameBody, Origin, Part, PinBody,
-    PlaceBody, PlanBody, PointBody, PointHead, RepackBody, RetiredBody, RootBody, SessionBody, SlotBirth,
-    StoredBody, Thinned, TrackingBody, VaultBody, VoidBody, WornBody, decode_body, encode,
+    Body, ChangesBody, ClosedBody, DeadPackBody, DiskBody, DiskKeysBody, EncryptionBody, FooterBody,
+    FooterSlot, ForgetBody, HeadBody, InheritedBody, JobBody, JournalBody, MarkBody, MovedBody,
+    MovedSlotBody, NameBody, Origin, Part, PinBody, PlaceBody, PlanBody, PointBody, PointHead, RepackBody,
+    RetiredBody, RootBody, SessionBody, SlotBirth, StoredBody, Thinned, TrackingBody, VaultBody, VoidBody,
+    WornBody, decode_body, encode,
 };
 use crate::journal::JournalEntry;
 
@@ -185,6 +186,8 @@ fn point() -> PointBody {
             (0, vec![(place(0x99, None), 5), (place(0x9a, Some([0xaa; 16])), 0)]),
             (1, vec![]),
         ],
+        encryption: None,
+        keys: None,
         copy: None,
         unknown: Vec::new(),
     }
@@ -208,7 +211,7 @@ fn points_are_stored_as_ever() {
         ..known.clone()
     };
     // A section of a later version is kept, also between and after those that are known.
-    let later = PointBody { unknown: vec![(5, 0, vec![1, 2, 3]), (900, 2, vec![9])], ..known.clone() };
+    let later = PointBody { keys: Some(vec![1, 2, 3]), unknown: vec![(900, 2, vec![9])], ..known.clone() };
     let copied = PointBody { copy: Some((place(0xbb, None), 1)), ..known.clone() };
     let mut tracked = known.clone();
     if let Some(stored) = &mut tracked.disks[0].stored {
@@ -231,7 +234,25 @@ fn points_are_stored_as_ever() {
         fallback: fallback.map(ToOwned::to_owned),
     };
     tracked.changes = vec![found(0, Some(tracking), None), found(1, None, Some("the bitmap is gone"))];
+    let disk_keys = |disk, kek: Option<&str>, kek_captured| DiskKeysBody {
+        disk,
+        bek: "https://web.vault.azure.net/secrets/bek/41aa".to_owned(),
+        kek: kek.map(ToOwned::to_owned),
+        kek_captured,
+    };
+    let encrypted = PointBody {
+        encryption: Some(EncryptionBody {
+            customer_key: Some("pkcs11:token/keys/kek/01".to_owned()),
+            disks: vec![
+                disk_keys(0, Some("https://web.vault.azure.net/keys/kek/7f0c"), true),
+                disk_keys(1, None, false),
+            ],
+        }),
+        keys: Some(vec![0x5e; 40]),
+        ..known.clone()
+    };
     for (name, point) in [
+        ("point-encrypted", encrypted),
         ("point", known),
         ("point-tracked", tracked),
         ("point-bare", bare),

@@ -2,14 +2,19 @@
 
 use std::sync::Arc;
 
+use vmkeep_envelope::guest::CapturedKeys;
+use vmkeep_envelope::{RecordHead, open_record};
 use vmkeep_model::{BlockSize, DiskName, Permit, PointNumber, PointRef, PointSelector, RecoveryPoint, op};
 
+use zeroize::Zeroizing;
+
 use crate::error::VaultError;
-use crate::format::PointBody;
+use crate::format::{PointBody, RecordKind};
 use crate::layout::ObjectName;
 use crate::lineage::Lineage;
 use crate::permits::Reading;
 use crate::read::DiskReader;
+use crate::session::captured_keys_name;
 use crate::vault::Inner;
 
 /// A recovery point, opened for reading.
@@ -72,6 +77,22 @@ impl OpenPoint {
     pub fn config(&self, permit: &Permit<op::Restore>) -> Result<Option<&[u8]>, VaultError> {
         permit.check(&self.point.vm)?;
         Ok(self.body.config.as_deref())
+    }
+
+    /// The keys of disks that their guests encrypt, as they were captured with the point; `None` when there are none.
+    pub fn captured_keys(
+        &self,
+        permit: &Permit<op::RestoreKeys>,
+    ) -> Result<Option<CapturedKeys>, VaultError> {
+        permit.check(&self.point.vm)?;
+        let Some(sealed) = &self.body.keys else { return Ok(None) };
+        let name = captured_keys_name(self.lineage.id, self.point.id.number);
+        let opened = |source| VaultError::open(&name, source);
+        let epoch = RecordHead::parse(sealed).map_err(opened)?.branch.epoch;
+        let key = self.lineage.domain.data_key_of(epoch)?;
+        let plain = open_record(sealed, &name, key, RecordKind::CapturedKeys.number()).map_err(opened)?;
+        let keys = CapturedKeys::decode(&Zeroizing::new(plain));
+        keys.map(Some).map_err(|source| VaultError::GuestKeys { object: name, source })
     }
 
     /// The content of one stored disk.

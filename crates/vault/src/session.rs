@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use vmkeep_envelope::{IdentityKey, SealContext, SealError, SealedObject, SlotKind};
+use vmkeep_envelope::guest::CapturedKeys;
+use vmkeep_envelope::{IdentityKey, SealContext, SealError, SealedObject, SlotKind, seal_record};
 use vmkeep_model::{
     BlockIndex, BlockSize, ByteLen, ChangeProvenance, ConsistencyLevel, DiskDescription, DiskName, DiskRole,
     LineageId, PointNumber, RecoveryPoint, SessionId, Tracking, VmDescription,
@@ -11,7 +12,8 @@ use vmkeep_model::{
 use crate::drive::{Driver, NoData};
 use crate::error::VaultError;
 use crate::format::{
-    DiskBody, FormatError, JobBody, PlaceBody, PointBody, PointHead, RecordKind, RetiredBody, SessionBody,
+    DiskBody, DiskKeysBody, EncryptionBody, FormatError, JobBody, PlaceBody, PointBody, PointHead,
+    RecordKind, RetiredBody, SessionBody,
 };
 use crate::journal::{self, JournalEntry};
 use crate::layout::ObjectName;
@@ -109,6 +111,8 @@ pub struct Draft {
     pub bytes_read: u64,
     /// How long the walk took, in milliseconds.
     pub duration_ms: u64,
+    /// Keys of disks that their guests encrypt; they are sealed with the data key.
+    pub keys: Option<CapturedKeys>,
 }
 
 /// A committed point and what it took.
@@ -369,9 +373,43 @@ impl Session {
             },
             change_lists,
             changes,
+            encryption: Some(self.encryption(draft)?),
+            keys: self.sealed_keys(draft)?,
             copy: None,
             unknown: Vec::new(),
         })
+    }
+
+    /// What is known of encryption: of the vault's keys, and of the disks of guests.
+    fn encryption(&self, draft: &Draft) -> Result<EncryptionBody, VaultError> {
+        let kek = self.writing.vault.key_vault.describe();
+        let mut disks = Vec::new();
+        for captured in draft.keys.iter().flat_map(|keys| &keys.disks) {
+            let at = draft.disks.iter().position(|disk| disk.description().name == captured.disk);
+            let disk = at.and_then(|at| u32::try_from(at).ok()).ok_or_else(|| VaultError::Misuse {
+                disk: captured.disk.clone(),
+                what: "its keys were captured, and the point does not have it".to_owned(),
+            })?;
+            disks.push(DiskKeysBody {
+                disk,
+                bek: captured.bek.url.to_string(),
+                kek: captured.kek.as_ref().map(|kek| kek.url.to_string()),
+                kek_captured: captured.kek.as_ref().is_some_and(|kek| kek.backup.is_some()),
+            });
+        }
+        Ok(EncryptionBody { customer_key: kek.url.map(|url| url.to_string()), disks })
+    }
+
+    /// The captured keys, sealed with the data key: who may not read the disks may not have them.
+    fn sealed_keys(&self, draft: &Draft) -> Result<Option<Vec<u8>>, VaultError> {
+        let Some(keys) = draft.keys.as_ref().filter(|keys| !keys.disks.is_empty()) else { return Ok(None) };
+        let name = captured_keys_name(self.writing.lineage.id, self.writing.target);
+        let plain = keys.encode().map_err(|source| VaultError::GuestKeys { object: name.clone(), source })?;
+        let key = self.writing.lineage.domain.data_key()?;
+        let kind = RecordKind::CapturedKeys.number();
+        let sealed = seal_record(kind, key, &name, &plain, &self.writing.context())
+            .map_err(|source| VaultError::Seal { object: name, source })?;
+        Ok(Some(sealed.bytes().to_vec()))
     }
 
     fn lost_race(&self) -> VaultError {
@@ -419,4 +457,9 @@ fn written_bytes(draft: &Draft) -> StoredBytes {
         }
     }
     sum
+}
+
+/// What captured keys are bound to: the point that they lie in.
+pub(crate) fn captured_keys_name(lineage: LineageId, number: PointNumber) -> String {
+    format!("{}#keys", ObjectName::Point(lineage, number))
 }

@@ -70,6 +70,7 @@ fn golden_bodies_are_among_the_seeds() {
         ("name_body", "record-02-name.bin"),
         ("point_body", "record-03-point.bin"),
         ("point_body", "record-03-point-tracked.bin"),
+        ("point_body", "record-03-point-encrypted.bin"),
         ("void_body", "record-04-void.bin"),
         ("closed_body", "record-05-closed.bin"),
         ("head_body", "record-06-head.bin"),

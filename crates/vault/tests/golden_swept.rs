@@ -95,6 +95,7 @@ fn back_up(vault: &Vault, point: u64) {
         consistency: ConsistencyLevel::Crash,
         evidence: Vec::new(),
         config: None,
+        keys: None,
         bytes_read: 1,
         duration_ms: 1,
     };

@@ -150,6 +150,7 @@ fn make() -> BTreeMap<String, Bytes> {
             consistency: ConsistencyLevel::FileSystem,
             evidence: vec!["the guest agent froze it".to_owned()],
             config: Some(format!("<domain>{vm}</domain>").into_bytes()),
+            keys: None,
             bytes_read: 12_345,
             duration_ms: 678,
         };
@@ -253,7 +254,7 @@ fn each_point_of_every_golden_vault_restores(name: &str) {
         let point = open.point();
         assert_eq!(point.forgotten, (vm, number) == ("web", 2));
         assert_eq!(point.consistency, ConsistencyLevel::FileSystem);
-        assert_eq!(open.config(&permit()), Some(format!("<domain>{vm}</domain>").as_bytes()));
+        assert_eq!(open.config(&permit()).unwrap(), Some(format!("<domain>{vm}</domain>").as_bytes()));
         assert_eq!(point.disks[0].description, description("scratch", DiskRole::Temporary, None));
         assert_eq!(open.stored_disks().count(), disks.len());
         for (name, expected) in disks {

@@ -37,6 +37,7 @@
 //!     vm: "web-01".parse()?,
 //!     disks: vec![SourceDisk { description, source: Source::Read(&disk) }],
 //!     consistency: ConsistencyLevel::Crash,
+//!     keys: vec![],
 //!     evidence: vec![],
 //!     config: None,
 //! };

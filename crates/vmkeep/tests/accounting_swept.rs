@@ -238,6 +238,7 @@ fn what_a_session_inherits_is_in_progress_until_it_ends() {
         config: None,
         consistency: ConsistencyLevel::Crash,
         evidence: Vec::new(),
+        keys: None,
         bytes_read: 0,
         duration_ms: 0,
     };

@@ -316,6 +316,7 @@ fn a_commit_calls_the_store_for_its_machine() {
         consistency: ConsistencyLevel::Crash,
         evidence: Vec::new(),
         config: None,
+        keys: None,
         bytes_read: 0,
         duration_ms: 0,
     };

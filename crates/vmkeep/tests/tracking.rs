@@ -68,6 +68,7 @@ fn back_up_tracked(
         vm: vm("web"),
         disks: vec![SourceDisk { description: description("os"), source }],
         consistency: ConsistencyLevel::Crash,
+        keys: Vec::new(),
         evidence: Vec::new(),
         config: None,
     };

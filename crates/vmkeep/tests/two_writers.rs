@@ -112,6 +112,7 @@ fn draft(session: &Session, blocks: u64) -> Draft {
         consistency: ConsistencyLevel::Crash,
         evidence: vec![],
         config: None,
+        keys: None,
         bytes_read: 0,
         duration_ms: 0,
     }

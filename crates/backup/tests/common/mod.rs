@@ -53,6 +53,7 @@ pub fn back_up(vault: &Vault, vm: &str, disk: &dyn BlockRead, settings: &Setting
         vm: vm.parse().unwrap(),
         disks: vec![SourceDisk { description, source: Source::Read(disk) }],
         consistency: ConsistencyLevel::Crash,
+        keys: Vec::new(),
         evidence: Vec::new(),
         config: None,
     };
@@ -70,6 +71,7 @@ pub fn back_up_all(vault: &Vault, vm: &str, disks: &[GeneratedDisk], settings: &
         vm: vm.parse().unwrap(),
         disks: disks.iter().map(|disk| disk as &dyn BlockRead).enumerate().map(source).collect(),
         consistency: ConsistencyLevel::Crash,
+        keys: Vec::new(),
         evidence: Vec::new(),
         config: None,
     };

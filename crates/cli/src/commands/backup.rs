@@ -128,6 +128,7 @@ pub(crate) fn run(context: &Context<'_>, args: BackupArgs) -> Result<Outcome, Er
         vm: args.vm.clone(),
         disks: disks.collect(),
         consistency: ConsistencyLevel::Crash,
+        keys: Vec::new(),
         evidence: vec!["the disks were read as they were found; nothing was quiesced".to_owned()],
         config,
     };

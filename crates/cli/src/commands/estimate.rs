@@ -116,6 +116,7 @@ pub(crate) fn run(context: &Context<'_>, args: &EstimateArgs) -> Result<Outcome,
         vm: args.vm.clone(),
         disks: disks.collect(),
         consistency: ConsistencyLevel::Crash,
+        keys: Vec::new(),
         evidence: Vec::new(),
         config: None,
     };

@@ -115,6 +115,7 @@ fn draft(written: WrittenDisk) -> Draft {
         consistency: ConsistencyLevel::Crash,
         evidence: Vec::new(),
         config: None,
+        keys: None,
         bytes_read: 0,
         duration_ms: 0,
     }

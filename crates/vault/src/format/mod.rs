@@ -16,7 +16,8 @@ pub use codec::FormatError;
 pub(crate) use codec::{decode_exact, encode};
 pub(crate) use footer::{FooterBody, FooterSlot, Origin, SlotBirth};
 pub(crate) use point::{
-    ChangesBody, DiskBody, JobBody, PlaceBody, PointBody, PointHead, RootBody, StoredBody, TrackingBody,
+    ChangesBody, DiskBody, DiskKeysBody, EncryptionBody, JobBody, PlaceBody, PointBody, PointHead, RootBody,
+    StoredBody, TrackingBody,
 };
 pub(crate) use thinned::{Part, Thinned, Unit};
 pub(crate) use upkeep::{
@@ -45,6 +46,8 @@ pub(crate) enum RecordKind {
     Moved = 15,
     Worn = 16,
     Repack = 17,
+    // 18: what is left of keys that were destroyed.
+    CapturedKeys = 19,
 }
 
 impl RecordKind {

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use vmkeep_model::{
     BlockSize, ByteLen, ChangeMethod, ChangeProvenance, ConsistencyLevel, ContentHash, DiskDescription,
-    DiskName, DiskRecord, DiskRole, LineageId, PointId, PointNumber, RecoveryPoint, SessionId, StoredDisk,
-    Timestamp, Tracking, VmDescription,
+    DiskName, DiskRecord, DiskRole, GuestEncryption, LineageId, PointId, PointNumber, RecoveryPoint,
+    SessionId, StorageEncryption, StoredDisk, Timestamp, Tracking, VmDescription,
 };
 
 use super::codec::{FormatError, decode_exact, decode_prefix, encode};
@@ -20,6 +20,7 @@ const JOB: u16 = 6;
 const CHANGE_LISTS: u16 = 7;
 const COPY: u16 = 8;
 const CHANGES: u16 = 9;
+const ENCRYPTION: u16 = 10;
 const CRITICAL: u8 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,6 +139,24 @@ impl TrackingBody {
     }
 }
 
+/// What wrapped the vault's keys, and where the keys were of disks that their guests encrypt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EncryptionBody {
+    /// URL of the key that wrapped the vault's keys; `None` for a key file or a passphrase.
+    pub(crate) customer_key: Option<String>,
+    pub(crate) disks: Vec<DiskKeysBody>,
+}
+
+/// Where the keys of one disk were.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DiskKeysBody {
+    /// Which disk, by its place in the disk section.
+    pub(crate) disk: u32,
+    pub(crate) bek: String,
+    pub(crate) kek: Option<String>,
+    pub(crate) kek_captured: bool,
+}
+
 /// A disk index and where its change list lies.
 pub(crate) type ChangeListBody = (u32, Vec<(PlaceBody, u32)>);
 
@@ -153,6 +172,10 @@ pub(crate) struct PointBody {
     pub(crate) change_lists: Vec<ChangeListBody>,
     /// Disks of which there is something to say, ascending.
     pub(crate) changes: Vec<ChangesBody>,
+    /// What wrapped the vault's keys and where those of guests were; points of earlier versions do not say.
+    pub(crate) encryption: Option<EncryptionBody>,
+    /// Captured keys of guests, a record of its own, sealed with the data key.
+    pub(crate) keys: Option<Vec<u8>>,
     /// Where the second copy of the sections lies; the copy itself does not say.
     pub(crate) copy: Option<(PlaceBody, u32)>,
     /// Sections this version does not know, none of them critical: tag, flags, bytes.
@@ -169,9 +192,9 @@ impl PointBody {
             (JOB, 0, encode(&self.job)?),
             (CHANGE_LISTS, 0, encode(&self.change_lists)?),
         ];
-        // A later version fills it, and then it is among the unknown.
-        if !self.unknown.iter().any(|(tag, ..)| *tag == CAPTURED_KEYS) {
-            sections.push((CAPTURED_KEYS, 0, Vec::new()));
+        sections.push((CAPTURED_KEYS, 0, self.keys.clone().unwrap_or_default()));
+        if let Some(encryption) = &self.encryption {
+            sections.push((ENCRYPTION, 0, encode(encryption)?));
         }
         if !self.changes.is_empty() {
             sections.push((CHANGES, 0, encode(&self.changes)?));
@@ -203,6 +226,7 @@ impl PointBody {
         let (mut vm, mut disks, mut config, mut consistency, mut job) = (None, None, None, None, None);
         let (mut change_lists, mut changes, mut copy, mut unknown) =
             (Vec::new(), Vec::new(), None, Vec::new());
+        let (mut encryption, mut keys) = (None, None);
         let (mut rest, mut last) = (&bytes[used..], 0);
         while !rest.is_empty() {
             let (tag, flags, body, after) = section(rest)?;
@@ -214,7 +238,8 @@ impl PointBody {
                 DISKS => disks = Some(decode_exact::<Vec<DiskBody>>(body)?),
                 CONFIG => config = Some(body.to_vec()),
                 CONSISTENCY => consistency = Some(decode_exact(body)?),
-                CAPTURED_KEYS if body.is_empty() => {}
+                CAPTURED_KEYS => keys = (!body.is_empty()).then(|| body.to_vec()),
+                ENCRYPTION => encryption = Some(decode_exact(body)?),
                 JOB => job = Some(decode_exact(body)?),
                 CHANGE_LISTS => change_lists = decode_exact(body)?,
                 COPY => copy = Some(decode_exact(body)?),
@@ -236,6 +261,8 @@ impl PointBody {
             job: job.ok_or_else(|| missing("job"))?,
             change_lists,
             changes,
+            encryption,
+            keys,
             copy,
             unknown,
         })
@@ -256,6 +283,13 @@ impl PointBody {
             stored.fallback.clone_from(&changes.fallback);
             (stored.patched_blocks, stored.patched_pages) = (changes.patched_blocks, changes.patched_pages);
         }
+        for keys in self.encryption.iter().flat_map(|encryption| &encryption.disks) {
+            let disk = usize::try_from(keys.disk).ok().and_then(|disk| disks.get_mut(disk));
+            let disk =
+                disk.ok_or_else(|| FormatError(format!("keys of disk {}, which is not there", keys.disk)))?;
+            let (bek, kek) = (keys.bek.clone(), keys.kek.clone());
+            disk.encryption = Some(GuestEncryption { bek, kek, kek_captured: keys.kek_captured });
+        }
         let descriptions = disks.iter().map(|disk| disk.description.clone()).collect();
         let vm: vmkeep_model::VmName = self.vm.parse().map_err(invalid)?;
         VmDescription::new(vm.clone(), descriptions).map_err(invalid)?;
@@ -273,6 +307,10 @@ impl PointBody {
             },
             disks,
             config_len: self.config.as_ref().map_or(0, |config| config.len() as u64),
+            storage_encryption: self.encryption.as_ref().map(|encryption| match &encryption.customer_key {
+                None => StorageEncryption::VaultManaged,
+                Some(key) => StorageEncryption::CustomerManaged { key: key.clone() },
+            }),
             forgotten,
         })
     }
@@ -320,6 +358,7 @@ impl DiskBody {
             description: DiskDescription { name, role, lun: self.lun },
             size: ByteLen(self.size),
             stored,
+            encryption: None,
         })
     }
 }

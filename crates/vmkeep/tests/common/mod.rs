@@ -147,6 +147,7 @@ pub(crate) fn plan<'a>(vm_name: &str, sources: &[(&str, &'a dyn BlockRead)]) -> 
         vm: vm(vm_name),
         disks: sources.iter().map(disk).collect(),
         consistency: ConsistencyLevel::Crash,
+        keys: Vec::new(),
         evidence: vec!["nobody froze the disks".to_owned()],
         config: Some(b"<domain/>".to_vec()),
     }

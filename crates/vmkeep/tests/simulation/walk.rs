@@ -52,6 +52,7 @@ pub(crate) fn back_up(
         consistency: ConsistencyLevel::Crash,
         evidence: Vec::new(),
         config: None,
+        keys: None,
         bytes_read: 0,
         duration_ms: 0,
     };

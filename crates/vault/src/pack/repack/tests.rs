@@ -94,7 +94,8 @@ impl Fixture {
             disks.push(DraftDisk::Stored { description, written, provenance: ChangeProvenance::Scan });
         }
         let (consistency, evidence) = (ConsistencyLevel::Crash, Vec::new());
-        let draft = Draft { disks, consistency, evidence, config: None, bytes_read: 0, duration_ms: 0 };
+        let draft =
+            Draft { disks, consistency, evidence, config: None, keys: None, bytes_read: 0, duration_ms: 0 };
         assert_eq!(session.commit(draft).unwrap().point.id.number, PointNumber(number));
     }
 

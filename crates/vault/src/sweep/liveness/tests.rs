@@ -130,6 +130,7 @@ impl World {
             consistency: ConsistencyLevel::Crash,
             evidence: Vec::new(),
             config: Some(vec![1; 10]),
+            keys: None,
             bytes_read: 0,
             duration_ms: 0,
         };
