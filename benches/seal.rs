@@ -2,9 +2,12 @@
 //! AES-256-GCM. `open` opens and checks the same slots.
 #![allow(missing_docs)] // criterion's macros make public functions
 
+use std::hint::black_box;
 use std::sync::atomic::AtomicU64;
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use vmkeep::envelope::bench::{self, SealOpen};
 use vmkeep::envelope::{
     Codec, PACK_HEADER_LEN, PackBuilder, PackContent, SealContext, SealedPack, SeededEntropy, SlotCiphers,
     SlotHead, SlotId, SlotKind, open_slot,
@@ -58,5 +61,30 @@ fn seal(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, seal);
+/// The cipher alone, by either library, in place, on one thread, beside a copy of the same bytes.
+fn cipher(c: &mut Criterion) {
+    for (name, len) in [("64 KiB", 64 << 10), ("1 MiB", MIB)] {
+        let bytes = content(Entropy::Noise, len, 1);
+        let mut group = c.benchmark_group(format!("cipher, {name}"));
+        group.throughput(Throughput::Bytes(len as u64));
+        let mut copy = vec![0; len];
+        group.bench_function("memcpy", |b| b.iter(|| copy.copy_from_slice(black_box(&bytes))));
+        measure(&mut group, "aes-gcm", &bench::rust_crypto(), &bytes);
+        measure(&mut group, "aws-lc-rs", &bench::aws_lc(), &bytes);
+        group.finish();
+    }
+}
+
+fn measure(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, cipher: &impl SealOpen, bytes: &[u8]) {
+    let mut text = bytes.to_vec();
+    group.bench_function(format!("seal, {name}"), |b| b.iter(|| cipher.seal(black_box(&mut text))));
+    let mut sealed = bytes.to_vec();
+    let tag = cipher.seal(&mut sealed);
+    let fresh = || sealed.clone();
+    group.bench_function(format!("open, {name}"), |b| {
+        b.iter_batched_ref(fresh, |text| assert!(cipher.open(text, &tag)), BatchSize::LargeInput);
+    });
+}
+
+criterion_group!(benches, seal, cipher);
 criterion_main!(benches);

@@ -68,6 +68,8 @@
 
 mod aead;
 mod argon;
+#[doc(hidden)]
+pub mod bench;
 mod branch;
 pub mod conformance;
 mod entropy;

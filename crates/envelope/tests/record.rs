@@ -111,10 +111,8 @@ fn a_newer_version_is_named_before_anything_else() {
 
 #[test]
 fn limits_are_checked_before_anything_is_made() {
-    for branch in [Branch::Data, Branch::Identity] {
-        let refused = seal_record(1, &key(branch, 0, 1), "x", b"", &Sealer::new(1).ctx());
-        assert!(matches!(refused, Err(SealError::WrongBranch { .. })), "{branch}");
-    }
+    let refused = seal_record(1, &key(Branch::Identity, 0, 1), "x", b"", &Sealer::new(1).ctx());
+    assert!(matches!(refused, Err(SealError::WrongBranch { .. })), "an identity key seals nothing");
     let body = vec![0; RECORD_BODY_MAX + 1];
     let refused = seal_record(1, &record_key(), "x", &body, &Sealer::new(1).ctx());
     assert!(matches!(refused, Err(SealError::TooLarge { max: 16_777_216, .. })));
