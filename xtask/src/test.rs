@@ -16,7 +16,7 @@ struct Step {
 }
 
 /// In this order; one profile (dev) builds all of it, so that each step finds what the one before has built.
-static STEPS: [Step; 9] = [
+static STEPS: [Step; 10] = [
     Step { name: "tools", budget: Budget::Build, run: |_| tools::ensure(&tools::TEST_TOOLS) },
     Step {
         name: "fmt",
@@ -26,6 +26,7 @@ static STEPS: [Step; 9] = [
     Step { name: "clippy", budget: Budget::Build, run: |_| clippy() },
     Step { name: "build", budget: Budget::Build, run: |_| build() },
     Step { name: "test", budget: Budget::Tests, run: test },
+    Step { name: "alone", budget: Budget::Tests, run: |_| alone() },
     Step { name: "doc", budget: Budget::Build, run: |_| doc() },
     Step { name: "examples", budget: Budget::Tests, run: |_| examples() },
     Step { name: "benches", budget: Budget::Tests, run: |_| benches() },
@@ -81,6 +82,11 @@ fn test(timings: &mut Timings) -> Result<()> {
     let mut command = cargo(&["test", "--workspace"]);
     command.env("VMKEEP_REQUIRE_TOOLS", "1");
     timing::run_tests(command, timings)
+}
+
+/// The envelope with its default features: the workspace as a whole uses another library for the cipher.
+fn alone() -> Result<()> {
+    process::run(&mut cargo(&["test", "--package", "vmkeep-envelope"]))
 }
 
 fn doc() -> Result<()> {
