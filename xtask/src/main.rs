@@ -22,7 +22,7 @@ const USAGE: &str = "\
 cargo xtask CHORE [OPTIONS]
 
   test [--from STEP | --only STEP]
-      Everything that must hold, in steps: tools fmt clippy build test doc examples benches fuzz.
+      Everything that must hold, in steps: tools fmt clippy build test alone doc examples benches fuzz.
       Installs the tools the tests use on Debian as root; elsewhere says what is missing.
 
   explore
