@@ -1,8 +1,13 @@
 //! What every key vault must do, as functions that a test calls in one line.
 
+use std::collections::BTreeMap;
+
 use vmkeep_model::DomainId;
 
-use crate::{KeyVault, SecretKey, SeededEntropy, Unwrapped, WrapContext, WrappedKey};
+use crate::{
+    KeyStore, KeyStoreError, KeyVault, OsEntropy, SecretBytes, SecretKey, SecretStore, SecretValue,
+    SeededEntropy, Unwrapped, WrapAlgorithm, WrapContext, WrappedKey,
+};
 
 /// Checks the contract of [`KeyVault`] on `vault`; `stranger` is another of its kind, with another KEK.
 ///
@@ -70,4 +75,136 @@ pub fn key_vault(vault: &dyn KeyVault, stranger: &dyn KeyVault) {
     }
     let again = yields(vault, &wrapped, &context).expect("still unwraps after all this");
     assert!(again.ct_eq(&key), "to the same key");
+}
+
+/// Checks the contract of [`KeyStore`] on the key `name` of `store`, which is there and enabled and whose name `missing`
+/// differs from. Every algorithm that the key says it has is tried.
+///
+/// # Panics
+/// When `store` breaks the contract.
+pub fn key_store(store: &dyn KeyStore, name: &str, missing: &str) {
+    let info = store.key(name, None).expect("the key is there");
+    let version = info.url.version().expect("a store says which version it means").to_owned();
+    assert_eq!(
+        (info.url.store(), info.url.name()),
+        (store.url(), name),
+        "its URL is of the store and the key"
+    );
+    assert_eq!(info.url.to_string().parse().as_ref(), Ok(&info.url), "its URL parses to itself");
+    assert!(info.enabled && !info.algorithms.is_empty(), "it is there to be used");
+    assert_eq!(
+        store.key(name, Some(&version)).expect("that version is there"),
+        info,
+        "the newest has a name"
+    );
+
+    for algorithm in WrapAlgorithm::ALL {
+        let wrap = |plain: &[u8]| store.wrap(name, None, algorithm, plain, &OsEntropy);
+        if !info.algorithms.contains(&algorithm) {
+            let refused = wrap(&[7; 32]);
+            assert!(matches!(refused, Err(KeyStoreError::Algorithm { .. })), "{algorithm}: {refused:?}");
+            let refused = store.unwrap(name, &version, algorithm, &[7; 40]);
+            assert!(matches!(refused, Err(KeyStoreError::Algorithm { .. })), "{algorithm}: {refused:?}");
+            continue;
+        }
+        for len in [16, 32, 64] {
+            let plain: Vec<u8> = (0_u8..).take(len).collect();
+            let wrapped = wrap(&plain).unwrap_or_else(|e| panic!("{algorithm} wraps {len} bytes: {e}"));
+            assert_eq!(
+                (&wrapped.url, wrapped.algorithm),
+                (&info.url, algorithm),
+                "it says who wrapped, and how"
+            );
+            assert!(!wrapped.bytes.windows(len).any(|bytes| bytes == plain), "what is wrapped does not show");
+            let unwrap = |bytes: &[u8]| store.unwrap(name, &version, algorithm, bytes);
+            let again = unwrap(&wrapped.bytes).expect("unwraps what it wrapped");
+            assert!(again.expose() == plain, "to what it was");
+            let last = wrapped.bytes.len() - 1;
+            for at in [0, last / 2, last] {
+                let mut broken = wrapped.bytes.clone();
+                broken[at] ^= 1;
+                let refused = unwrap(&broken);
+                assert!(
+                    matches!(refused, Err(KeyStoreError::NotUnwrapped { .. })),
+                    "changed at {at}: {refused:?}"
+                );
+            }
+            for bytes in [&[][..], &wrapped.bytes[..last]] {
+                let refused = unwrap(bytes);
+                assert!(matches!(refused, Err(KeyStoreError::NotUnwrapped { .. })), "cut: {refused:?}");
+            }
+        }
+    }
+
+    let absent = "00000000000000000000000000000000";
+    let refusals = [
+        store.key(missing, None).map(drop),
+        store.key(name, Some(absent)).map(drop),
+        store.wrap(missing, None, info.algorithms[0], &[7; 32], &OsEntropy).map(drop),
+        store.unwrap(missing, &version, info.algorithms[0], &[7; 32]).map(drop),
+        store.unwrap(name, absent, info.algorithms[0], &[7; 32]).map(drop),
+    ];
+    for refused in refusals {
+        match refused {
+            Err(KeyStoreError::NotFound { url }) => {
+                assert!(url.contains(missing) || url.contains(absent), "it says what is not there: {url}");
+            }
+            other => panic!("what is not there is said not to be there: {other:?}"),
+        }
+    }
+    match store.backup_key(name) {
+        Err(KeyStoreError::Unsupported { .. }) => {}
+        Ok(blob) => {
+            let there = store.restore_key(&blob);
+            assert!(matches!(there, Err(KeyStoreError::Exists { .. })), "nothing is overwritten: {there:?}");
+            let mut broken = blob;
+            let middle = broken.len() / 2;
+            broken[middle] ^= 1;
+            let refused = store.restore_key(&broken);
+            assert!(matches!(refused, Err(KeyStoreError::Blob { .. })), "a changed blob: {refused:?}");
+        }
+        Err(e) => panic!("it gives keys out or says that it does not: {e}"),
+    }
+}
+
+/// Checks the contract of [`SecretStore`] on `store`, which has no secret `name` yet and gets one.
+///
+/// # Panics
+/// When `store` breaks the contract.
+pub fn secret_store(store: &dyn SecretStore, name: &str) {
+    let value = |text: &str, kind: Option<&str>| SecretValue {
+        value: SecretBytes::new(text.as_bytes().to_vec()),
+        content_type: kind.map(str::to_owned),
+        tags: BTreeMap::from([("MachineName".to_owned(), "web-01".to_owned())]),
+    };
+    let missing = store.secret(name, None);
+    assert!(matches!(&missing, Err(KeyStoreError::NotFound { url }) if url.contains(name)), "{missing:?}");
+
+    let first = store.set_secret(name, &value("one", Some("Wrapped BEK"))).expect("sets");
+    let second = store.set_secret(name, &value("two", None)).expect("sets a new version");
+    assert!(first != second && first.unversioned() == second.unversioned(), "{first} {second}");
+    assert_eq!((first.store(), first.name()), (store.url(), name));
+    for (asked, url, text, kind) in [
+        (None, &second, "two", None),
+        (second.version(), &second, "two", None),
+        (first.version(), &first, "one", Some("Wrapped BEK")),
+    ] {
+        let found = store.secret(name, asked).expect("it is there");
+        assert_eq!(&found.url, url, "it says which version it gives");
+        assert!(found.value.value.expose() == text.as_bytes(), "the value of that version");
+        assert_eq!(found.value.content_type.as_deref(), kind);
+        assert_eq!(found.value.tags.get("MachineName").map(String::as_str), Some("web-01"));
+        assert!(!format!("{found:?}").contains(text), "it does not show");
+    }
+    let absent = store.secret(name, Some("00000000000000000000000000000000"));
+    assert!(matches!(absent, Err(KeyStoreError::NotFound { .. })), "{absent:?}");
+    match store.backup_secret(name) {
+        Err(KeyStoreError::Unsupported { .. }) => {}
+        Ok(blob) => {
+            assert!(!blob.windows(3).any(|bytes| bytes == b"two"), "a blob does not show the secret");
+            let there = store.restore_secret(&blob);
+            assert!(matches!(there, Err(KeyStoreError::Exists { .. })), "nothing is overwritten: {there:?}");
+        }
+        Err(e) => panic!("it gives secrets out or says that it does not: {e}"),
+    }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 use vmkeep_model::DomainId;
 
-use crate::{Branch, BranchId, EntropyError, PackContent, SlotId, SlotKind};
+use crate::{Branch, BranchId, EntropyError, KeyStoreError, PackContent, SlotId, SlotKind};
 
 /// Why something could not be sealed: the random source, or a caller that asks for what the format has not.
 #[derive(Debug, Error)]
@@ -258,7 +258,17 @@ pub enum KeyError {
         /// What is allowed.
         limit: &'static str,
     },
+    /// The key store that holds the KEK did not do what it was asked; the source says which key and why.
+    #[error("the key that wraps these keys cannot be used")]
+    Store(#[from] KeyStoreError),
     /// The service behind a key vault failed.
     #[error("the key service failed")]
     Service(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// An error and what lies below it, as one line.
+#[cfg(feature = "file-vault")]
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

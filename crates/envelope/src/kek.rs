@@ -8,12 +8,13 @@ use crate::{Argon2Kdf, Entropy, KeyError, SecretKey, Unwrapped, WrapContext, Wra
 /// Name of the wrap in key objects.
 const ALGORITHM: &str = "HKDF-SHA256+A256GCM";
 
-const WRAPPED_LEN: usize = SALT_LEN + 32 + TAG_LEN;
+/// Length of what it wraps a key of 32 bytes to.
+pub(crate) const WRAPPED_LEN: usize = SALT_LEN + 32 + TAG_LEN;
 
 #[derive(Debug)]
 pub(crate) struct Kek {
     key: SecretKey,
-    id: [u8; 16],
+    pub(crate) id: [u8; 16],
 }
 
 impl Kek {
@@ -52,8 +53,13 @@ impl Kek {
         if wrapped.kek_id != self.id {
             return Unwrapped::NotMine;
         }
-        let Ok(bytes) = <[u8; WRAPPED_LEN]>::try_from(wrapped.bytes.as_slice()) else {
-            let len = wrapped.bytes.len();
+        self.unwrap_bytes(&wrapped.bytes, context)
+    }
+
+    /// As [`unwrap`](Self::unwrap), of bytes that are known to be of this KEK.
+    pub(crate) fn unwrap_bytes(&self, bytes: &[u8], context: &WrapContext) -> Unwrapped {
+        let Ok(bytes) = <[u8; WRAPPED_LEN]>::try_from(bytes) else {
+            let len = bytes.len();
             return Unwrapped::Broken(KeyError::WrapField { field: "key", len, limit: "it has 80" });
         };
         let (mut salt, mut tag) = ([0; SALT_LEN], [0; TAG_LEN]);

@@ -5,12 +5,17 @@ pub(crate) const SLOT: &str = "vmkeep v1 slot";
 pub(crate) const FOOTER: &str = "vmkeep v1 footer";
 pub(crate) const KEY_OBJECT: &str = "vmkeep v1 key object";
 pub(crate) const WRAP: &str = "vmkeep v1 wrap";
+#[cfg(feature = "file-vault")]
+pub(crate) const FILE_VAULT: &str = "vmkeep v1 file vault";
 
 pub(crate) const SALT: &str = "vmkeep v1 salt";
 pub(crate) const KEK_ID: &str = "vmkeep v1 kek id";
 pub(crate) const BLOCK: &str = "vmkeep v1 block";
 pub(crate) const PAGE: &str = "vmkeep v1 page";
 pub(crate) const NODE: &str = "vmkeep v1 node";
+
+/// Stands before the URL of a key in the hash that is its id as a KEK.
+pub(crate) const STORE_KEK: &[u8] = b"vmkeep v1 store kek";
 
 /// Stands before the salt in the hash that is a pack's name.
 pub(crate) const PACK_NAME: &[u8] = b"vmkeep v1 pack name";

@@ -74,6 +74,8 @@ mod branch;
 pub mod conformance;
 mod entropy;
 mod error;
+#[cfg(feature = "file-vault")]
+pub mod file_vault;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod guest;
@@ -91,6 +93,10 @@ mod salt;
 mod seal;
 mod secret;
 mod store;
+mod store_kek;
+#[cfg(feature = "file-vault")]
+mod wrapping;
+mod writer;
 
 pub use aead::TAG_LEN;
 pub use argon::{Argon2Kdf, Argon2Params};
@@ -114,3 +120,4 @@ pub use store::{
     KeyInfo, KeyStore, KeyStoreError, KeyUrl, ObjectUrlError, Secret, SecretBytes, SecretStore, SecretUrl,
     SecretValue, StoreWrapped, WrapAlgorithm,
 };
+pub use store_kek::StoreKek;

@@ -67,6 +67,39 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A number of things, at most `max`.
+    pub(crate) fn count(&mut self, what: &'static str, max: usize) -> Result<usize, OpenError> {
+        within(what, self.u32()?, max)
+    }
+
+    /// Bytes behind their number.
+    pub(crate) fn counted(&mut self, what: &'static str, max: usize) -> Result<&'a [u8], OpenError> {
+        let len = self.count(what, max)?;
+        self.take(len)
+    }
+
+    /// As [`counted`](Self::counted), as text.
+    pub(crate) fn text(&mut self, what: &'static str, max: usize) -> Result<&'a str, OpenError> {
+        std::str::from_utf8(self.counted(what, max)?)
+            .map_err(|_| OpenError::Malformed { what: "text is not UTF-8" })
+    }
+
+    pub(crate) fn flag(&mut self) -> Result<bool, OpenError> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(OpenError::Malformed { what: "a flag is not 0 or 1" }),
+        }
+    }
+
+    /// What [`Sink::optional`](crate::writer::Sink::optional) wrote.
+    pub(crate) fn optional<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, OpenError>,
+    ) -> Result<Option<T>, OpenError> {
+        if self.flag()? { read(self).map(Some) } else { Ok(None) }
+    }
+
     /// Requires `len` zeros here.
     pub(crate) fn reserved(&mut self, len: usize) -> Result<(), OpenError> {
         if self.take(len)?.iter().all(|&byte| byte == 0) {

@@ -3,6 +3,7 @@
 //! [`KeyStore`] and [`SecretStore`] are what a VM's own encryption needs: its BEK is a secret, its KEK a key. A key of a
 //! [`KeyStore`] is also what a vault's keys can be wrapped with: `StoreKek`.
 
+pub(crate) mod codec;
 mod error;
 mod secret;
 mod url;

@@ -3,7 +3,7 @@
 use vmkeep_model::{DiskName, VmName};
 
 use super::{CapturedDisk, CapturedKey, GuestKeyStores, GuestKeysError};
-use crate::{KeyStoreError, KeyUrl, SecretBytes, SecretUrl, SecretValue, WrapAlgorithm};
+use crate::{KeyStoreError, KeyUrl, SecretUrl, SecretValue, WrapAlgorithm};
 
 /// The content type and the tags that Azure Disk Encryption finds a wrapped BEK by (Azure Backup's
 /// `backup-azure-restore-key-secret`).
@@ -135,17 +135,17 @@ impl PutBack<'_> {
             (None, Some(blob), None) => match secrets.restore_secret(blob) {
                 Ok(url) => url,
                 Err(KeyStoreError::Blob { .. } | KeyStoreError::Unsupported { .. }) => {
-                    secrets.set_secret(name, &again(old)).map_err(failed)?
+                    secrets.set_secret(name, &old.again()).map_err(failed)?
                 }
                 Err(e) => return Err(failed(e)),
             },
-            (None, ..) => secrets.set_secret(name, &again(old)).map_err(failed)?,
+            (None, ..) => secrets.set_secret(name, &old.again()).map_err(failed)?,
             (Some(kek), ..) => secrets.set_secret(name, &self.wrapped(captured, kek)?).map_err(failed)?,
         };
         let mut now = secrets.secret(name, None).map_err(failed)?;
         if !now.value.value.ct_eq(&old.value) && live.is_none() {
             // The blob held newer versions than the one that was captured.
-            secrets.set_secret(name, &again(old)).map_err(failed)?;
+            secrets.set_secret(name, &old.again()).map_err(failed)?;
             now = secrets.secret(name, None).map_err(failed)?;
         }
         if !now.value.value.ct_eq(&old.value) {
@@ -166,7 +166,7 @@ impl PutBack<'_> {
         };
         let algorithm =
             old.tags.get(ALGORITHM).cloned().unwrap_or_else(|| WrapAlgorithm::RsaOaep.name().to_owned());
-        let mut value = again(old);
+        let mut value = old.again();
         value.content_type = Some(WRAPPED_BEK.to_owned());
         value.tags.extend([
             (ALGORITHM.to_owned(), algorithm),
@@ -175,14 +175,5 @@ impl PutBack<'_> {
             (MACHINE.to_owned(), self.vm.to_string()),
         ]);
         Ok(value)
-    }
-}
-
-/// The same value once more.
-fn again(value: &SecretValue) -> SecretValue {
-    SecretValue {
-        value: SecretBytes::new(value.value.expose().to_vec()),
-        content_type: value.content_type.clone(),
-        tags: value.tags.clone(),
     }
 }

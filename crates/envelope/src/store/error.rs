@@ -109,6 +109,20 @@ pub enum KeyStoreError {
         /// How it shows.
         why: String,
     },
+    /// A setting out of its range.
+    #[error("{what}")]
+    Settings {
+        /// Which, and what is allowed.
+        what: &'static str,
+    },
+    /// Others than its owner have rights on the file.
+    #[error("{} has mode {mode:04o}; run chmod 600 on it", path.display())]
+    Mode {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// It may not be purged: the store protects deleted objects until their time is over.
     #[error("{url} is under purge protection")]
     PurgeProtected {

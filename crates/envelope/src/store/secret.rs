@@ -48,6 +48,18 @@ pub struct SecretValue {
     pub tags: BTreeMap<String, String>,
 }
 
+impl SecretValue {
+    /// The same value once more: for stores, which keep one and give one out.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self {
+            value: SecretBytes::new(self.value.expose().to_vec()),
+            content_type: self.content_type.clone(),
+            tags: self.tags.clone(),
+        }
+    }
+}
+
 /// A secret as a store gives it.
 #[derive(Debug)]
 pub struct Secret {
