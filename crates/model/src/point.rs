@@ -184,8 +184,8 @@ pub struct RecoveryPoint {
     pub disks: Vec<DiskRecord>,
     /// Length of the VM configuration stored with it, in bytes; 0 when there is none.
     pub config_len: u64,
-    /// What wrapped the vault's keys; `None` when the point does not say.
-    pub storage_encryption: Option<StorageEncryption>,
+    /// What wrapped the vault's keys.
+    pub storage_encryption: StorageEncryption,
     /// Whether it was forgotten and awaits the sweep.
     pub forgotten: bool,
 }

@@ -336,6 +336,8 @@ impl VaultError {
     pub(crate) fn open(object: impl ToString, source: OpenError) -> Self {
         match source {
             OpenError::Newer { found, known } => Self::Newer { object: object.to_string(), found, known },
+            // Nothing is wrong with the object: whoever holds the KEK does not let it be used.
+            OpenError::KeyVault(source) => Self::Key { what: object.to_string(), source },
             source => Self::Damaged { object: object.to_string(), source },
         }
     }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use vmkeep_envelope::guest::CapturedKeys;
-use vmkeep_envelope::{IdentityKey, SealContext, SealError, SealedObject, SlotKind, seal_record};
+use vmkeep_envelope::{
+    IdentityKey, KekManagement, SealContext, SealError, SealedObject, SlotKind, seal_record,
+};
 use vmkeep_model::{
     BlockIndex, BlockSize, ByteLen, ChangeProvenance, ConsistencyLevel, DiskDescription, DiskName, DiskRole,
     LineageId, PointNumber, RecoveryPoint, SessionId, Tracking, VmDescription,
@@ -373,15 +375,15 @@ impl Session {
             },
             change_lists,
             changes,
-            encryption: Some(self.encryption(draft)?),
+            encryption: self.encryption(draft)?,
             keys: self.sealed_keys(draft)?,
             copy: None,
             unknown: Vec::new(),
         })
     }
 
-    /// What is known of encryption: of the vault's keys, and of the disks of guests.
-    fn encryption(&self, draft: &Draft) -> Result<EncryptionBody, VaultError> {
+    /// What is to be said of encryption: of a key that is not the vault's own, and of the disks of guests.
+    fn encryption(&self, draft: &Draft) -> Result<Option<EncryptionBody>, VaultError> {
         let kek = self.writing.vault.key_vault.describe();
         let mut disks = Vec::new();
         for captured in draft.keys.iter().flat_map(|keys| &keys.disks) {
@@ -397,7 +399,8 @@ impl Session {
                 kek_captured: captured.kek.as_ref().is_some_and(|kek| kek.backup.is_some()),
             });
         }
-        Ok(EncryptionBody { customer_key: kek.url.map(|url| url.to_string()), disks })
+        let said = kek.managed == KekManagement::Customer || !disks.is_empty();
+        Ok(said.then(|| EncryptionBody { customer_key: kek.url.map(|url| url.to_string()), disks }))
     }
 
     /// The captured keys, sealed with the data key: who may not read the disks may not have them.

@@ -172,7 +172,7 @@ pub(crate) struct PointBody {
     pub(crate) change_lists: Vec<ChangeListBody>,
     /// Disks of which there is something to say, ascending.
     pub(crate) changes: Vec<ChangesBody>,
-    /// What wrapped the vault's keys and where those of guests were; points of earlier versions do not say.
+    /// What there is to say of encryption; `None` when the vault's keys were its own and no guest encrypts a disk.
     pub(crate) encryption: Option<EncryptionBody>,
     /// Captured keys of guests, a record of its own, sealed with the data key.
     pub(crate) keys: Option<Vec<u8>>,
@@ -307,10 +307,10 @@ impl PointBody {
             },
             disks,
             config_len: self.config.as_ref().map_or(0, |config| config.len() as u64),
-            storage_encryption: self.encryption.as_ref().map(|encryption| match &encryption.customer_key {
+            storage_encryption: match self.encryption.as_ref().and_then(|e| e.customer_key.as_ref()) {
                 None => StorageEncryption::VaultManaged,
                 Some(key) => StorageEncryption::CustomerManaged { key: key.clone() },
-            }),
+            },
             forgotten,
         })
     }
