@@ -9,6 +9,7 @@ use crate::drive::{Driver, NoData};
 use crate::error::VaultError;
 use crate::format::{SessionBody, VoidBody};
 use crate::journal::{self, JournalEntry};
+use crate::keyring;
 use crate::layout::ObjectName;
 use crate::lineage::{AtNumber, Lineage};
 use crate::pack::{Orphans, PackNodes};
@@ -68,6 +69,9 @@ impl Session {
                 }
             };
             let head = lineage.whole_head(found, &mut driver);
+            // After its record: whoever destroys keys ends the sessions it finds, and one that it does not find is told
+            // here what new data is sealed with.
+            let lineage = Lineage { domain: keyring::refreshed(&lineage.domain)?, ..lineage.clone() };
             let ended =
                 adopted.as_ref().map(|ended| ObjectName::Point(lineage.id, PointNumber(ended.target)));
             let stored = stored

@@ -9,7 +9,7 @@ use vmkeep_envelope::{Codec, fuzzing as envelope};
 use vmkeep_model::ByteLen;
 
 use crate::format::{
-    Body, ClosedBody, FooterBody, ForgetBody, HeadBody, InheritedBody, JournalBody, MarkBody, MovedBody,
+    Body, ClosedBody, DestroyedBody, FooterBody, ForgetBody, HeadBody, InheritedBody, JournalBody, MarkBody, MovedBody,
     NameBody, PinBody, PlanBody, PointBody, RepackBody, RetiredBody, SessionBody, VaultBody, VoidBody,
     WornBody, decode_body, encode,
 };
@@ -23,7 +23,7 @@ use crate::pack::NodeSlot;
 pub type Target = fn(&[u8]);
 
 /// Every function here by its name, which is also that of its fuzz target and of its corpus.
-pub const TARGETS: [(&str, Target); 27] = [
+pub const TARGETS: [(&str, Target); 28] = [
     ("vault_body", vault_body),
     ("name_body", name_body),
     ("point_body", point_body),
@@ -41,6 +41,7 @@ pub const TARGETS: [(&str, Target); 27] = [
     ("moved_body", moved_body),
     ("worn_body", worn_body),
     ("repack_body", repack_body),
+    ("destroyed_body", destroyed_body),
     ("journal_entry", journal_entry),
     ("footer", footer),
     ("node_slot", node_slot),
@@ -140,6 +141,11 @@ pub fn worn_body(data: &[u8]) {
 /// The body of the record of a repacking sweep.
 pub fn repack_body(data: &[u8]) {
     body::<RepackBody>(data);
+}
+
+/// The body of the tombstone of destroyed keys.
+pub fn destroyed_body(data: &[u8]) {
+    body::<DestroyedBody>(data);
 }
 
 /// What a journal entry says: its kind (2 bytes), then its body.

@@ -313,7 +313,19 @@ impl Auditor<'_> {
                     }
                 }
                 JournalEntry::Swept { ref ranges, .. } => self.swept(line, ranges, all_known)?,
-                JournalEntry::VaultCreated | JournalEntry::Suspect { .. } | JournalEntry::Unknown { .. } => {}
+                JournalEntry::KeysDestroyed { domain, epoch, .. } => {
+                    let name = ObjectName::KeyDestroyed { domain, epoch };
+                    if domain != line.lineage.domain.id {
+                        self.tell_wrong(&name, "the journal of another VM says that it is there");
+                    } else {
+                        self.must_exist(name)?;
+                    }
+                }
+                JournalEntry::VaultCreated
+                | JournalEntry::KekRotated { .. }
+                | JournalEntry::BekRotated { .. }
+                | JournalEntry::Suspect { .. }
+                | JournalEntry::Unknown { .. } => {}
             }
         }
         Ok(())
