@@ -14,10 +14,11 @@ use std::sync::{Arc, Mutex};
 use common::*;
 use keys::*;
 use swept::{at_once, interrupted, sweep_all};
-use vmkeep::model::{CancelToken, ConsistencyLevel, Owner, Permit, Scope, op};
+use vmkeep::backup;
+use vmkeep::model::{ByteLen, CancelToken, ConsistencyLevel, DiskDescription, DiskRole, Owner, Permit, Scope, op};
 use vmkeep::object_store::ObjectStore;
 use vmkeep::object_store::memory::InMemory;
-use vmkeep::vault::{Draft, SweepEvent, Vault, VaultError};
+use vmkeep::vault::{Draft, DraftDisk, SweepEvent, Vault, VaultError};
 use vmkeep_testkit::{Call, Fault, FaultyStore, RequestKind, Tap, TappedStore, Verdict, snapshot, store_of};
 
 #[test]
@@ -90,7 +91,8 @@ fn an_interrupted_backup_is_gone_on_with_after_a_rotation() {
     back_up_version(&vault, 1);
     interrupted(&vault, "web", &version(30)["os"]);
     rotate(&vault).unwrap();
-    let report = back_up(&open(store.clone(), 2), "web", &version(30)).unwrap();
+    let settings = backup::Settings { resume: backup::Resume::Newest, ..inline() };
+    let report = back_up_with(&open(store.clone(), 2), "web", &version(30), &settings).unwrap();
     assert!(report.bytes_adopted > 0, "{report:?}");
     let vault = open(store, 3);
     assert_point_whole(&vault, "web@latest", &version(30), "adopted");
@@ -105,7 +107,10 @@ fn a_session_that_is_open_across_a_rotation_commits_and_reads() {
     let session = vault.begin(&vm("web")).unwrap();
     rotate(&other).unwrap();
     let draft = Draft {
-        disks: Vec::new(),
+        disks: vec![DraftDisk::Described {
+            description: DiskDescription { name: "tmp".parse().unwrap(), role: DiskRole::Temporary, lun: None },
+            size: ByteLen(1 << 30),
+        }],
         consistency: ConsistencyLevel::Crash,
         evidence: Vec::new(),
         config: None,
@@ -116,7 +121,7 @@ fn a_session_that_is_open_across_a_rotation_commits_and_reads() {
     assert_eq!(base.stored_blocks(), 60);
     session.commit(draft).unwrap();
     // The handle that knew nothing of it goes on with the new keys.
-    back_up_version(&vault, 3);
+    back_up_now(&vault, &version(3));
     let bytes = other.epoch_bytes(&vm("web"), &CancelToken::new()).unwrap();
     assert_eq!(bytes.len(), 2);
     assert_points(&other, [1, 3], "open across");

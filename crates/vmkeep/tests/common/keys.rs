@@ -49,21 +49,21 @@ pub(crate) const BLOCKS: u64 = 60;
 
 /// Content number `n`: most blocks are those of the one before, and of some only a page differs.
 pub(crate) fn version(n: u64) -> Disks {
-    let mut os = noise(1 << 40, usize::try_from(BLOCKS).unwrap() * BLOCK);
+    let mut os = noise(1 << 60, usize::try_from(BLOCKS).unwrap() * BLOCK);
     for changed in 1..=n {
         for k in 0..4 {
             let at = (changed * 7 + k * 11) % BLOCKS;
-            set_block(&mut os, usize::try_from(at).unwrap(), &noise(changed << 32 | at, BLOCK));
+            set_block(&mut os, usize::try_from(at).unwrap(), &noise(changed << 40 | at << 24, BLOCK));
         }
         let at = usize::try_from((changed * 13 + 5) % BLOCKS).unwrap() * BLOCK + 4096;
-        os[at..at + 100].copy_from_slice(&noise(changed << 33, 100));
+        os[at..at + 100].copy_from_slice(&noise(changed << 40 | 1 << 39, 100));
     }
     disks([("os", os)])
 }
 
 /// Content none of whose blocks is in any version.
 pub(crate) fn other_content() -> Disks {
-    disks([("os", noise(1 << 50, usize::try_from(BLOCKS).unwrap() * BLOCK))])
+    disks([("os", noise(1 << 61, usize::try_from(BLOCKS).unwrap() * BLOCK))])
 }
 
 pub(crate) fn back_up_now(vault: &Vault, content: &Disks) -> u64 {
