@@ -31,7 +31,8 @@ impl DomainKeys {
     pub fn successor(&self, entropy: &dyn Entropy) -> Result<Self, KeyError> {
         let mut keys = Self::none(self.domain, self.epoch.saturating_add(1));
         for &branch in self.branches_allowed() {
-            let own = self.iter().find(|key| key.id().branch == branch).ok_or_else(|| self.missing(branch))?;
+            let own =
+                self.iter().find(|key| key.id().branch == branch).ok_or_else(|| self.missing(branch))?;
             let key = match branch {
                 Branch::Identity => own.secret().duplicate(),
                 _ => SecretKey::generate(entropy)?,

@@ -9,7 +9,9 @@ use vmkeep_model::{
     BlockIndex, BlockRun, ByteLen, CancelToken, Cancelled, DiskName, Extent, LineageId, PointNumber, PointRef,
 };
 use vmkeep_vault::map::Entry;
-use vmkeep_vault::{Accounting, AuditDepth, Damage, DestroyedKeys, DiskReader, Found, OpenPoint, Vault, VaultError};
+use vmkeep_vault::{
+    Accounting, AuditDepth, Damage, DestroyedKeys, DiskReader, Found, OpenPoint, Vault, VaultError,
+};
 
 use crate::{Event, Observer, RestoreError, Settings};
 

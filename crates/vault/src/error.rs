@@ -279,7 +279,9 @@ pub enum VaultError {
         keks: Vec<String>,
     },
     /// Two key objects of one domain and epoch hold different keys.
-    #[error("{object} opens and holds other keys than those that are in use; find out whose it is, and remove it")]
+    #[error(
+        "{object} opens and holds other keys than those that are in use; find out whose it is, and remove it"
+    )]
     KeysDiffer {
         /// The object.
         object: String,

@@ -9,9 +9,9 @@ use vmkeep_envelope::{Codec, fuzzing as envelope};
 use vmkeep_model::ByteLen;
 
 use crate::format::{
-    Body, ClosedBody, DestroyedBody, FooterBody, ForgetBody, HeadBody, InheritedBody, JournalBody, MarkBody, MovedBody,
-    NameBody, PinBody, PlanBody, PointBody, RepackBody, RetiredBody, SessionBody, VaultBody, VoidBody,
-    WornBody, decode_body, encode,
+    Body, ClosedBody, DestroyedBody, FooterBody, ForgetBody, HeadBody, InheritedBody, JournalBody, MarkBody,
+    MovedBody, NameBody, PinBody, PlanBody, PointBody, RepackBody, RetiredBody, SessionBody, VaultBody,
+    VoidBody, WornBody, decode_body, encode,
 };
 use crate::frame::FrameDecoder;
 use crate::journal::JournalEntry;

@@ -12,10 +12,10 @@ use vmkeep_envelope::{Codec, PackName, SlotId, SlotKind};
 use vmkeep_model::{BlockIndex, BlockSize, ContentHash, DomainId, LineageId, PointNumber, SessionId};
 
 use crate::format::{
-    Body, ChangesBody, ClosedBody, DeadPackBody, DestroyedBody, DiskBody, FooterBody, FooterSlot, ForgetBody, HeadBody,
-    InheritedBody, JobBody, JournalBody, MarkBody, MovedBody, MovedSlotBody, NameBody, Origin, Part, PinBody,
-    PlaceBody, PlanBody, PointBody, PointHead, RepackBody, RetiredBody, RootBody, SessionBody, SlotBirth,
-    StoredBody, Thinned, TrackingBody, VaultBody, VoidBody, WornBody, decode_body, encode,
+    Body, ChangesBody, ClosedBody, DeadPackBody, DestroyedBody, DiskBody, FooterBody, FooterSlot, ForgetBody,
+    HeadBody, InheritedBody, JobBody, JournalBody, MarkBody, MovedBody, MovedSlotBody, NameBody, Origin,
+    Part, PinBody, PlaceBody, PlanBody, PointBody, PointHead, RepackBody, RetiredBody, RootBody, SessionBody,
+    SlotBirth, StoredBody, Thinned, TrackingBody, VaultBody, VoidBody, WornBody, decode_body, encode,
 };
 use crate::journal::JournalEntry;
 

@@ -57,7 +57,10 @@ fn destroying_the_keys_of_a_vm_is_for_ever_and_no_damage_and_its_next_backup_beg
         let vault = open(Arc::clone(&store), 2);
         for n in 1..=3 {
             let said = gone(&vault, &format!("web@{n}"));
-            assert!(said.contains("VM web") && said.contains("2023-11-14") && said.contains("owner"), "{said}");
+            assert!(
+                said.contains("VM web") && said.contains("2023-11-14") && said.contains("owner"),
+                "{said}"
+            );
         }
         assert_restores(&vault, "db@1", &version(7), "another VM");
         let report = assert_vault_clean(&vault, "destroyed");
@@ -66,9 +69,11 @@ fn destroying_the_keys_of_a_vm_is_for_ever_and_no_damage_and_its_next_backup_beg
         assert!(report.destroyed_blocks >= BLOCKS, "{report:?}");
         let structure = verify(&vault, Depth::Structure).unwrap();
         assert!(structure.is_clean() && structure.destroyed == report.destroyed);
-        assert!(vault.keys().unwrap()[2].epochs.iter().all(|epoch| {
-            epoch.destroyed.is_some() && epoch.wraps.len() == 1 && epoch.wraps[0].opens()
-        }));
+        assert!(
+            vault.keys().unwrap()[2].epochs.iter().all(|epoch| {
+                epoch.destroyed.is_some() && epoch.wraps.len() == 1 && epoch.wraps[0].opens()
+            })
+        );
         let said = vault.journal().unwrap();
         let said = said.iter().filter(|r| matches!(r.entry, JournalEntry::KeysDestroyed { .. })).count();
         assert_eq!(said, 2);
@@ -160,7 +165,8 @@ fn destroying_stopped_at_any_call_is_not_begun_or_can_be_finished() {
             assert_eq!(plan.resumes, is_buried, "{when}");
             destroy(&vault, &plan).unwrap();
             gone(&open(store.clone(), 4), "web@1");
-            let left: Vec<_> = vault.keys().unwrap().into_iter().find(|k| !k.vms.is_empty()).into_iter().collect();
+            let left: Vec<_> =
+                vault.keys().unwrap().into_iter().find(|k| !k.vms.is_empty()).into_iter().collect();
             assert_eq!(left[0].epochs[0].wraps.len(), 1, "{when}: {left:?}");
             let report = assert_vault_clean(&open(store.clone(), 5), &when);
             assert!(report.destroyed[0].finished, "{when}");

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vmkeep_envelope::{
-    Branch, DomainKeys, KeyObjectHead, KeyVault, OpenedKeys, WrapNaming, open_key_object, wrap_name,
+    DomainKeys, KeyObjectHead, KeyVault, OpenedKeys, WrapNaming, open_key_object, wrap_name,
 };
 use vmkeep_model::{CancelToken, Permit, VmName, op};
 
@@ -32,7 +32,7 @@ pub struct BekRotation {
 /// A key object of the newest epoch, opened.
 struct Wrap {
     /// Last segment of its name: the same in every epoch.
-    wrap: String,
+    segment: String,
     /// Which of the KEKs at hand opens it.
     by: usize,
     naming: WrapNaming,
@@ -103,15 +103,13 @@ impl Inner {
         let before = epochs.pop_last().filter(|(epoch, _)| !lineage.domain.destroyed().contains_key(epoch));
         if let Some((_, before)) = before {
             let is_there = |wrap: &Wrap| {
-                let same = |other: &&Wrap| {
-                    other.by == wrap.by && other.keys.branches() == wrap.keys.branches()
-                };
-                found.wraps.iter().find(same).is_some()
+                let mut wraps = found.wraps.iter();
+                wraps.any(|other| (other.by, other.keys.branches()) == (wrap.by, wrap.keys.branches()))
             };
             let missing: Vec<&Wrap> = before.wraps.iter().filter(|wrap| !is_there(wrap)).collect();
             if !missing.is_empty() && found.foreign.is_empty() {
                 let first = full(&found, &what())?;
-                let path = format!("keys/{}/{newest}/{}", lineage.domain.id, first.wrap);
+                let path = format!("keys/{}/{newest}/{}", lineage.domain.id, first.segment);
                 for wrap in missing {
                     self.wrap_as(wrap, keks, (&path, keks[first.by]))?;
                 }
@@ -133,9 +131,9 @@ impl Inner {
         let what = format!("VM {}", lineage.vm);
         let first = full(newest, &what)?;
         let key_error = |source| VaultError::Key { what: what.clone(), source };
-        let keys = first.keys.successor(&*self.ports.entropy).map_err(key_error)?;
+        let next = first.keys.successor(&*self.ports.entropy).map_err(key_error)?;
         // The one with all keys and the least name is created first: it decides whose keys they are.
-        let (path, object) = self.wrapped(&keys, keks[first.by], first.naming)?;
+        let (path, object) = self.wrapped(&next, keks[first.by], first.naming)?;
         self.objects.create(&keyring::key_name(&path)?, &object)?;
         let decided = self.opened_by(keks[first.by], &path)?;
         if decided.is_none_or(|decided| !decided.is_full()) {
@@ -144,7 +142,7 @@ impl Inner {
         for wrap in newest.wraps.iter().filter(|wrap| !std::ptr::eq(*wrap, first)) {
             self.wrap_as(wrap, keks, (&path, keks[first.by]))?;
         }
-        Ok(keys.epoch())
+        Ok(next.epoch())
     }
 
     /// Wraps the keys that the object at `from` holds as `like` is wrapped, and reads them back.
@@ -152,22 +150,19 @@ impl Inner {
         &self,
         like: &Wrap,
         keks: &[&dyn KeyVault],
-        from: (&str, &dyn KeyVault),
+        (from, by): (&str, &dyn KeyVault),
     ) -> Result<(), VaultError> {
-        let differ = || VaultError::KeysDiffer { object: from.0.to_owned() };
-        let mut keys = self.opened_by(from.1, from.0)?.ok_or_else(differ)?;
+        let differ = |object: &str| VaultError::KeysDiffer { object: object.to_owned() };
+        let all = self.opened_by(by, from)?.ok_or_else(|| differ(from))?;
         let branches = like.keys.branches();
-        for branch in [Branch::Record, Branch::Map, Branch::Data, Branch::Identity] {
-            if !branches.contains(&branch) {
-                keys = keys.without(branch);
-            }
-        }
-        let (path, object) = self.wrapped(&keys, keks[like.by], like.naming)?;
+        let without = all.branches().into_iter().filter(|branch| !branches.contains(branch));
+        let some = without.fold(all, DomainKeys::without);
+        let (path, object) = self.wrapped(&some, keks[like.by], like.naming)?;
         // Another that rotates may have been first: with the same keys, or something is wrong.
         self.objects.create(&keyring::key_name(&path)?, &object)?;
         match self.opened_by(keks[like.by], &path)? {
-            Some(found) if found.same_keys(&keys) => Ok(()),
-            _ => Err(VaultError::KeysDiffer { object: path }),
+            Some(found) if found.same_keys(&some) => Ok(()),
+            _ => Err(differ(&path)),
         }
     }
 
@@ -189,7 +184,7 @@ impl Inner {
             let mut opened = None;
             for (by, kek) in keks.iter().enumerate() {
                 if let OpenedKeys::Keys(keys) = open_key_object(&bytes, &path, *kek).map_err(damaged)? {
-                    opened = Some(Wrap { wrap: wrap.clone(), by, naming, keys });
+                    opened = Some(Wrap { segment: wrap.clone(), by, naming, keys });
                     break;
                 }
             }
@@ -206,5 +201,6 @@ impl Inner {
 /// The object that holds all keys and has the least name.
 fn full<'e>(epoch: &'e Epoch, what: &str) -> Result<&'e Wrap, VaultError> {
     let full = epoch.wraps.iter().filter(|wrap| wrap.keys.is_full());
-    full.min_by(|a, b| a.wrap.cmp(&b.wrap)).ok_or_else(|| VaultError::WrongKey { what: what.to_owned() })
+    full.min_by(|a, b| a.segment.cmp(&b.segment))
+        .ok_or_else(|| VaultError::WrongKey { what: what.to_owned() })
 }

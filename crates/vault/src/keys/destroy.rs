@@ -148,8 +148,7 @@ impl Vault {
         for epoch in &now.epochs {
             let points = now.points_of.get(&epoch.epoch).copied().unwrap_or(0);
             let points = vault.bury(&lineage, epoch.epoch, permit.who().as_str(), points)?;
-            let entry =
-                JournalEntry::KeysDestroyed { domain: lineage.domain.id, epoch: epoch.epoch, points };
+            let entry = JournalEntry::KeysDestroyed { domain: lineage.domain.id, epoch: epoch.epoch, points };
             for stream in [lineage.id.0, vault.id.0] {
                 if !journal::read(vault, stream)?.iter().any(|record| record.entry == entry) {
                     journal::append(vault, stream, &entry)?;
@@ -250,9 +249,8 @@ impl Inner {
         let newest = ours.last().copied();
         let loses = !needing.all().is_empty() || newest.is_some_and(|newest| epochs.contains(&newest));
         let resumes = epochs.iter().any(|epoch| lineage.domain.destroyed().contains_key(epoch));
-        let rests = |epoch: u32| {
-            resting.get(&epoch).copied().unwrap_or(EpochBytes { epoch, bytes: 0, packs: 0 })
-        };
+        let rests =
+            |epoch: u32| resting.get(&epoch).copied().unwrap_or(EpochBytes { epoch, bytes: 0, packs: 0 });
         let Needing { points } = &needing;
         Ok(DestroyPlan {
             vm: lineage.vm.clone(),
@@ -275,7 +273,8 @@ impl Inner {
             return Ok(Vec::new());
         }
         let head = lineage.head(self)?;
-        let mut left: Vec<_> = sessions.iter().filter(|body| body.target > head.top && !head.closed).collect();
+        let mut left: Vec<_> =
+            sessions.iter().filter(|body| body.target > head.top && !head.closed).collect();
         left.sort_by_key(|body| body.target);
         Ok(left.into_iter().map(|body| SessionId(body.session)).collect())
     }

@@ -123,15 +123,14 @@ impl Vault {
         let vault = &self.inner;
         let mut domains: BTreeMap<DomainId, BTreeMap<u32, EpochInfo>> = BTreeMap::new();
         for (path, _) in vault.objects.list("keys")? {
-            let (domain, epoch) = match ObjectName::parse(&path) {
-                Some(ObjectName::Key { domain, epoch, .. } | ObjectName::KeyDestroyed { domain, epoch }) => {
-                    (domain, epoch)
-                }
-                _ => continue,
+            let Some(name) = ObjectName::parse(&path) else { continue };
+            let (ObjectName::Key { domain, epoch, .. } | ObjectName::KeyDestroyed { domain, epoch }) = name
+            else {
+                continue;
             };
             let epochs = domains.entry(domain).or_default();
             let info = epochs.entry(epoch).or_insert(EpochInfo { epoch, wraps: Vec::new(), destroyed: None });
-            if matches!(ObjectName::parse(&path), Some(ObjectName::Key { .. })) {
+            if matches!(name, ObjectName::Key { .. }) {
                 info.wraps.extend(vault.wrap_info(&path)?);
             } else {
                 let body = keyring::tombstone(&vault.objects, &vault.record, domain, epoch)?;

@@ -69,8 +69,7 @@ impl Inner {
 pub(crate) fn by_epoch(packs: &[DataPack]) -> BTreeMap<u32, EpochBytes> {
     let mut sums = BTreeMap::new();
     for pack in packs {
-        let sum =
-            sums.entry(pack.epoch).or_insert(EpochBytes { epoch: pack.epoch, bytes: 0, packs: 0 });
+        let sum = sums.entry(pack.epoch).or_insert(EpochBytes { epoch: pack.epoch, bytes: 0, packs: 0 });
         sum.bytes += pack.bytes;
         sum.packs += 1;
     }
@@ -100,12 +99,12 @@ pub(crate) struct Needs<'a> {
     lineage: &'a Lineage,
     /// Epochs that are asked about and that data rests on.
     asked: BTreeSet<u32>,
-    /// The epoch of what was born in a slot, where it is known.
-    slots: HashMap<(PackPlace, u32), Option<u32>>,
+    /// Epochs of packs, by where they lie.
+    packs: HashMap<PackPlace, u32>,
 }
 
 impl<'a> Needs<'a> {
-    /// Asks about `epochs`. Reads the header of every data pack, and goes through maps only when there is one of them.
+    /// Asks about `epochs`. `packs` are the data packs there are: what none of them rests on is not looked for.
     pub(crate) fn of(
         vault: &'a Arc<Inner>,
         lineage: &'a Lineage,
@@ -113,7 +112,7 @@ impl<'a> Needs<'a> {
         packs: &[DataPack],
     ) -> Self {
         let asked = packs.iter().map(|pack| pack.epoch).filter(|epoch| epochs.contains(epoch)).collect();
-        Self { vault, lineage, asked, slots: HashMap::new() }
+        Self { vault, lineage, asked, packs: HashMap::new() }
     }
 
     /// The points that count and need one of the epochs: each is walked until all that is asked about was met, which most
@@ -186,22 +185,29 @@ impl<'a> Needs<'a> {
 
     /// The epoch that a slot is sealed with, wherever it lies; `None` when it cannot be found.
     fn epoch_of(&mut self, birth: &PackPlace, slot: u32) -> Result<Option<u32>, VaultError> {
-        if let Some(known) = self.slots.get(&(*birth, slot)) {
-            return Ok(*known);
+        if let Some(&known) = self.packs.get(birth) {
+            return Ok(Some(known));
         }
         let found = match self.vault.whereabouts(self.lineage, birth) {
-            Ok(Whereabouts::InBirthPack(index)) => Ok(index.epoch),
-            Ok(Whereabouts::Moved(record)) => moved_to(&record, self.lineage, birth, slot)
-                .and_then(|(pack, _)| self.vault.pack_index(self.lineage, &pack))
-                .map(|index| index.epoch),
+            Ok(Whereabouts::InBirthPack(_)) => Ok(*birth),
+            Ok(Whereabouts::Moved(record)) => {
+                moved_to(&record, self.lineage, birth, slot).map(|(pack, _)| pack)
+            }
             Err(e) => Err(e),
         };
-        let epoch = match found {
-            Ok(epoch) => Some(epoch),
-            Err(e) if e.is_of_one_object() => None,
-            Err(e) => return Err(e),
-        };
-        self.slots.insert((*birth, slot), epoch);
+        match found.and_then(|pack| self.epoch_of_pack(pack)) {
+            Ok(epoch) => Ok(Some(epoch)),
+            Err(e) if e.is_of_one_object() => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn epoch_of_pack(&mut self, pack: PackPlace) -> Result<u32, VaultError> {
+        if let Some(&known) = self.packs.get(&pack) {
+            return Ok(known);
+        }
+        let epoch = self.vault.pack_index(self.lineage, &pack)?.epoch;
+        self.packs.insert(pack, epoch);
         Ok(epoch)
     }
 }

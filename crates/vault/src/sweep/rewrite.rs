@@ -62,8 +62,15 @@ impl Vault {
         let mut done = Rewritten::default();
         let can_move = |pack: &DataPack| lineage.domain.data_key_of(pack.epoch).is_ok();
         let (old, stuck): (Vec<DataPack>, Vec<DataPack>) = old.into_iter().partition(can_move);
-        let mut data =
-            SweepData::new(vault, &lineage, SessionId(random_id(&*vault.ports.entropy)?), budget, false, cancel, events);
+        let mut data = SweepData::new(
+            vault,
+            &lineage,
+            SessionId(random_id(&*vault.ports.entropy)?),
+            budget,
+            false,
+            cancel,
+            events,
+        );
         let old = data.needed(&old)?;
         let stuck = data.needed(&stuck)?;
         let bytes = |packs: &[DataPack]| packs.iter().map(|pack| pack.bytes).sum::<u64>();

@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use vmkeep_envelope::{OpenedKeys, open_key_object};
-use vmkeep_model::{
-    CancelToken, DomainId, LineageId, PointNumber, PointRef, SessionId, Timestamp, VmName,
-};
+use vmkeep_model::{CancelToken, DomainId, LineageId, PointNumber, PointRef, SessionId, Timestamp, VmName};
 
 use super::{Accounting, Audit, AuditDepth, Damage};
 use crate::error::VaultError;

@@ -315,10 +315,10 @@ impl Auditor<'_> {
                 JournalEntry::Swept { ref ranges, .. } => self.swept(line, ranges, all_known)?,
                 JournalEntry::KeysDestroyed { domain, epoch, .. } => {
                     let name = ObjectName::KeyDestroyed { domain, epoch };
-                    if domain != line.lineage.domain.id {
-                        self.tell_wrong(&name, "the journal of another VM says that it is there");
-                    } else {
+                    if domain == line.lineage.domain.id {
                         self.must_exist(name)?;
+                    } else {
+                        self.tell_wrong(&name, "the journal of another VM says that it is there");
                     }
                 }
                 JournalEntry::VaultCreated

@@ -148,8 +148,8 @@ impl Auditor<'_> {
         index: &PackIndex,
         name: &ObjectName,
     ) -> Result<(), VaultError> {
-        let is_destroyed = index.content == PackContent::Data
-            && lineage.domain.destroyed().contains_key(&index.epoch);
+        let is_destroyed =
+            index.content == PackContent::Data && lineage.domain.destroyed().contains_key(&index.epoch);
         if self.depth == AuditDepth::Structure || is_destroyed {
             return Ok(());
         }

@@ -11,7 +11,8 @@ use vmkeep::model::{CancelToken, Op, Owner, Permit, Scope, SessionId};
 use vmkeep::object_store::ObjectStoreExt;
 use vmkeep::object_store::memory::InMemory;
 use vmkeep::vault::{
-    BekRotation, CompressionLevel, DestroyPlan, Destroyed, EpochBytes, ObjectName, Rewritten, Vault, VaultError,
+    BekRotation, CompressionLevel, DestroyPlan, Destroyed, EpochBytes, ObjectName, Rewritten, Vault,
+    VaultError,
 };
 use vmkeep_testkit::snapshot;
 
