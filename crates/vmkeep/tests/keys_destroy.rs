@@ -7,7 +7,8 @@ mod keys;
 #[path = "common/swept.rs"]
 mod swept;
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Mutex};
 
 use common::*;
 use keys::*;
@@ -17,7 +18,7 @@ use vmkeep::object_store::ObjectStore;
 use vmkeep::object_store::memory::InMemory;
 use vmkeep::restore::{Depth, RestoreError};
 use vmkeep::vault::{JournalEntry, ObjectName, Vault, VaultError};
-use vmkeep_testkit::{Fault, FaultyStore, snapshot, store_of};
+use vmkeep_testkit::{Call, Fault, FaultyStore, RequestKind, Tap, TappedStore, Verdict, snapshot, store_of};
 
 /// The vault's error within a restore's.
 #[track_caller]
@@ -272,4 +273,129 @@ fn what_was_destroyed_can_be_swept_and_stays_destroyed_when_the_kek_is_changed()
     let report = assert_vault_clean(&vault, "swept");
     assert!(report.destroyed[0].points.is_empty());
     assert!(!snapshot(&*store).keys().any(|path| path.as_ref().starts_with("packs/")));
+}
+
+/// Acts right before the first session record is created.
+struct BeforeItBegins {
+    act: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl fmt::Debug for BeforeItBegins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BeforeItBegins")
+    }
+}
+
+impl fmt::Display for BeforeItBegins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BeforeItBegins")
+    }
+}
+
+impl Tap for BeforeItBegins {
+    fn before(&self, call: &Call<'_>) -> Verdict {
+        if call.kind() == RequestKind::Put
+            && call.path.as_ref().starts_with("sessions/")
+            && let Some(act) = self.act.lock().unwrap().take()
+        {
+            std::thread::spawn(act).join().unwrap();
+        }
+        Verdict::Pass
+    }
+}
+
+/// Whoever destroys the keys cannot see this backup: it has no record yet, and has the old keys in its hands.
+#[test]
+fn a_backup_that_begins_while_old_keys_are_destroyed_uses_the_new_ones() {
+    let store = Arc::new(InMemory::new());
+    back_up_version(&create(store.clone(), 1), 1);
+    let other = open(store.clone(), 2);
+    let act = move || {
+        rotate(&other).unwrap();
+        assert_eq!(rewrite(&other, u64::MAX).unwrap().left, 0);
+        let plan = plan_to_destroy(&other, Some(0)).unwrap();
+        assert!(!destroy(&other, &plan).unwrap().closed);
+    };
+    let tap = BeforeItBegins { act: Mutex::new(Some(Box::new(act))) };
+    let slow = open(Arc::new(TappedStore::with_tap(store.clone(), tap)), 3);
+    back_up_version(&slow, 2);
+    let vault = open(store, 4);
+    assert_eq!(epochs(&vault).iter().map(|epoch| epoch.epoch).collect::<Vec<_>>(), [1]);
+    assert_points(&vault, 1..=2, "began beside it");
+}
+
+#[test]
+fn a_tombstone_that_was_damaged_moved_or_removed_is_told_of() {
+    use vmkeep::object_store::ObjectStoreExt;
+    let store = Arc::new(InMemory::new());
+    let vault = create(store.clone(), 1);
+    back_up_version(&vault, 1);
+    rotate(&vault).unwrap();
+    back_up_version(&vault, 2);
+    destroy(&vault, &plan_to_destroy(&vault, None).unwrap()).unwrap();
+    let whole = snapshot(&*store);
+    let tombs: Vec<_> = whole.iter().filter(|(path, _)| path.as_ref().ends_with("/destroyed")).collect();
+    let [(path, bytes), (_, other)] = tombs.as_slice() else { panic!("{tombs:?}") };
+    let told = |when: &str| {
+        let report = verify(&open(store.clone(), 2), Depth::Structure).unwrap();
+        assert_eq!(report.objects.len(), 1, "{when}: {report:?}");
+        assert_eq!(report.objects[0].object, path.as_ref(), "{when}");
+    };
+    for at in (0..bytes.len()).step_by(5) {
+        let mut bad = bytes.to_vec();
+        bad[at] ^= 1;
+        put(&store, path, &bad);
+        told("a flipped bit");
+    }
+    put(&store, path, other);
+    told("that of another epoch");
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(store.delete(path)).unwrap();
+    told("removed");
+    put(&store, path, bytes);
+    assert_vault_clean(&open(store.clone(), 3), "back again");
+}
+
+#[test]
+fn keys_destroyed_at_any_time_of_a_change_of_the_kek_do_not_come_back_by_it() {
+    let base = Arc::new(InMemory::new());
+    let vault = create(base.clone(), 1);
+    back_up_version(&vault, 1);
+    back_up(&vault, "db", &version(2)).unwrap();
+    let (base, permit) = (snapshot(&*base), Permit::<op::RotateKek>::ask(&Owner, Scope::Vault).unwrap());
+    let (mut at, mut ended) = (0, false);
+    while !ended {
+        let store = Arc::new(store_of(&base));
+        let (vault, other) = (open(store.clone(), 2), open(store.clone(), 3));
+        let mut events = 0;
+        let first = vault.rotate_kek(&permit, kek_of(8), None, &CancelToken::new(), &mut |_| {
+            if events == at {
+                // Once its keys are under the new KEK alone, it takes that.
+                let by_new = || Vault::open(store.clone(), kek_of(8), ports(5)).unwrap();
+                let by = if plan_to_destroy(&other, None).is_ok() { other.clone() } else { by_new() };
+                destroy(&by, &plan_to_destroy(&by, None).unwrap()).unwrap();
+            }
+            events += 1;
+        });
+        ended = events <= at;
+        if ended {
+            continue;
+        }
+        // It may find a key object gone that it has just made.
+        if !matches!(first, Ok(_) | Err(VaultError::Missing { .. })) {
+            panic!("event {at}: {first:?}");
+        }
+        let vault = Vault::open(store.clone(), kek(), ports(4));
+        let vault = vault.or_else(|_| Vault::open(store.clone(), kek_of(8), ports(4))).unwrap();
+        let done =
+            vault.rotate_kek(&permit, kek_of(8), Some(kek()), &CancelToken::new(), &mut |_| {}).unwrap();
+        assert_restores(&done.vault, "db@1", &version(2), "another VM");
+        gone(&done.vault, "web@1");
+        let report = assert_vault_clean(&done.vault, &format!("event {at}"));
+        assert!(report.destroyed[0].finished, "event {at}: {report:?}");
+        for domain in done.vault.keys().unwrap() {
+            assert_eq!(domain.epochs[0].wraps.len(), 1, "event {at}: {domain:?}");
+        }
+        at += 1;
+    }
+    assert!(at >= 8, "{at} events");
 }

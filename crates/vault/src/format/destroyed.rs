@@ -39,3 +39,27 @@ impl Body for DestroyedBody {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tombstone_says_whose_keys_which_and_by_whom() {
+        let branches = vec![3];
+        let good =
+            DestroyedBody { domain: [1; 16], epoch: 0, at: 0, by: "alice".to_owned(), branches, points: 0 };
+        assert!(good.check().is_ok());
+        for bad in [
+            DestroyedBody { domain: [0; 16], ..good.clone() },
+            DestroyedBody { by: String::new(), ..good.clone() },
+            DestroyedBody { by: "a".repeat(DESTROYED_BY_MAX + 1), ..good.clone() },
+            DestroyedBody { branches: Vec::new(), ..good.clone() },
+            DestroyedBody { branches: vec![3, 2], ..good.clone() },
+            DestroyedBody { branches: vec![1], ..good.clone() },
+            DestroyedBody { branches: vec![5], ..good },
+        ] {
+            assert!(bad.check().is_err(), "{bad:?}");
+        }
+    }
+}
