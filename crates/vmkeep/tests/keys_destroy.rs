@@ -14,8 +14,9 @@ use common::*;
 use keys::*;
 use swept::sweep_all;
 use vmkeep::model::{CancelToken, Owner, Permit, Scope, op};
-use vmkeep::object_store::ObjectStore;
 use vmkeep::object_store::memory::InMemory;
+use vmkeep::object_store::path::Path;
+use vmkeep::object_store::{ObjectStore, ObjectStoreExt};
 use vmkeep::restore::{Depth, RestoreError};
 use vmkeep::vault::{JournalEntry, ObjectName, Vault, VaultError};
 use vmkeep_testkit::{Call, Fault, FaultyStore, RequestKind, Tap, TappedStore, Verdict, snapshot, store_of};
@@ -202,8 +203,7 @@ fn an_interrupted_destruction_is_finished_also_when_the_vm_is_protected_again() 
     assert!(!plan_to_destroy(&vault, None).unwrap().resumes);
 }
 
-fn put(store: &InMemory, path: &vmkeep::object_store::path::Path, bytes: &[u8]) {
-    use vmkeep::object_store::ObjectStoreExt;
+fn put(store: &InMemory, path: &Path, bytes: &[u8]) {
     let put = store.put(path, bytes.to_vec().into());
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(put).unwrap();
 }
@@ -326,7 +326,6 @@ fn a_backup_that_begins_while_old_keys_are_destroyed_uses_the_new_ones() {
 
 #[test]
 fn a_tombstone_that_was_damaged_moved_or_removed_is_told_of() {
-    use vmkeep::object_store::ObjectStoreExt;
     let store = Arc::new(InMemory::new());
     let vault = create(store.clone(), 1);
     back_up_version(&vault, 1);
@@ -381,9 +380,7 @@ fn keys_destroyed_at_any_time_of_a_change_of_the_kek_do_not_come_back_by_it() {
             continue;
         }
         // It may find a key object gone that it has just made.
-        if !matches!(first, Ok(_) | Err(VaultError::Missing { .. })) {
-            panic!("event {at}: {first:?}");
-        }
+        assert!(matches!(first, Ok(_) | Err(VaultError::Missing { .. })), "event {at}: {first:?}");
         let vault = Vault::open(store.clone(), kek(), ports(4));
         let vault = vault.or_else(|_| Vault::open(store.clone(), kek_of(8), ports(4))).unwrap();
         let done =

@@ -80,8 +80,7 @@ fn cost_of(vms: usize) -> Counts {
         let is_journal = path.as_ref().starts_with("journal/");
         let allowed = match kind {
             RequestKind::Delete => is_key,
-            RequestKind::Put => is_key || is_journal,
-            RequestKind::Get | RequestKind::Head => is_key || is_journal,
+            RequestKind::Put | RequestKind::Get | RequestKind::Head => is_key || is_journal,
             RequestKind::List => path.as_ref().starts_with("keys"),
             RequestKind::Copy => false,
         };

@@ -17,9 +17,10 @@ use vmkeep::backup::{self, Event};
 use vmkeep::disk::{BlockRead, Memory};
 use vmkeep::model::{BlockIndex, CancelToken, Owner, Permit, Scope, op};
 use vmkeep::object_store::memory::InMemory;
+use vmkeep::object_store::path::Path;
 use vmkeep::object_store::{ObjectStore, ObjectStoreExt};
 use vmkeep::vault::map::Entry;
-use vmkeep::vault::{SweepEvent, Vault, VaultError};
+use vmkeep::vault::{ObjectName, SweepEvent, Vault, VaultError};
 use vmkeep_testkit::{Fault, FaultyStore, snapshot, store_of};
 
 /// A vault whose points 1 to `points` rest on as many epochs as `per_epoch` says.
@@ -196,11 +197,14 @@ fn packs_of_a_session_that_has_not_committed_stay() {
 #[test]
 fn a_damaged_pack_stays_as_it_is_and_is_told_of() {
     let store = Arc::new(InMemory::new());
-    let vault = vault_of(store.clone(), 3, 1);
+    vault_of(store.clone(), 3, 1);
     let objects = snapshot(&*store);
-    let copies: Vec<_> = objects.keys().filter_map(|p| p.as_ref().strip_suffix(".copy")).collect();
-    let data = objects.iter().filter(|(p, _)| p.as_ref().starts_with("packs/"));
-    let data = data.filter(|(p, _)| !copies.contains(&p.as_ref()) && !p.as_ref().ends_with(".copy"));
+    let data = objects.iter().filter(|(path, _)| match ObjectName::parse(path.as_ref()) {
+        Some(ObjectName::Pack(lineage, session, pack)) => {
+            !objects.contains_key(&ObjectName::PackCopy(lineage, session, pack).path())
+        }
+        _ => false,
+    });
     let (path, bytes) = data.max_by_key(|(_, bytes)| bytes.len()).unwrap();
     let mut bad = bytes.to_vec();
     let middle = bad.len() / 2;
@@ -215,7 +219,7 @@ fn a_damaged_pack_stays_as_it_is_and_is_told_of() {
     assert_points(&open(store, 4), 1..=3, "healed");
 }
 
-fn put(store: &InMemory, path: &vmkeep::object_store::path::Path, bytes: Vec<u8>) {
+fn put(store: &InMemory, path: &Path, bytes: Vec<u8>) {
     let put = store.put(path, bytes.into());
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(put).unwrap();
 }

@@ -21,7 +21,6 @@ use crate::vault::{Inner, Vault};
 
 /// What became of giving a VM new keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use]
 pub struct BekRotation {
     /// The epoch that new data is sealed with from now on.
     pub epoch: u32,

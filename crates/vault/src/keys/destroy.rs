@@ -56,7 +56,6 @@ pub struct DestroyPlan {
 
 /// What was destroyed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use]
 pub struct Destroyed {
     /// Points that cannot be restored any more.
     pub points: Vec<PointRef>,

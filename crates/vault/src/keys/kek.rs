@@ -53,7 +53,6 @@ pub enum KekEvent {
 
 /// What a rotation did.
 #[derive(Debug)]
-#[must_use]
 pub struct KekRotation {
     /// The vault, opened with the new KEK.
     pub vault: Vault,

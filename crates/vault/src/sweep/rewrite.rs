@@ -19,7 +19,6 @@ use crate::vault::{Inner, Vault};
 
 /// What moving data to the newest key did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[must_use]
 pub struct Rewritten {
     /// Bytes of packs that rested on old epochs and are gone: what is needed of them lies in new packs.
     pub moved: u64,
