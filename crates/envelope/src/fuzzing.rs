@@ -26,6 +26,7 @@ pub fn vault() -> KeyFileVault {
 /// Opens `data` as a key object, under the name that its head asks for where there is one.
 pub fn key_object(data: &[u8]) {
     let vault = vault();
+    let _ = crate::KeyObjectHead::parse(data);
     let named = open_key_object(data, "", &vault);
     if let Err(crate::OpenError::WrongName { expected }) = named {
         let _ = open_key_object(data, &expected, &vault);

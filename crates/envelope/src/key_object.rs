@@ -38,9 +38,53 @@ pub enum OpenedKeys {
     Keys(DomainKeys),
 }
 
+/// What a key object says of itself in the clear: claimed only, and nothing of it is believed before it opens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyObjectHead {
+    /// Whose keys.
+    pub domain: DomainId,
+    /// Their generation.
+    pub epoch: u32,
+    /// How they are wrapped.
+    pub algorithm: String,
+    /// Which KEK wrapped them.
+    pub kek_id: Vec<u8>,
+    /// Version of the KEK; empty for a key without versions.
+    pub key_version: String,
+}
+
+impl KeyObjectHead {
+    /// Reads the clear head of a key object. No KEK is asked for anything.
+    pub fn parse(bytes: &[u8]) -> Result<Self, OpenError> {
+        let (WrapContext { domain, epoch }, wrapped) = decode_head(&mut Reader::new(bytes))?;
+        let WrappedKey { algorithm, kek_id, key_version, .. } = wrapped;
+        Ok(Self { domain, epoch, algorithm, kek_id, key_version })
+    }
+}
+
+/// What the last segment of a key object's name is made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WrapNaming {
+    /// The KEK alone: [`wrap_name`].
+    Kek,
+    /// The KEK and the branches that the object holds, so that objects of one KEK with other branches lie side by side:
+    /// [`wrap_name_of_some`].
+    KekAndBranches,
+}
+
 /// Last segment of a key object's name: it says which KEK, to those who know the KEK's id only.
 pub fn wrap_name(kek_id: &[u8]) -> String {
     hex(&half(&blake3::hash(kek_id)))
+}
+
+/// As [`wrap_name`], for an object that holds `branches` and no others.
+pub fn wrap_name_of_some(kek_id: &[u8], branches: &[Branch]) -> String {
+    let mut numbers: Vec<u8> = branches.iter().map(|branch| branch.number()).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(labels::REDUCED_WRAP).update(&numbers).update(&[0]).update(kek_id);
+    hex(&half(&hasher.finalize()))
 }
 
 /// Seals `keys` under the KEK of `vault`; gives the object's name, which begins with `prefix`, and the object.
@@ -52,6 +96,17 @@ pub fn seal_key_object(
     prefix: &str,
     ctx: &SealContext<'_>,
 ) -> Result<(String, SealedObject), KeyError> {
+    seal_key_object_as(keys, vault, prefix, WrapNaming::Kek, ctx)
+}
+
+/// As [`seal_key_object`], under a name of the given kind.
+pub fn seal_key_object_as(
+    keys: &DomainKeys,
+    vault: &dyn KeyVault,
+    prefix: &str,
+    naming: WrapNaming,
+    ctx: &SealContext<'_>,
+) -> Result<(String, SealedObject), KeyError> {
     let context = WrapContext { domain: keys.domain(), epoch: keys.epoch() };
     let expected = name_prefix(&context);
     if prefix != expected {
@@ -59,7 +114,11 @@ pub fn seal_key_object(
     }
     let object_key = SecretKey::generate(ctx.entropy)?;
     let wrapped = vault.wrap(&object_key, &context, ctx.entropy)?;
-    let name = format!("{prefix}{}", wrap_name(&wrapped.kek_id));
+    let wrap = match naming {
+        WrapNaming::Kek => wrap_name(&wrapped.kek_id),
+        WrapNaming::KekAndBranches => wrap_name_of_some(&wrapped.kek_id, &keys.branches()),
+    };
+    let name = format!("{prefix}{wrap}");
     let head = encode_head(&context, &wrapped)?;
 
     // Room for everything at once: a vector that grows would leave keys behind in the memory it gives up.
@@ -102,10 +161,7 @@ pub fn open_key_object(
     let tag = reader.array::<TAG_LEN>()?;
     exactly(reader.position(), bytes)?;
 
-    let expected = name_prefix(&context) + &wrap_name(&wrapped.kek_id);
-    if object_name != expected {
-        return Err(OpenError::WrongName { expected });
-    }
+    let named = named(object_name, &context, &wrapped.kek_id)?;
     let object_key = match vault.unwrap(&wrapped, &context).map_err(OpenError::KeyVault)? {
         Unwrapped::NotMine => return Ok(OpenedKeys::NotMine),
         Unwrapped::Broken(why) => return Err(OpenError::BrokenWrap(why)),
@@ -113,7 +169,30 @@ pub fn open_key_object(
     };
     let aad = [&bytes[..text_at], object_name.as_bytes()].concat();
     Cipher::new(&object_key, &salt, labels::KEY_OBJECT).open(0, &aad, &mut text, &tag)?;
-    decode_keys(&context, &text).map(OpenedKeys::Keys)
+    let keys = decode_keys(&context, &text)?;
+    match named {
+        Some(branches) if branches != keys.branches() => {
+            Err(OpenError::Malformed { what: "a key object holds other branches than its name says" })
+        }
+        _ => Ok(OpenedKeys::Keys(keys)),
+    }
+}
+
+/// The branches that the name of a key object says it holds; `None` for a name that is made from the KEK alone.
+fn named(object_name: &str, context: &WrapContext, kek_id: &[u8]) -> Result<Option<Vec<Branch>>, OpenError> {
+    let prefix = name_prefix(context);
+    let expected = format!("{prefix}{}", wrap_name(kek_id));
+    if object_name == expected {
+        return Ok(None);
+    }
+    let allowed = DomainKeys::none(context.domain, context.epoch).branches_allowed();
+    let wrap = object_name.strip_prefix(&prefix);
+    let sets = (0..1_u8 << allowed.len()).map(|set| {
+        let holds = |at: &usize| set & (1 << at) != 0;
+        (0..allowed.len()).filter(holds).map(|at| allowed[at]).collect::<Vec<Branch>>()
+    });
+    let found = sets.into_iter().find(|set| wrap == Some(wrap_name_of_some(kek_id, set).as_str()));
+    found.map(Some).ok_or(OpenError::WrongName { expected })
 }
 
 fn name_prefix(context: &WrapContext) -> String {

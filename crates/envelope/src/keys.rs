@@ -25,6 +25,43 @@ impl DomainKeys {
         Ok(keys)
     }
 
+    /// Keys of the next epoch: fresh ones, but for the identity key, which stays what it is for as long as the domain is.
+    ///
+    /// It needs all of this epoch's: what is missing here would be missing for ever. [`KeyError::BranchMissing`] else.
+    pub fn successor(&self, entropy: &dyn Entropy) -> Result<Self, KeyError> {
+        let mut keys = Self::none(self.domain, self.epoch.saturating_add(1));
+        for &branch in self.branches_allowed() {
+            let own =
+                self.iter().find(|key| key.id().branch == branch).ok_or_else(|| self.missing(branch))?;
+            let key = match branch {
+                Branch::Identity => own.secret().duplicate(),
+                _ => SecretKey::generate(entropy)?,
+            };
+            keys.insert(branch, key)?;
+        }
+        Ok(keys)
+    }
+
+    /// Which branches it has, ascending.
+    pub fn branches(&self) -> Vec<Branch> {
+        self.iter().map(|key| key.id().branch).collect()
+    }
+
+    /// Whether it has every branch that its domain may have.
+    pub fn is_full(&self) -> bool {
+        self.branches() == self.branches_allowed()
+    }
+
+    /// Whether both are the same keys, of the same branches. Takes no longer for keys that are nearly the same.
+    pub fn same_keys(&self, other: &Self) -> bool {
+        let ids = |keys: &Self| keys.iter().map(BranchKey::id).collect::<Vec<_>>();
+        ids(self) == ids(other)
+            && self
+                .iter()
+                .zip(other.iter())
+                .fold(true, |same, (one, two)| same & one.secret().ct_eq(two.secret()))
+    }
+
     /// The same keys without that of `branch`: for a holder that may not have it.
     #[must_use]
     pub fn without(mut self, branch: Branch) -> Self {

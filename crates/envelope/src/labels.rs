@@ -19,3 +19,6 @@ pub(crate) const STORE_KEK: &[u8] = b"vmkeep v1 store kek";
 
 /// Stands before the salt in the hash that is a pack's name.
 pub(crate) const PACK_NAME: &[u8] = b"vmkeep v1 pack name";
+
+/// Stands before branches and KEK id in the hash that names a key object by both.
+pub(crate) const REDUCED_WRAP: &[u8] = b"vmkeep v1 wrap of branches";

@@ -104,7 +104,10 @@ pub use branch::{Branch, BranchId, BranchKey, IdentityKey, SubKey};
 pub use entropy::{Entropy, EntropyError, OsEntropy, SeededEntropy};
 pub use error::{KeyError, OpenError, SealError};
 pub use key_file::KeyFileVault;
-pub use key_object::{KEY_OBJECT_VERSION, OpenedKeys, open_key_object, seal_key_object, wrap_name};
+pub use key_object::{
+    KEY_OBJECT_VERSION, KeyObjectHead, OpenedKeys, WrapNaming, open_key_object, seal_key_object,
+    seal_key_object_as, wrap_name, wrap_name_of_some,
+};
 pub use keys::DomainKeys;
 pub use keyvault::{KekDescription, KekManagement, KeyVault, Unwrapped, WrapContext, WrappedKey};
 pub use pack::{

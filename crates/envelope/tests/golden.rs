@@ -98,6 +98,21 @@ fn key_object_by_passphrase() {
     key_object("v1-key-object-passphrase.bin", &keys, &passphrase_vault("correct horse", 1));
 }
 
+#[test]
+fn reduced_key_object() {
+    let keys = DomainKeys::generate(DOMAIN, 4, &SeededEntropy::new(8)).unwrap().without(Branch::Data);
+    let (vault, prefix) = (key_file_vault(5), key_prefix(DOMAIN, 4));
+    let naming = WrapNaming::KekAndBranches;
+    let (name, made) = seal_key_object_as(&keys, &vault, &prefix, naming, &Sealer::new(42).ctx()).unwrap();
+    check("v1-key-object-reduced.bin", made.bytes());
+    check("v1-key-object-reduced.name", name.as_bytes());
+    let Ok(OpenedKeys::Keys(opened)) = open_key_object(&golden("v1-key-object-reduced.bin"), &name, &vault)
+    else {
+        panic!("it does not open")
+    };
+    assert!(opened.same_keys(&keys));
+}
+
 fn key_object(file: &str, keys: &DomainKeys, vault: &dyn KeyVault) {
     let prefix = key_prefix(keys.domain(), keys.epoch());
     let (name, made) = seal_key_object(keys, vault, &prefix, &Sealer::new(42).ctx()).unwrap();

@@ -205,3 +205,59 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_head_of_a_key_object_is_read_without_its_kek() {
+    let vault = key_file_vault(5);
+    let (name, bytes) = sealed(&vm_keys(), &vault);
+    let head = KeyObjectHead::parse(&bytes).unwrap();
+    assert_eq!((head.domain, head.epoch), (DOMAIN, 4));
+    assert_eq!(head.algorithm, "HKDF-SHA256+A256GCM");
+    assert_eq!(name, format!("{}{}", key_prefix(DOMAIN, 4), wrap_name(&head.kek_id)));
+    assert!(matches!(KeyObjectHead::parse(&bytes[..30]), Err(OpenError::Truncated { .. })));
+}
+
+#[test]
+fn the_next_epoch_has_fresh_keys_and_the_same_identity() {
+    let (old, new) = (vm_keys(), vm_keys().successor(&SeededEntropy::new(9)).unwrap());
+    assert_eq!((new.domain(), new.epoch(), new.is_full()), (DOMAIN, 5, true));
+    let print = |key: &BranchKey| key.subkey("test").hash16(&[]);
+    assert_ne!(print(old.data().unwrap()), print(new.data().unwrap()));
+    assert_ne!(print(old.map().unwrap()), print(new.map().unwrap()));
+    let (one, two) = (old.identity().unwrap(), new.identity().unwrap());
+    assert_eq!(one.block_hash(b"x"), two.block_hash(b"x"));
+    assert_eq!((one.id().epoch, two.id().epoch), (4, 5));
+    let reduced = vm_keys().without(Branch::Map).successor(&SeededEntropy::new(9));
+    assert!(matches!(reduced, Err(KeyError::BranchMissing { branch: Branch::Map, .. })));
+}
+
+#[test]
+fn the_same_keys_are_told_from_others() {
+    assert!(vm_keys().same_keys(&vm_keys()));
+    let other = DomainKeys::generate(DOMAIN, 4, &SeededEntropy::new(9)).unwrap();
+    let next = vm_keys().successor(&SeededEntropy::new(9)).unwrap();
+    for other in [other, next, vm_keys().without(Branch::Data)] {
+        assert!(!vm_keys().same_keys(&other) && !other.same_keys(&vm_keys()));
+    }
+}
+
+#[test]
+fn a_reduced_key_object_lies_beside_the_full_one_and_its_name_is_held_to_what_it_has() {
+    let vault = key_file_vault(5);
+    let (full, _) = sealed(&vm_keys(), &vault);
+    let reduced = vm_keys().without(Branch::Data);
+    let seal = |keys: &DomainKeys| {
+        let (naming, prefix) = (WrapNaming::KekAndBranches, key_prefix(DOMAIN, 4));
+        seal_key_object_as(keys, &vault, &prefix, naming, &Sealer::new(1).ctx()).unwrap()
+    };
+    let (name, object) = seal(&reduced);
+    assert_ne!(name, full);
+    assert_same(&reduced, &open(object.bytes(), &name, &vault));
+    let (all, _) = seal(&vm_keys());
+    assert!(all != full && all != name);
+    for other in [full, all] {
+        // The name is authenticated: under that of another object it does not open.
+        let opened = open_key_object(object.bytes(), &other, &vault);
+        assert!(matches!(opened, Err(OpenError::Tampered)), "{opened:?}");
+    }
+}

@@ -10,7 +10,9 @@ use vmkeep_model::{
     PointRef, op,
 };
 use vmkeep_vault::map::Entry;
-use vmkeep_vault::{Accounting, AuditDepth, Damage, DiskReader, Found, OpenPoint, Vault, VaultError};
+use vmkeep_vault::{
+    Accounting, AuditDepth, Damage, DestroyedKeys, DiskReader, Found, OpenPoint, Vault, VaultError,
+};
 
 use crate::{Event, Observer, RestoreError, Settings};
 
@@ -51,6 +53,11 @@ pub struct VerifyReport {
     pub damaged: Vec<DamagedBlock>,
     /// What every object is there for; only for a whole vault.
     pub accounting: Option<Accounting>,
+    /// Keys that were destroyed on purpose, and the points that cannot be restored for it; only for a whole vault. It is no
+    /// damage.
+    pub destroyed: Vec<DestroyedKeys>,
+    /// Blocks that cannot be read because their key was destroyed: they are where they should be, and counted in `blocks`.
+    pub destroyed_blocks: u64,
 }
 
 impl VerifyReport {
@@ -100,6 +107,7 @@ pub fn verify_vault(
         .audit(permit, audit_depth, cancel, &mut |damage| report.objects.push(damage))
         .map_err(cancelled)?;
     report.accounting = Some(audit.accounting);
+    report.destroyed = audit.destroyed;
     let looking = Looking { permit, depth, settings, observer, cancel };
     // What a point inherits from the one looked at before, that one had looked at for it.
     let mut before: Option<(LineageId, PointNumber)> = None;
@@ -121,6 +129,7 @@ pub fn verify_vault(
         report.points += found.points;
         report.blocks += found.blocks;
         report.bytes.0 += found.bytes.0;
+        report.destroyed_blocks += found.destroyed_blocks;
         report.damaged.append(&mut found.damaged);
         before = Some((id.lineage, id.number));
     }
@@ -159,12 +168,14 @@ impl Looking<'_> {
                 observer: self.observer,
                 cancel: self.cancel,
                 blocks: AtomicU64::new(0),
+                destroyed: AtomicU64::new(0),
                 damaged: Mutex::default(),
                 failed: Mutex::default(),
             };
             check.run(since, self.settings)?;
             let blocks = check.blocks.into_inner();
             report.blocks += blocks;
+            report.destroyed_blocks += check.destroyed.into_inner();
             report.bytes.0 += blocks * disk.block_size().bytes_u64();
             let mut damaged = check.damaged.into_inner().unwrap_or_else(PoisonError::into_inner);
             damaged.sort_by_key(|block| block.extent);
@@ -182,6 +193,7 @@ struct DiskCheck<'a> {
     observer: &'a dyn Observer,
     cancel: &'a CancelToken,
     blocks: AtomicU64,
+    destroyed: AtomicU64,
     damaged: Mutex<Vec<DamagedBlock>>,
     failed: Mutex<Option<RestoreError>>,
 }
@@ -264,6 +276,7 @@ impl DiskCheck<'_> {
         for (block, entry) in window {
             match self.disk.check_entry(*block, entry) {
                 Ok(()) => good.push((*block, entry.clone())),
+                Err(e) if e.is_destroyed() => drop(self.destroyed.fetch_add(1, Ordering::Relaxed)),
                 Err(e) if e.is_of_one_object() => self.lost(BlockRun { start: *block, len: 1 }, &Arc::new(e)),
                 Err(e) => return Err(self.error(Arc::new(e))),
             }
@@ -274,6 +287,8 @@ impl DiskCheck<'_> {
                 .fetch(&good, &mut |block, bytes| {
                     match bytes {
                         Ok(_) => {}
+                        // Destroyed since its place was looked at.
+                        Err(e) if e.is_destroyed() => drop(self.destroyed.fetch_add(1, Ordering::Relaxed)),
                         Err(e) if e.is_of_one_object() => self.lost(BlockRun { start: block, len: 1 }, &e),
                         Err(e) => failed = Some(e),
                     }

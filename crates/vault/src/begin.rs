@@ -9,6 +9,7 @@ use crate::drive::{Driver, NoData};
 use crate::error::VaultError;
 use crate::format::{SessionBody, VoidBody};
 use crate::journal::{self, JournalEntry};
+use crate::keyring;
 use crate::layout::ObjectName;
 use crate::lineage::{AtNumber, Lineage};
 use crate::pack::{Orphans, PackNodes};
@@ -68,6 +69,9 @@ impl Session {
                 }
             };
             let head = lineage.whole_head(found, &mut driver);
+            // After its record: whoever destroys keys ends the sessions it finds, and one that it does not find is told
+            // here what new data is sealed with.
+            let lineage = Lineage { domain: keyring::refreshed(&lineage.domain)?, ..lineage.clone() };
             let ended =
                 adopted.as_ref().map(|ended| ObjectName::Point(lineage.id, PointNumber(ended.target)));
             let stored = stored
@@ -216,7 +220,14 @@ impl Vault {
         session: SessionId,
     ) -> Result<bool, VaultError> {
         permit.check_vault()?;
-        let vault = &self.inner;
+        self.inner.end_session(session)
+    }
+}
+
+impl Inner {
+    /// As [`Vault::void_session`].
+    pub(crate) fn end_session(&self, session: SessionId) -> Result<bool, VaultError> {
+        let vault = self;
         let name = ObjectName::Session(session);
         let bytes = vault.objects.read(&name)?.ok_or(VaultError::NoSuchSession { session })?;
         let body: SessionBody = records::open(&name, &bytes, &vault.record)?;

@@ -3,7 +3,7 @@
 use thiserror::Error;
 use vmkeep_envelope::guest::GuestKeysError;
 use vmkeep_envelope::{EntropyError, KeyError, OpenError, SealError};
-use vmkeep_model::{Cancelled, Denied, DiskName, PointNumber, PointRef, SessionId, VmName};
+use vmkeep_model::{Cancelled, Denied, DiskName, PointNumber, PointRef, SessionId, Timestamp, VmName};
 
 use crate::format::FormatError;
 use crate::map::MapError;
@@ -282,6 +282,55 @@ pub enum VaultError {
         #[source]
         source: KeyError,
     },
+    /// The keys were destroyed on purpose: what they sealed can be read by nobody any more.
+    #[error("{what} was destroyed on purpose at {at} by {by}; what it sealed is gone for ever")]
+    KeyDestroyed {
+        /// Which keys.
+        what: String,
+        /// When, by the clock of the host that did it.
+        at: Timestamp,
+        /// Who did it.
+        by: String,
+    },
+    /// The newest keys are wrapped for other KEKs too, and new ones could not be.
+    #[error(
+        "the keys of {what} are wrapped by other KEKs as well ({}); give them all, or their holders would be locked out",
+        keks.join(", ")
+    )]
+    ForeignWraps {
+        /// Whose keys.
+        what: String,
+        /// The ids of the KEKs that were not given, in hex.
+        keks: Vec<String>,
+    },
+    /// Two key objects of one domain and epoch hold different keys.
+    #[error(
+        "{object} opens and holds other keys than those that are in use; find out whose it is, and remove it"
+    )]
+    KeysDiffer {
+        /// The object.
+        object: String,
+    },
+    /// Both are one KEK, or one of them opens nothing of what has to be wrapped anew.
+    #[error("cannot rotate the KEK: {why}")]
+    NoRotation {
+        /// What is wrong with the KEKs given.
+        why: &'static str,
+    },
+    /// There are no keys of this epoch.
+    #[error("{what} has no keys of epoch {epoch}")]
+    NoSuchEpoch {
+        /// Whose keys.
+        what: String,
+        /// The epoch.
+        epoch: u32,
+    },
+    /// More would be lost than was planned and agreed to.
+    #[error("more points of {vm} would be lost by now than the plan says; make a new plan")]
+    PlanOutdated {
+        /// The VM.
+        vm: VmName,
+    },
     /// The random source failed.
     #[error("the random source failed")]
     Entropy(#[from] EntropyError),
@@ -318,6 +367,11 @@ impl VaultError {
             | Self::Store { object, .. } => Some(object),
             _ => None,
         }
+    }
+
+    /// Whether it says that keys were destroyed on purpose: nothing is damaged, and nothing can be had back.
+    pub fn is_destroyed(&self) -> bool {
+        matches!(self, Self::KeyDestroyed { .. })
     }
 
     /// Whether the caller asked to stop.

@@ -10,9 +10,9 @@ use vmkeep_envelope::{Codec, fuzzing as envelope};
 use vmkeep_model::ByteLen;
 
 use crate::format::{
-    Body, ClosedBody, FooterBody, ForgetBody, HeadBody, InheritedBody, JournalBody, MarkBody, MovedBody,
-    NameBody, PinBody, PlanBody, PointBody, RepackBody, RetiredBody, SessionBody, VaultBody, VoidBody,
-    WornBody, decode_body, encode,
+    Body, ClosedBody, DestroyedBody, FooterBody, ForgetBody, HeadBody, InheritedBody, JournalBody, MarkBody,
+    MovedBody, NameBody, PinBody, PlanBody, PointBody, RepackBody, RetiredBody, SessionBody, VaultBody,
+    VoidBody, WornBody, decode_body, encode,
 };
 use crate::frame::FrameDecoder;
 use crate::journal::JournalEntry;
@@ -24,7 +24,7 @@ use crate::pack::NodeSlot;
 pub type Target = fn(&[u8]);
 
 /// Every function here by its name, which is also that of its fuzz target and of its corpus.
-pub const TARGETS: [(&str, Target); 28] = [
+pub const TARGETS: [(&str, Target); 29] = [
     ("vault_body", vault_body),
     ("name_body", name_body),
     ("point_body", point_body),
@@ -43,6 +43,7 @@ pub const TARGETS: [(&str, Target); 28] = [
     ("worn_body", worn_body),
     ("repack_body", repack_body),
     ("captured_keys", captured_keys),
+    ("destroyed_body", destroyed_body),
     ("journal_entry", journal_entry),
     ("footer", footer),
     ("node_slot", node_slot),
@@ -150,6 +151,11 @@ pub fn captured_keys(data: &[u8]) {
         let again = keys.encode().expect("what was decoded can be encoded");
         assert_eq!(*again, data);
     }
+}
+
+/// The body of the tombstone of destroyed keys.
+pub fn destroyed_body(data: &[u8]) {
+    body::<DestroyedBody>(data);
 }
 
 /// What a journal entry says: its kind (2 bytes), then its body.

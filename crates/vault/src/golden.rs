@@ -9,11 +9,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use vmkeep_envelope::{Codec, PackName, SlotId, SlotKind};
-use vmkeep_model::{BlockIndex, BlockSize, ContentHash, LineageId, PointNumber, SessionId};
+use vmkeep_model::{BlockIndex, BlockSize, ContentHash, DomainId, LineageId, PointNumber, SessionId};
 
 use crate::format::{
-    Body, ChangesBody, ClosedBody, DeadPackBody, DiskBody, DiskKeysBody, EncryptionBody, FooterBody,
-    FooterSlot, ForgetBody, HeadBody, InheritedBody, JobBody, JournalBody, MarkBody, MovedBody,
+    Body, ChangesBody, ClosedBody, DeadPackBody, DestroyedBody, DiskBody, DiskKeysBody, EncryptionBody,
+    FooterBody, FooterSlot, ForgetBody, HeadBody, InheritedBody, JobBody, JournalBody, MarkBody, MovedBody,
     MovedSlotBody, NameBody, Origin, Part, PinBody, PlaceBody, PlanBody, PointBody, PointHead, RepackBody,
     RetiredBody, RootBody, SessionBody, SlotBirth, StoredBody, Thinned, TrackingBody, VaultBody, VoidBody,
     WornBody, decode_body, encode,
@@ -114,6 +114,9 @@ fn records_of_the_sweep_are_stored_as_ever() {
     );
     record("worn", &WornBody { lineage: LINEAGE, session: SESSION, name: [0x5a; 16], dead: 12_345 });
     record("repack", &RepackBody { lineage: LINEAGE, sweep: [0x59; 16], at: AT });
+    let by = "alice@example.org".to_owned();
+    let body = DestroyedBody { domain: DOMAIN, epoch: 1, at: AT, by, branches: vec![3], points: 30 };
+    record("destroyed", &body);
 }
 
 #[test]
@@ -129,6 +132,17 @@ fn journal_entries_of_every_kind_are_stored_as_ever() {
         (8, "pin-broken", JournalEntry::PinBroken { number: 5, pin: SessionId(SESSION) }),
         (9, "swept", JournalEntry::Swept { ranges: vec![(1, 4), (6, 6)], bytes: 123_456_789 }),
         (10, "suspect", JournalEntry::Suspect { disk: "os".to_owned(), from: 3, to: 8, found: 9, block: 77 }),
+        (
+            11,
+            "kek-rotated",
+            JournalEntry::KekRotated { added: 1001, removed: 1000, from: vec![1; 16], to: vec![2; 16] },
+        ),
+        (12, "bek-rotated", JournalEntry::BekRotated { epoch: 1 }),
+        (
+            13,
+            "keys-destroyed",
+            JournalEntry::KeysDestroyed { domain: DomainId(DOMAIN), epoch: 1, points: 30 },
+        ),
     ] {
         let (kind, body) = entry.encode().unwrap();
         assert_eq!(JournalEntry::decode(kind, &body).unwrap(), entry);

@@ -4,7 +4,7 @@
 //! one out or changing its place shows. Acts that must be visible at once (a forgotten point) have an object of
 //! their own; the entry records that they happened.
 
-use vmkeep_model::{BlockIndex, LineageId, PointNumber, SessionId, Timestamp, VmName};
+use vmkeep_model::{BlockIndex, DomainId, LineageId, PointNumber, SessionId, Timestamp, VmName};
 
 use crate::authority::RoleChange;
 use crate::error::VaultError;
@@ -82,6 +82,31 @@ pub enum JournalEntry {
         /// A block in which a change was missed.
         block: u64,
     },
+    /// The KEK was changed: an entry of the vault's own stream.
+    KekRotated {
+        /// Key objects that were wrapped anew.
+        added: u64,
+        /// Key objects of the KEK before that were found, and removed.
+        removed: u64,
+        /// The KEK before, by its id.
+        from: Vec<u8>,
+        /// The KEK since, by its id.
+        to: Vec<u8>,
+    },
+    /// The VM has new keys for new data.
+    BekRotated {
+        /// Their epoch.
+        epoch: u32,
+    },
+    /// Keys were destroyed; in the stream of the VM and in the vault's own.
+    KeysDestroyed {
+        /// Whose keys.
+        domain: DomainId,
+        /// Their epoch.
+        epoch: u32,
+        /// Points that cannot be restored any more.
+        points: u64,
+    },
     /// Somebody was refused an operation.
     Denied {
         /// Who.
@@ -124,6 +149,9 @@ impl JournalEntry {
             Self::PinBroken { number, pin } => (8, encode(&(number, pin.0))?),
             Self::Swept { ranges, bytes } => (9, encode(&(ranges, bytes))?),
             Self::Suspect { disk, from, to, found, block } => (10, encode(&(disk, from, to, found, block))?),
+            Self::KekRotated { added, removed, from, to } => (11, encode(&(added, removed, from, to))?),
+            Self::BekRotated { epoch } => (12, encode(epoch)?),
+            Self::KeysDestroyed { domain, epoch, points } => (13, encode(&(domain.0, epoch, points))?),
             Self::Denied { who, operation, scope } => (14, encode(&(who, operation, scope))?),
             Self::Authority(change) => (15, change.encode()?),
             Self::Unknown { kind } => return Err(FormatError(format!("journal kind {kind} is not written"))),
@@ -153,6 +181,15 @@ impl JournalEntry {
             10 => {
                 let (disk, from, to, found, block) = decode_exact(body)?;
                 Self::Suspect { disk, from, to, found, block }
+            }
+            11 => {
+                let (added, removed, from, to) = decode_exact(body)?;
+                Self::KekRotated { added, removed, from, to }
+            }
+            12 => Self::BekRotated { epoch: decode_exact(body)? },
+            13 => {
+                let (domain, epoch, points) = decode_exact(body)?;
+                Self::KeysDestroyed { domain: DomainId(domain), epoch, points }
             }
             14 => {
                 let (who, operation, scope) = decode_exact(body)?;

@@ -1,25 +1,48 @@
 //! The keys of a vault and of its VMs, unlocked.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use vmkeep_envelope::{
-    BranchId, BranchKey, DomainKeys, Entropy, IdentityKey, KeyVault, OpenError, OpenedKeys, SealContext,
-    open_key_object, seal_key_object,
+    Branch, BranchId, BranchKey, DomainKeys, Entropy, IdentityKey, KeyError, KeyVault, OpenError, OpenedKeys,
+    SealContext, open_key_object, seal_key_object,
 };
-use vmkeep_model::{ContentHash, DomainId};
+use vmkeep_model::{ContentHash, DomainId, Timestamp};
 
 use crate::error::VaultError;
-use crate::format::FormatError;
+use crate::format::{DestroyedBody, FormatError};
 use crate::layout::ObjectName;
 use crate::map::NodeHasher;
-use crate::store::{Created, Objects, ResultExt};
+use crate::records;
+use crate::store::{Created, Objects};
+use crate::vault::Inner;
+
+/// How often key objects are listed again because all that were listed had gone: a rotation was at work.
+const LOOKS: u32 = 4;
 
 /// The keys of one VM (or group), every epoch of them.
 #[derive(Debug)]
 pub(crate) struct Domain {
     pub(crate) id: DomainId,
     epochs: BTreeMap<u32, DomainKeys>,
+    /// Epochs whose data key was destroyed on purpose.
+    destroyed: BTreeMap<u32, DestroyedBody>,
+    /// Names of its key objects and tombstones when it was unlocked.
+    seen: Vec<String>,
+    /// Where to look for keys that were made since; nowhere in some tests.
+    source: Option<Source>,
+    /// The same domain, unlocked when an epoch was met that was not there before.
+    later: OnceLock<Arc<Self>>,
+}
+
+/// Where a domain's keys come from.
+#[derive(Debug)]
+struct Source {
+    objects: Objects,
+    key_vault: Arc<dyn KeyVault>,
+    record: Arc<BranchKey>,
+    what: String,
 }
 
 impl NodeHasher for IdentityKey {
@@ -28,41 +51,91 @@ impl NodeHasher for IdentityKey {
     }
 }
 
-impl Domain {
-    fn new(id: DomainId, epochs: BTreeMap<u32, DomainKeys>) -> Result<Self, VaultError> {
-        let domain = Self { id, epochs };
+impl Source {
+    fn of(vault: &Inner, what: &str) -> Self {
+        Self {
+            objects: vault.objects.uncached(),
+            key_vault: Arc::clone(&vault.key_vault),
+            record: Arc::clone(&vault.record),
+            what: what.to_owned(),
+        }
+    }
+
+    fn unlock(self, id: DomainId) -> Result<Domain, VaultError> {
+        let scan = scan(&self.objects, &*self.key_vault, Some(&self.record), id, &self.what)?;
+        let first_of_each =
+            scan.opened.into_iter().filter_map(|(epoch, keys)| Some((epoch, keys.into_iter().next()?)));
+        let epochs = first_of_each.map(|(epoch, keys)| {
+            // The tombstone counts, also before whoever wrote it has removed the key.
+            let gone = scan.destroyed.contains_key(&epoch);
+            (epoch, if gone { keys.without(Branch::Data) } else { keys })
+        });
+        let domain = Domain {
+            id,
+            epochs: epochs.collect(),
+            destroyed: scan.destroyed,
+            seen: scan.names,
+            source: Some(self),
+            later: OnceLock::new(),
+        };
         domain.identity()?;
         Ok(domain)
     }
 
+    fn again(&self) -> Self {
+        Self {
+            objects: self.objects.uncached(),
+            key_vault: Arc::clone(&self.key_vault),
+            record: Arc::clone(&self.record),
+            what: self.what.clone(),
+        }
+    }
+}
+
+impl Domain {
     /// A domain of which the holder has some keys alone.
     #[cfg(test)]
     pub(crate) fn of_some(keys: DomainKeys) -> Self {
-        Self { id: keys.domain(), epochs: BTreeMap::from([(keys.epoch(), keys)]) }
+        let (destroyed, later) = (BTreeMap::new(), OnceLock::new());
+        let epochs = BTreeMap::from([(keys.epoch(), keys)]);
+        Self {
+            id: epochs.values().next().unwrap().domain(),
+            epochs,
+            destroyed,
+            seen: Vec::new(),
+            source: None,
+            later,
+        }
     }
 
-    fn newest(&self) -> Result<&DomainKeys, VaultError> {
+    /// The keys of the newest epoch, as far as they are at hand.
+    pub(crate) fn newest(&self) -> Result<&DomainKeys, VaultError> {
         self.epochs.values().next_back().ok_or_else(|| VaultError::WrongKey { what: self.what() })
+    }
+
+    /// The epochs that this KEK opens, ascending.
+    pub(crate) fn epochs(&self) -> impl DoubleEndedIterator<Item = u32> + use<'_> {
+        self.epochs.keys().copied()
     }
 
     /// What content is hashed with: one key for all epochs.
     pub(crate) fn identity(&self) -> Result<&IdentityKey, VaultError> {
-        self.newest()?.identity().map_err(|source| VaultError::Key { what: self.what(), source })
+        self.newest()?.identity().map_err(|source| self.key_error(source))
     }
 
     /// The map branch that new metadata is sealed with.
     pub(crate) fn map_key(&self) -> Result<&BranchKey, VaultError> {
-        self.newest()?.map().map_err(|source| VaultError::Key { what: self.what(), source })
+        self.newest()?.map().map_err(|source| self.key_error(source))
     }
 
     /// The data branch (the BEK) that new data is sealed with.
     pub(crate) fn data_key(&self) -> Result<&BranchKey, VaultError> {
-        self.newest()?.data().map_err(|source| VaultError::Key { what: self.what(), source })
+        self.data_key_in(self.newest()?)
     }
 
     /// The map branch of `epoch`.
     pub(crate) fn map_key_of(&self, epoch: u32) -> Result<&BranchKey, VaultError> {
-        self.of(epoch)?.map().map_err(|source| VaultError::Key { what: self.what(), source })
+        self.of(epoch)?.1.map().map_err(|source| self.key_error(source))
     }
 
     /// The map branch that the object `name` claims, in its clear head, to be sealed with. A claim that no key fits
@@ -72,22 +145,72 @@ impl Domain {
         name: &ObjectName,
         claimed: BranchId,
     ) -> Result<&BranchKey, VaultError> {
-        if self.epochs.contains_key(&claimed.epoch) {
-            return self.map_key_of(claimed.epoch);
+        if let Some((_, keys)) = self.find(claimed.epoch)? {
+            return keys.map().map_err(|source| self.key_error(source));
         }
         let expected = self.map_key()?.id();
         Err(VaultError::open(name, OpenError::WrongKey { expected, found: claimed }))
     }
 
-    /// The data branch of `epoch`.
+    /// The data branch of `epoch`; [`VaultError::KeyDestroyed`] when it was destroyed on purpose.
     pub(crate) fn data_key_of(&self, epoch: u32) -> Result<&BranchKey, VaultError> {
-        self.of(epoch)?.data().map_err(|source| VaultError::Key { what: self.what(), source })
+        let (domain, keys) = self.of(epoch)?;
+        domain.data_key_in(keys)
     }
 
-    fn of(&self, epoch: u32) -> Result<&DomainKeys, VaultError> {
-        self.epochs
-            .get(&epoch)
-            .ok_or_else(|| VaultError::WrongKey { what: format!("{}, epoch {epoch}", self.what()) })
+    fn data_key_in<'k>(&self, keys: &'k DomainKeys) -> Result<&'k BranchKey, VaultError> {
+        match self.destroyed_error(keys.epoch()) {
+            Some(error) => Err(error),
+            None => keys.data().map_err(|source| self.key_error(source)),
+        }
+    }
+
+    /// Why the data of `epoch` is gone, when its key was destroyed on purpose.
+    pub(crate) fn destroyed_error(&self, epoch: u32) -> Option<VaultError> {
+        let DestroyedBody { at, by, .. } = self.destroyed.get(&epoch)?;
+        let whose = self.source.as_ref().map_or_else(|| self.what(), |source| source.what.clone());
+        let what = format!("the data key of {whose}, epoch {epoch},");
+        Some(VaultError::KeyDestroyed { what, at: Timestamp(*at), by: by.clone() })
+    }
+
+    /// The tombstones, by epoch.
+    pub(crate) fn destroyed(&self) -> &BTreeMap<u32, DestroyedBody> {
+        &self.destroyed
+    }
+
+    fn of(&self, epoch: u32) -> Result<(&Self, &DomainKeys), VaultError> {
+        let missing = || VaultError::WrongKey { what: format!("{}, epoch {epoch}", self.what()) };
+        self.find(epoch)?.ok_or_else(missing)
+    }
+
+    /// The keys of `epoch`, which may have been made since the domain was unlocked: then they are fetched. What new data
+    /// is sealed with stays what it was.
+    fn find(&self, epoch: u32) -> Result<Option<(&Self, &DomainKeys)>, VaultError> {
+        let mut at = self;
+        loop {
+            if let Some(keys) = at.epochs.get(&epoch) {
+                return Ok(Some((at, keys)));
+            }
+            let newest = at.epochs.keys().next_back().copied();
+            let Some(source) = at.source.as_ref().filter(|_| newest < Some(epoch)) else { return Ok(None) };
+            if at.later.get().is_none() {
+                let fresh = match source.again().unlock(at.id) {
+                    Ok(fresh) if fresh.epochs.keys().next_back().copied() > newest => fresh,
+                    Ok(_) | Err(VaultError::WrongKey { .. } | VaultError::Key { .. }) => return Ok(None),
+                    Err(e) if e.is_of_one_object() => return Ok(None),
+                    Err(e) => return Err(e),
+                };
+                at.later.set(Arc::new(fresh)).ok();
+            }
+            match at.later.get() {
+                Some(later) => at = later,
+                None => return Ok(None),
+            }
+        }
+    }
+
+    fn key_error(&self, source: KeyError) -> VaultError {
+        VaultError::Key { what: self.what(), source }
     }
 
     fn what(&self) -> String {
@@ -95,75 +218,148 @@ impl Domain {
     }
 }
 
-/// Every key object of `domain` that `key_vault` opens, newest epoch last.
+/// What there is of a domain's keys.
+pub(crate) struct Scan {
+    /// What `key_vault` opens, by epoch; of each epoch those with the most branches first.
+    pub(crate) opened: BTreeMap<u32, Vec<DomainKeys>>,
+    pub(crate) destroyed: BTreeMap<u32, DestroyedBody>,
+    /// Every object under the domain's prefix.
+    names: Vec<String>,
+}
+
+/// Opens what `key_vault` opens of `domain`. The tombstones are read when `record`, which seals them, is given.
 ///
 /// `WrongKey` when there are key objects and none is for this key; the damage when one is and does not open.
+pub(crate) fn scan(
+    objects: &Objects,
+    key_vault: &dyn KeyVault,
+    record: Option<&BranchKey>,
+    domain: DomainId,
+    what: &str,
+) -> Result<Scan, VaultError> {
+    for _ in 0..LOOKS {
+        let mut found = Scan { opened: BTreeMap::new(), destroyed: BTreeMap::new(), names: Vec::new() };
+        let (mut broken, mut gone) = (None, false);
+        for (path, _) in objects.list(&format!("keys/{domain}"))? {
+            let name = ObjectName::parse(&path);
+            found.names.push(path.clone());
+            match name {
+                Some(name @ ObjectName::Key { epoch, .. }) => {
+                    // Removed since the listing, by whoever changes the KEK: another is there in its place.
+                    let Some(bytes) = objects.read(&name)? else {
+                        gone = true;
+                        continue;
+                    };
+                    match open_key_object(&bytes, &path, key_vault) {
+                        Ok(OpenedKeys::Keys(keys)) => found.opened.entry(epoch).or_default().push(keys),
+                        Ok(OpenedKeys::NotMine) => {}
+                        Err(source) => broken = Some(VaultError::open(&name, source)),
+                    }
+                }
+                Some(ObjectName::KeyDestroyed { epoch, .. }) => {
+                    let Some(record) = record else { continue };
+                    // One that does not open says nothing; an audit tells of it.
+                    if let Some(body) = tombstone(objects, record, domain, epoch)? {
+                        found.destroyed.insert(epoch, body);
+                    }
+                }
+                _ => {}
+            }
+        }
+        for keys in found.opened.values_mut() {
+            keys.sort_by_key(|keys| Reverse(keys.branches().len()));
+        }
+        match (found.opened.is_empty(), broken) {
+            (true, Some(broken)) => return Err(broken),
+            (true, None) if gone => {}
+            (true, None) => break,
+            (false, _) => return Ok(found),
+        }
+    }
+    Err(VaultError::WrongKey { what: what.to_owned() })
+}
+
+/// The tombstone of an epoch, when there is one that opens and is of that epoch.
+pub(crate) fn tombstone(
+    objects: &Objects,
+    record: &BranchKey,
+    domain: DomainId,
+    epoch: u32,
+) -> Result<Option<DestroyedBody>, VaultError> {
+    let name = ObjectName::KeyDestroyed { domain, epoch };
+    let Some(bytes) = objects.read(&name)? else { return Ok(None) };
+    let body = records::open::<DestroyedBody>(&name, &bytes, record).ok();
+    Ok(body.filter(|body| (body.domain, body.epoch) == (domain.0, epoch)))
+}
+
+/// Every key object of `domain` that `key_vault` opens, newest epoch last, by epoch the fullest first.
 pub(crate) fn unlock(
     objects: &Objects,
     key_vault: &dyn KeyVault,
     domain: DomainId,
     what: &str,
 ) -> Result<BTreeMap<u32, Vec<DomainKeys>>, VaultError> {
-    let (mut opened, mut broken) = (BTreeMap::<u32, Vec<DomainKeys>>::new(), None);
-    for (path, _) in objects.list(&format!("keys/{domain}"))? {
-        let Some(name @ ObjectName::Key { epoch, .. }) = ObjectName::parse(&path) else { continue };
-        let bytes = objects.read(&name).or_missing(&name)?;
-        match open_key_object(&bytes, &path, key_vault) {
-            Ok(OpenedKeys::Keys(keys)) => opened.entry(epoch).or_default().push(keys),
-            Ok(OpenedKeys::NotMine) => {}
-            Err(source) => broken = Some(VaultError::open(&name, source)),
-        }
-    }
-    match (opened.is_empty(), broken) {
-        (true, Some(broken)) => Err(broken),
-        (true, None) => Err(VaultError::WrongKey { what: what.to_owned() }),
-        (false, _) => Ok(opened),
-    }
+    scan(objects, key_vault, None, domain, what).map(|scan| scan.opened)
 }
 
 /// The keys of a VM's domain.
-pub(crate) fn unlock_domain(
-    objects: &Objects,
-    key_vault: &dyn KeyVault,
-    domain: DomainId,
-    what: &str,
-) -> Result<Arc<Domain>, VaultError> {
-    let epochs = unlock(objects, key_vault, domain, what)?;
-    let first_of_each =
-        epochs.into_iter().filter_map(|(epoch, keys)| Some((epoch, keys.into_iter().next()?)));
-    Domain::new(domain, first_of_each.collect()).map(Arc::new)
+pub(crate) fn unlock_domain(vault: &Inner, domain: DomainId, what: &str) -> Result<Arc<Domain>, VaultError> {
+    Source::of(vault, what).unlock(domain).map(Arc::new)
 }
 
-/// Makes the keys of a new domain and stores them, wrapped. Also returns how many bytes that took.
+/// `domain` with what was made or destroyed since it was unlocked. One listing when that is nothing.
+pub(crate) fn refreshed(domain: &Arc<Domain>) -> Result<Arc<Domain>, VaultError> {
+    let Some(source) = &domain.source else { return Ok(Arc::clone(domain)) };
+    let listed = source.objects.list(&format!("keys/{}", domain.id))?;
+    if listed.iter().map(|(path, _)| path).eq(&domain.seen) {
+        return Ok(Arc::clone(domain));
+    }
+    source.again().unlock(domain.id).map(Arc::new)
+}
+
+/// Makes the keys of a new domain and stores them, wrapped. Also returns under which name, and how many bytes that took.
 pub(crate) fn create_domain(
     objects: &Objects,
     key_vault: &dyn KeyVault,
     domain: DomainId,
     entropy: &dyn Entropy,
     context: &SealContext<'_>,
-) -> Result<(DomainKeys, u64), VaultError> {
+) -> Result<(DomainKeys, String, u64), VaultError> {
     let what = || format!("key domain {domain}");
     let key_error = |source| VaultError::Key { what: what(), source };
     let keys = DomainKeys::generate(domain, 0, entropy).map_err(key_error)?;
     let (path, object) =
         seal_key_object(&keys, key_vault, &format!("keys/{domain}/0/"), context).map_err(key_error)?;
-    let name = ObjectName::parse(&path).ok_or_else(|| {
-        VaultError::malformed(&path, FormatError("a key object has no name of the vault".to_owned()))
-    })?;
+    let name = key_name(&path)?;
     match objects.create(&name, &object)? {
-        Created::Ours => Ok((keys, object.bytes().len() as u64)),
+        Created::Ours => Ok((keys, path, object.bytes().len() as u64)),
         Created::Other => Err(VaultError::Taken { object: name.to_string() }),
     }
 }
 
+/// The name that the object at `path`, which was just sealed, has in the vault.
+pub(crate) fn key_name(path: &str) -> Result<ObjectName, VaultError> {
+    ObjectName::parse(path).ok_or_else(|| {
+        VaultError::malformed(path, FormatError("a key object has no name of the vault".to_owned()))
+    })
+}
+
 /// As [`create_domain`], unlocked for use.
 pub(crate) fn create_vm_domain(
-    objects: &Objects,
-    key_vault: &dyn KeyVault,
+    vault: &Inner,
     domain: DomainId,
-    entropy: &dyn Entropy,
+    what: &str,
     context: &SealContext<'_>,
 ) -> Result<(Arc<Domain>, u64), VaultError> {
-    let (keys, stored) = create_domain(objects, key_vault, domain, entropy, context)?;
-    Ok((Arc::new(Domain::new(domain, BTreeMap::from([(0, keys)]))?), stored))
+    let entropy = &*vault.ports.entropy;
+    let (keys, path, stored) = create_domain(&vault.objects, &*vault.key_vault, domain, entropy, context)?;
+    let new = Domain {
+        id: domain,
+        epochs: BTreeMap::from([(0, keys)]),
+        destroyed: BTreeMap::new(),
+        seen: vec![path],
+        source: Some(Source::of(vault, what)),
+        later: OnceLock::new(),
+    };
+    Ok((Arc::new(new), stored))
 }

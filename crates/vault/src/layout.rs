@@ -24,6 +24,13 @@ pub enum ObjectName {
         /// Which KEK, as [`vmkeep_envelope::wrap_name`] gives it.
         wrap: String,
     },
+    /// The tombstone of keys that were destroyed.
+    KeyDestroyed {
+        /// Whose keys.
+        domain: DomainId,
+        /// Their generation.
+        epoch: u32,
+    },
     /// VM name to lineage; the hash is 32 hex digits.
     Name(String),
     /// A point, void or closed record.
@@ -78,6 +85,10 @@ impl ObjectName {
                 domain: domain.parse().ok()?,
                 epoch: u32::try_from(number(epoch)?).ok()?,
                 wrap: (*wrap).to_owned(),
+            },
+            ["keys", domain, epoch, "destroyed"] => Self::KeyDestroyed {
+                domain: domain.parse().ok()?,
+                epoch: u32::try_from(number(epoch)?).ok()?,
             },
             ["names", hash] if is_hex16(hash) => Self::Name((*hash).to_owned()),
             ["points", lineage, n] => Self::Point(lineage.parse().ok()?, positive(n)?),
@@ -163,6 +174,7 @@ impl fmt::Display for ObjectName {
         match self {
             Self::Vault => f.write_str("vault"),
             Self::Key { domain, epoch, wrap } => write!(f, "keys/{domain}/{epoch}/{wrap}"),
+            Self::KeyDestroyed { domain, epoch } => write!(f, "keys/{domain}/{epoch}/destroyed"),
             Self::Name(hash) => write!(f, "names/{hash}"),
             Self::Point(lineage, n) => write!(f, "points/{lineage}/{n}"),
             Self::Head(lineage) => write!(f, "heads/{lineage}"),
@@ -203,6 +215,7 @@ mod tests {
         for name in [
             ObjectName::Vault,
             ObjectName::Key { domain: DomainId([3; 16]), epoch: 0, wrap: wrap.clone() },
+            ObjectName::KeyDestroyed { domain: DomainId([3; 16]), epoch: 7 },
             ObjectName::Name(wrap),
             ObjectName::Point(lineage, PointNumber(1)),
             ObjectName::Head(lineage),

@@ -45,6 +45,7 @@ pub mod fuzzing;
 mod golden;
 mod journal;
 mod keyring;
+mod keys;
 mod layout;
 mod lineage;
 pub mod map;
@@ -70,6 +71,10 @@ pub use error::{StoreOperation, VaultError};
 pub use format::FormatError;
 pub use frame::{CompressionLevel, Frame, FrameEncoder, FrameError, PatchFrame};
 pub use journal::{JournalEntry, JournalRecord, Suspect};
+pub use keys::{
+    BekRotation, DestroyPlan, Destroyed, DestroyedInfo, DestroyedKeys, DomainKeysInfo, EpochBytes, EpochInfo,
+    KekEvent, KekRotation, WrapInfo,
+};
 pub use layout::ObjectName;
 pub use map::Change as BlockChange;
 pub use mark::{Pin, PinInfo};
@@ -81,7 +86,7 @@ pub use point::OpenPoint;
 pub use read::{BlockSink, DiskEntries, DiskReader};
 pub use session::{BaseDisk, CONFIG_MAX, Committed, Draft, DraftDisk, Session};
 pub use store::{FolderStore, conformance};
-pub use sweep::{ABANDONED_AFTER_MS, Kept, SweepEvent, SweepReport, SweepSettings};
+pub use sweep::{ABANDONED_AFTER_MS, Kept, Rewritten, SweepEvent, SweepReport, SweepSettings};
 #[doc(hidden)]
 pub use vault::Rule;
 pub use vault::{History, Ports, Vault};

@@ -258,21 +258,27 @@ impl Vault {
     /// A backup that runs loses. What is not forgotten stays. Returns false when it was closed already.
     pub fn close(&self, permit: &Permit<op::Close>, vm: &VmName) -> Result<bool, VaultError> {
         permit.check(vm)?;
-        let vault = &self.inner;
-        let lineage = vault.lineage(vm)?.ok_or_else(|| VaultError::NoSuchVm(vm.clone()))?;
+        let lineage = self.inner.lineage(vm)?.ok_or_else(|| VaultError::NoSuchVm(vm.clone()))?;
+        self.inner.close_lineage(&lineage)
+    }
+}
+
+impl Inner {
+    /// Closes a lineage; false when it was closed already.
+    pub(crate) fn close_lineage(&self, lineage: &Lineage) -> Result<bool, VaultError> {
         for _ in 0..CLOSE_TRIES {
-            let head = lineage.head(vault)?;
+            let head = lineage.head(self)?;
             if head.closed {
                 return Ok(false);
             }
             let number = head.top + 1;
-            let body = ClosedBody { lineage: lineage.id.0, number, at: vault.ports.clock.now().0 };
+            let body = ClosedBody { lineage: lineage.id.0, number, at: self.ports.clock.now().0 };
             let k = head.retired.as_ref().map_or(0, |retired| retired.k);
-            let mut take = TakeNumber::new(lineage.id, number, Record::Closed(body), k, vault.rules);
+            let mut take = TakeNumber::new(lineage.id, number, Record::Closed(body), k, self.rules);
             let mut data = NoData;
-            let taken = Driver::new(vault, Some(&lineage), &mut data).finish(|reply| take.step(reply))?;
+            let taken = Driver::new(self, Some(lineage), &mut data).finish(|reply| take.step(reply))?;
             if taken == Taken::Ours {
-                journal::append(vault, lineage.id.0, &JournalEntry::Closed { number })?;
+                journal::append(self, lineage.id.0, &JournalEntry::Closed { number })?;
                 return Ok(true);
             }
         }

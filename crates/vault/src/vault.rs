@@ -373,6 +373,11 @@ impl Inner {
         }
     }
 
+    /// The same vault, whose keys are those that `key_vault` wraps.
+    pub(crate) fn with_key_vault(&self, key_vault: Arc<dyn KeyVault>) -> Self {
+        Self { key_vault, ..self.with_objects(self.objects.clone()) }
+    }
+
     pub(crate) fn name_of(&self, vm: &VmName, generation: u32) -> ObjectName {
         let hash =
             self.record.subkey(NAME_LABEL).hash16(&[vm.as_str().as_bytes(), &generation.to_le_bytes()]);
@@ -401,12 +406,7 @@ impl Inner {
 
     /// The lineage a name record names, with its keys.
     pub(crate) fn unlock_lineage(&self, body: &NameBody, vm: &VmName) -> Result<Lineage, VaultError> {
-        let domain = keyring::unlock_domain(
-            &self.objects,
-            &*self.key_vault,
-            DomainId(body.domain),
-            &format!("VM {vm}"),
-        )?;
+        let domain = keyring::unlock_domain(self, DomainId(body.domain), &format!("VM {vm}"))?;
         Ok(Lineage { id: LineageId(body.lineage), vm: vm.clone(), domain })
     }
 
@@ -459,8 +459,7 @@ impl Inner {
         let context = self.sealer.context(entropy);
         let (lineage, domain) = (LineageId(random_id(entropy)?), DomainId(random_id(entropy)?));
         // Keys first: a name that counts always has its keys. Keys whose name was not written are garbage.
-        let (keys, stored) =
-            keyring::create_vm_domain(&self.objects, &*self.key_vault, domain, entropy, &context)?;
+        let (keys, stored) = keyring::create_vm_domain(self, domain, &format!("VM {vm}"), &context)?;
         let body = NameBody { vm: vm.to_string(), generation, lineage: lineage.0, domain: domain.0 };
         let object = records::seal(name, &body, &self.record, &context)?;
         match self.objects.create(name, &object)? {

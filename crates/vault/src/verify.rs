@@ -14,6 +14,7 @@ use vmkeep_model::{BlockIndex, BlockRun, CancelToken, Permit, PointNumber, op};
 use self::auditor::Auditor;
 use crate::error::VaultError;
 use crate::format::FormatError;
+use crate::keys::DestroyedKeys;
 use crate::map::{Entry, Visit};
 use crate::pack::SlotAt;
 use crate::point::OpenPoint;
@@ -69,6 +70,8 @@ pub struct Audit {
     pub points: Vec<OpenPoint>,
     /// Keys wrapped for other KEKs, which this one cannot check.
     pub foreign_keys: u64,
+    /// Keys that were destroyed on purpose, and the points that cannot be restored for it: no damage.
+    pub destroyed: Vec<DestroyedKeys>,
 }
 
 /// What a walk through a map comes by.
@@ -105,12 +108,15 @@ impl DiskReader {
     }
 
     /// Checks a map entry against the footers of the packs it names, without reading data.
+    ///
+    /// [`VaultError::KeyDestroyed`] when all is where it should be and a key that it needs was destroyed on purpose.
     pub fn check_entry(&self, block: BlockIndex, entry: &Entry) -> Result<(), VaultError> {
         let (vault, lineage) = (&self.nodes().vault, &self.nodes().lineage);
         let (full, patch) = match entry {
             Entry::Full { at, .. } => (at, None),
             Entry::Patched { base, patch, pages, .. } => (base, Some((patch, pages.count()))),
         };
+        let mut destroyed = None;
         let fits = vault.at_slot(lineage, &full.at.pack, full.at.slot, |found| {
             let SlotAt { name, index, at, .. } = found;
             let (blocks, unit) = (index.blocks.get(*at as usize), found.unit(full.at.index, 1));
@@ -119,18 +125,20 @@ impl DiskReader {
             let fits = told
                 .is_some_and(|(number, hash)| *number == block && (patch.is_some() || *hash == entry.hash()));
             if fits {
+                destroyed = lineage.domain.destroyed_error(index.epoch);
                 return Ok(());
             }
             let what = format!("its footer does not hold block {block} where the map says it is");
             Err(VaultError::malformed(name, FormatError(what)))
         });
         fits?;
-        let Some((patch, pages)) = patch else { return Ok(()) };
+        let Some((patch, pages)) = patch else { return destroyed.map_or(Ok(()), Err) };
         vault.at_slot(lineage, &patch.at.pack, patch.at.slot, |found| {
             let SlotAt { name, index, at, .. } = found;
             let (unit, mut first) = (found.unit(patch.at.index, pages), 0);
             for (number, count) in index.patches.get(at).into_iter().flatten() {
                 if (unit, *number, *count) == (Some(first), block, pages) {
+                    destroyed = destroyed.take().or_else(|| lineage.domain.destroyed_error(index.epoch));
                     return Ok(());
                 }
                 first += count;
@@ -138,7 +146,8 @@ impl DiskReader {
             let what =
                 format!("its footer does not hold the patch of block {block} where the map says it is");
             Err(VaultError::malformed(name, FormatError(what)))
-        })
+        })?;
+        destroyed.map_or(Ok(()), Err)
     }
 }
 

@@ -79,6 +79,8 @@ fn golden_bodies_are_among_the_seeds() {
         ("forget_body", "record-09-forget.bin"),
         ("journal_body", "record-10-journal-3-voided.bin"),
         ("journal_body", "record-10-journal-10-suspect.bin"),
+        ("journal_body", "record-10-journal-13-keys-destroyed.bin"),
+        ("destroyed_body", "record-18-destroyed.bin"),
         ("footer", "footer-data.bin"),
         ("footer", "footer-repacked.bin"),
         ("footer", "footer-thinned.bin"),

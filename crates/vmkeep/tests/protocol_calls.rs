@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used)] // in helpers too
 
 mod common;
+#[path = "common/keys.rs"]
+mod keys;
 #[path = "common/swept.rs"]
 mod swept;
 
@@ -125,6 +127,9 @@ enum Outside {
     Interrupted,
     /// A commit stores the copy of the point in a pack of its session, before anything is decided.
     PointCopy,
+    /// Key objects and tombstones are outside the commit protocol: each is created once and removed, in an order of its own
+    /// (`vault/src/keys/`), and nothing else is decided by them.
+    Keys,
 }
 
 fn outside(seen: &Seen) -> Option<Outside> {
@@ -133,8 +138,16 @@ fn outside(seen: &Seen) -> Option<Outside> {
         return None;
     }
     match ObjectName::parse(&seen.path) {
-        Some(ObjectName::Point(..) | ObjectName::Key { .. } | ObjectName::Name(_)) if read => {
-            Some(Outside::Lineage)
+        Some(
+            ObjectName::Point(..)
+            | ObjectName::Key { .. }
+            | ObjectName::KeyDestroyed { .. }
+            | ObjectName::Name(_),
+        ) if read => Some(Outside::Lineage),
+        Some(ObjectName::Key { .. } | ObjectName::KeyDestroyed { .. })
+            if seen.if_absent || seen.kind == RequestKind::Delete =>
+        {
+            Some(Outside::Keys)
         }
         None if seen.kind == RequestKind::List => {
             let of_keys = seen.path.starts_with("keys/") && seen.path.split('/').count() == 2;
@@ -357,4 +370,57 @@ fn a_backup_changes_nothing_but_packs_until_its_machines_ask() {
         }
     }
     assert!(committing);
+}
+
+#[test]
+fn changing_keys_changes_nothing_but_keys_and_the_journal_beside_its_machines() {
+    let watched = Watched::new();
+    grow(&watched.store, 3, 1..4);
+    let (vault, mut changes) = (&watched.vault, BTreeSet::new());
+    let mut look = |what: &str| {
+        for call in watched.take() {
+            if matches!(call.kind, RequestKind::Get | RequestKind::Head | RequestKind::List) {
+                continue;
+            }
+            let kind = outside(&call);
+            let allowed = matches!(kind, Some(Outside::Keys | Outside::Journal));
+            assert!(call.is_asked_for() || allowed, "{what}: nobody asked for {call:?}");
+            let asked = call.asked.as_deref().and_then(|asked| asked.split(' ').next());
+            changes.insert(format!(
+                "{what}: {}",
+                asked.unwrap_or(if kind == Some(Outside::Keys) { "keys" } else { "journal" })
+            ));
+        }
+    };
+    watched.take();
+    keys::rotate(vault).unwrap();
+    look("new keys");
+    assert!(keys::rewrite(vault, u64::MAX).unwrap().moved > 0);
+    look("moving");
+    let permit = vmkeep::model::Permit::ask(&vmkeep::model::Owner, vmkeep::model::Scope::Vault).unwrap();
+    vault.rotate_kek(&permit, kek_of(8), Some(kek()), &CancelToken::new(), &mut |_| {}).unwrap();
+    look("another KEK");
+    let vault = &Vault::open(Arc::new(watched.tapped.clone()), kek_of(8), ports(9)).unwrap();
+    let plan = keys::plan_to_destroy(vault, None).unwrap();
+    watched.take();
+    assert!(keys::destroy(vault, &plan).unwrap().closed);
+    // The handle that is watched is another one, so that what its machines ask for does not show: all it may change is this.
+    for call in watched.take() {
+        let is_change = matches!(call.kind, RequestKind::Put | RequestKind::Delete);
+        let first = call.path.split('/').next().unwrap();
+        assert!(!is_change || ["keys", "journal", "points"].contains(&first), "{call:?}");
+    }
+    let changes: Vec<&str> = changes.iter().map(String::as_str).collect();
+    assert_eq!(
+        changes,
+        [
+            "another KEK: journal",
+            "another KEK: keys",
+            "moving: build",
+            "moving: create",
+            "moving: delete",
+            "new keys: journal",
+            "new keys: keys"
+        ]
+    );
 }

@@ -4,6 +4,7 @@
 //! changes meaning; a new need is a new section or a new record kind.
 
 mod codec;
+mod destroyed;
 mod footer;
 mod point;
 mod thinned;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use codec::FormatError;
 pub(crate) use codec::{decode_exact, encode};
+pub(crate) use destroyed::DestroyedBody;
 pub(crate) use footer::{FooterBody, FooterSlot, Origin, SlotBirth};
 pub(crate) use point::{
     ChangesBody, DiskBody, DiskKeysBody, EncryptionBody, JobBody, PlaceBody, PointBody, PointHead, RootBody,
@@ -46,7 +48,7 @@ pub(crate) enum RecordKind {
     Moved = 15,
     Worn = 16,
     Repack = 17,
-    // 18: what is left of keys that were destroyed.
+    Destroyed = 18,
     CapturedKeys = 19,
 }
 

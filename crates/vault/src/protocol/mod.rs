@@ -40,6 +40,7 @@ pub(crate) use commit::{Commit, CommitOutcome};
 pub(crate) use create::{CreateOnce, Created};
 pub(crate) use head::{FindHead, Head, Retirement};
 pub(crate) use mark::{Change, MarkOutcome, NewestMark, PinOutcome, PinPoint, SetMark};
+pub(crate) use repack::Repack;
 pub(crate) use retire::ranges_of;
 pub(crate) use sweep::{LineageSweep, Survey, SweepInput, Waiting};
 pub(crate) use take::{TakeNumber, Taken};

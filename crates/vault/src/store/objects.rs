@@ -22,7 +22,7 @@ const WHOLE_OBJECT_MAX: u64 = 128 << 20;
 pub(super) const CREATE_TRIES: u32 = 5;
 
 /// The objects of one vault.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Objects {
     store: Arc<dyn ObjectStore>,
     bridge: Arc<Bridge>,

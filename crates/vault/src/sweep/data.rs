@@ -11,6 +11,7 @@ use super::liveness::{Judge, Verdict};
 use crate::drive::DataPlane;
 use crate::error::VaultError;
 use crate::format::{DeadPackBody, MovedBody, MovedSlotBody, PackBody, PointBody, RetiredBody, Unit};
+use crate::keys::DataPack;
 use crate::layout::ObjectName;
 use crate::lineage::{AtNumber, Lineage};
 use crate::pack::{Keep, PackIndex, Repacking, Source, Whereabouts, birth_in, next_moved, second_copy};
@@ -63,6 +64,34 @@ impl<'a> SweepData<'a> {
         let (tally, sizes, unthinned) = (Tally::default(), HashMap::new(), BTreeSet::new());
         let sealer = Sealer::new(sweep);
         Self { vault, lineage, cancel, events, sealer, repack_left, tally, sizes, unthinned, dry }
+    }
+
+    /// The sweep it answers for.
+    pub(super) fn sweep(&self) -> SessionId {
+        self.sealer.session
+    }
+
+    /// Of `packs` those that hold something a point needs. What cannot be read may be needed.
+    pub(super) fn needed(&mut self, packs: &[DataPack]) -> Result<Vec<DataPack>, VaultError> {
+        let retired = self.lineage.retired(self.vault)?;
+        let judge = self.judge(retired.as_ref(), &[])?;
+        let mut needed = Vec::new();
+        for (done, pack) in packs.iter().enumerate() {
+            self.cancel.check()?;
+            (self.events)(SweepEvent::Judging { done: done as u64, of: packs.len() as u64 });
+            match judge.judge(&pack.place, true) {
+                Ok(verdict) if verdict.is_dead() => {}
+                Ok(_) => needed.push(*pack),
+                // Another sweep was first.
+                Err(VaultError::Missing { .. }) => {}
+                Err(e) if e.is_of_one_object() => {
+                    self.damaged(e);
+                    needed.push(*pack);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(needed)
     }
 
     fn judge(&self, retired: Option<&RetiredBody>, gone: &[u64]) -> Result<Judge<'a>, VaultError> {

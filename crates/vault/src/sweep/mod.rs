@@ -7,12 +7,15 @@
 mod data;
 mod liveness;
 mod reachable;
+mod rewrite;
 
 use std::collections::BTreeMap;
 
 use vmkeep_model::{
     CancelToken, LineageId, Permit, PointNumber, PointRef, PointSelector, SessionId, VmName, op,
 };
+
+pub use self::rewrite::Rewritten;
 
 use self::data::{SweepData, Tally};
 use crate::drive::{Driver, NoData};
@@ -314,8 +317,7 @@ impl Inner {
     ) -> Result<Option<Lineage>, VaultError> {
         let Ok(head) = records::head(name, bytes) else { return Ok(None) };
         let what = format!("lineage {id}");
-        let domain = match keyring::unlock_domain(&self.objects, &*self.key_vault, head.branch.domain, &what)
-        {
+        let domain = match keyring::unlock_domain(self, head.branch.domain, &what) {
             Ok(domain) => domain,
             Err(e) if e.is_of_one_object() || matches!(e, VaultError::WrongKey { .. }) => return Ok(None),
             Err(e) => return Err(e),

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use vmkeep_envelope::{OpenedKeys, open_key_object};
-use vmkeep_model::{CancelToken, DomainId, LineageId, PointNumber, SessionId, VmName};
+use vmkeep_model::{CancelToken, DomainId, LineageId, PointNumber, PointRef, SessionId, Timestamp, VmName};
 
 use super::{Accounting, Audit, AuditDepth, Damage};
 use crate::error::VaultError;
-use crate::format::{FormatError, SessionBody};
+use crate::format::{DestroyedBody, FormatError, SessionBody};
 use crate::journal::{self, JournalEntry};
+use crate::keys::{DestroyedKeys, Needs};
 use crate::layout::ObjectName;
 use crate::lineage::Lineage;
 use crate::point::OpenPoint;
@@ -29,6 +30,7 @@ pub(super) struct Auditor<'a> {
     pub(super) sessions: BTreeMap<SessionId, Option<SessionBody>>,
     pub(super) points: Vec<OpenPoint>,
     foreign_keys: u64,
+    destroyed: Vec<DestroyedKeys>,
 }
 
 /// What an object is there for; see [`Accounting`].
@@ -56,6 +58,7 @@ impl<'a> Auditor<'a> {
             sessions: BTreeMap::new(),
             points: Vec::new(),
             foreign_keys: 0,
+            destroyed: Vec::new(),
         })
     }
 
@@ -64,12 +67,14 @@ impl<'a> Auditor<'a> {
         // Before the points: a session whose number is free then is open, or has ended since.
         self.read_sessions()?;
         for lineage in self.names()? {
+            let first = self.points.len();
             self.lineage(&lineage)?;
+            self.destroyed(&lineage, first)?;
         }
         self.strays()?;
         self.leftovers();
-        let Self { accounting, points, foreign_keys, .. } = self;
-        Ok(Audit { accounting, points, foreign_keys })
+        let Self { accounting, points, foreign_keys, destroyed, .. } = self;
+        Ok(Audit { accounting, points, foreign_keys, destroyed })
     }
 
     fn vault_itself(&mut self) -> Result<(), VaultError> {
@@ -84,7 +89,14 @@ impl<'a> Auditor<'a> {
     fn keys(&mut self, domain: DomainId) -> Result<Vec<String>, VaultError> {
         let paths = self.under(&format!("keys/{domain}/"));
         for path in paths.clone() {
-            let Some(name @ ObjectName::Key { .. }) = ObjectName::parse(&path) else { continue };
+            let name = match ObjectName::parse(&path) {
+                Some(name @ ObjectName::Key { .. }) => name,
+                Some(ObjectName::KeyDestroyed { domain, epoch }) => {
+                    self.tombstone(domain, epoch)?;
+                    continue;
+                }
+                _ => continue,
+            };
             self.account(&path, Class::Live);
             let Some(bytes) = self.vault.objects.read(&name)? else { continue };
             match open_key_object(&bytes, &path, &*self.vault.key_vault) {
@@ -94,6 +106,45 @@ impl<'a> Auditor<'a> {
             }
         }
         Ok(paths)
+    }
+
+    fn tombstone(&mut self, domain: DomainId, epoch: u32) -> Result<(), VaultError> {
+        let name = ObjectName::KeyDestroyed { domain, epoch };
+        let Some(body) = self.record::<DestroyedBody>(&name, Class::Live)? else { return Ok(()) };
+        if (body.domain, body.epoch) != (domain.0, epoch) {
+            self.tell_wrong(&name, "it is the tombstone of other keys");
+        }
+        Ok(())
+    }
+
+    /// The keys of a lineage that were destroyed, with the points, from `first` on, that need them.
+    fn destroyed(&mut self, lineage: &Lineage, first: usize) -> Result<(), VaultError> {
+        let epochs: BTreeSet<u32> = lineage.domain.destroyed().keys().copied().collect();
+        if epochs.is_empty() {
+            return Ok(());
+        }
+        let packs = self.vault.data_packs(lineage, self.cancel)?;
+        let unfinished = self.vault.unfinished(lineage)?;
+        let mut needs = Needs::of(self.vault, lineage, &epochs, &packs);
+        let mut points = BTreeMap::<u32, Vec<PointRef>>::new();
+        for point in &self.points[first..] {
+            self.cancel.check()?;
+            for epoch in needs.of_point(point, self.cancel)? {
+                points.entry(epoch).or_default().push(point.reference());
+            }
+        }
+        for (&epoch, body) in lineage.domain.destroyed() {
+            self.destroyed.push(DestroyedKeys {
+                vm: lineage.vm.clone(),
+                domain: lineage.domain.id,
+                epoch,
+                at: Timestamp(body.at),
+                by: body.by.clone(),
+                points: points.remove(&epoch).unwrap_or_default(),
+                finished: !unfinished.contains(&epoch),
+            });
+        }
+        Ok(())
     }
 
     /// What the records of sessions say. One that is gone by now ended since the listing.
@@ -190,7 +241,7 @@ impl<'a> Auditor<'a> {
     /// Everything not accounted for: keys that no VM uses are garbage, the rest has no business here.
     fn leftovers(&mut self) {
         for (path, size) in std::mem::take(&mut self.left) {
-            if let Some(ObjectName::Key { .. }) = ObjectName::parse(&path) {
+            if let Some(ObjectName::Key { .. } | ObjectName::KeyDestroyed { .. }) = ObjectName::parse(&path) {
                 self.tally(Class::Garbage, size);
                 continue;
             }

@@ -313,7 +313,17 @@ impl Auditor<'_> {
                     }
                 }
                 JournalEntry::Swept { ref ranges, .. } => self.swept(line, ranges, all_known)?,
+                JournalEntry::KeysDestroyed { domain, epoch, .. } => {
+                    let name = ObjectName::KeyDestroyed { domain, epoch };
+                    if domain == line.lineage.domain.id {
+                        self.must_exist(name)?;
+                    } else {
+                        self.tell_wrong(&name, "the journal of another VM says that it is there");
+                    }
+                }
                 JournalEntry::VaultCreated
+                | JournalEntry::KekRotated { .. }
+                | JournalEntry::BekRotated { .. }
                 | JournalEntry::Suspect { .. }
                 | JournalEntry::Denied { .. }
                 | JournalEntry::Authority(_)

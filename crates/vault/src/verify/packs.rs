@@ -148,7 +148,9 @@ impl Auditor<'_> {
         index: &PackIndex,
         name: &ObjectName,
     ) -> Result<(), VaultError> {
-        if self.depth == AuditDepth::Structure {
+        let is_destroyed =
+            index.content == PackContent::Data && lineage.domain.destroyed().contains_key(&index.epoch);
+        if self.depth == AuditDepth::Structure || is_destroyed {
             return Ok(());
         }
         for (slot, placed) in (0_u32..).zip(&index.slots) {

@@ -1,0 +1,352 @@
+//! Destroying keys: what is lost, said first, then a tombstone, then the keys.
+//!
+//! Only the data key of an epoch is destroyed. Its map and identity keys stay, in a key object that holds nothing else: they
+//! say what there was and where it lies, and without them nothing could be swept or checked any more.
+//!
+//! The order is: the lineage is closed when data is lost, or the newest keys go, so that nothing is ever built on what cannot be
+//! read; sessions that could still commit under the old keys are ended; the tombstone is created; the journals say so; the
+//! object without the data key is created and read back; every other key object of the epoch goes. From the tombstone on the
+//! epoch counts as destroyed, whatever is left; whoever does it again finishes it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use vmkeep_envelope::{Branch, DomainKeys, KeyVault, OpenedKeys, WrapNaming, open_key_object};
+use vmkeep_model::{CancelToken, DomainId, LineageId, Permit, PointRef, SessionId, Timestamp, VmName, op};
+
+use super::resting::{EpochBytes, Needing, Needs, by_epoch};
+use crate::error::VaultError;
+use crate::format::DestroyedBody;
+use crate::journal::{self, JournalEntry};
+use crate::keyring;
+use crate::layout::ObjectName;
+use crate::lineage::Lineage;
+use crate::records;
+use crate::store::{Created, ResultExt};
+use crate::vault::{Inner, Vault};
+
+/// How often something is looked at again because somebody else was at it too.
+const ROUNDS: u32 = 16;
+
+/// What destroying keys would destroy. Nothing is changed by making one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DestroyPlan {
+    /// Whose keys.
+    pub vm: VmName,
+    /// Which line of points of that VM.
+    pub lineage: LineageId,
+    /// Its key domain.
+    pub domain: DomainId,
+    /// The epochs to be destroyed, and what rests on each; those destroyed already that were not finished are among them.
+    pub epochs: Vec<EpochBytes>,
+    /// Points that cannot be restored any more then, oldest first, forgotten ones among them.
+    pub points: Vec<PointRef>,
+    /// By epoch, how many of the points need it.
+    pub points_of: BTreeMap<u32, u64>,
+    /// The protection of the VM is closed by it, and a backup made later begins anew: data is lost, or the newest keys go.
+    pub closes: bool,
+    /// Backups that have not committed and are ended.
+    pub sessions: Vec<SessionId>,
+    /// Other KEKs that wrap these keys, by their ids in hex. Their objects are removed: they hold the data key. Whoever has only
+    /// such a KEK can read nothing of these epochs any more, not even what there was.
+    pub other_keks: Vec<String>,
+    /// It was begun before, and is finished.
+    pub resumes: bool,
+}
+
+/// What was destroyed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destroyed {
+    /// Points that cannot be restored any more.
+    pub points: Vec<PointRef>,
+    /// Key objects that were removed.
+    pub removed: u64,
+    /// The protection of the VM was closed.
+    pub closed: bool,
+    /// Backups that were ended.
+    pub ended: Vec<SessionId>,
+}
+
+/// An epoch that was destroyed, as an audit finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DestroyedKeys {
+    /// Whose keys.
+    pub vm: VmName,
+    /// Their domain.
+    pub domain: DomainId,
+    /// Their epoch.
+    pub epoch: u32,
+    /// When, by the clock of the host that did it.
+    pub at: Timestamp,
+    /// Who did it.
+    pub by: String,
+    /// Points that are there and cannot be restored.
+    pub points: Vec<PointRef>,
+    /// Whether no key object is left that may hold the data key; when not, destroying them again finishes it.
+    pub finished: bool,
+}
+
+impl Vault {
+    /// What would be lost if the data keys of `vm` were destroyed: those of one epoch, or all.
+    ///
+    /// When an earlier lineage of the VM has keys whose destruction was begun and not finished, the plan is to finish that.
+    /// Reads the header of each data pack, and the maps of points until it is known what they need.
+    pub fn destroy_plan(
+        &self,
+        vm: &VmName,
+        epoch: Option<u32>,
+        cancel: &CancelToken,
+    ) -> Result<DestroyPlan, VaultError> {
+        let vault = &self.uncached().inner;
+        let newest = vault.lineage(vm)?.ok_or_else(|| VaultError::NoSuchVm(vm.clone()))?;
+        for lineage in vault.lineages_of(vm)? {
+            let unfinished = vault.unfinished(&lineage)?;
+            if lineage.id != newest.id && !unfinished.is_empty() {
+                return vault.plan(&lineage, unfinished, cancel);
+            }
+        }
+        let epochs = match epoch {
+            Some(epoch) => BTreeSet::from([epoch]),
+            None => vault.key_names(&newest)?.into_keys().collect(),
+        };
+        vault.plan(&newest, epochs, cancel)
+    }
+
+    /// Destroys the data keys that `plan` names, for ever. What they sealed can be read by nobody any more.
+    ///
+    /// What it cannot do: it does nothing against whoever kept a copy of one of the key objects together with a KEK that opens
+    /// it, nor does it take anything from what was restored before. In a domain that VMs share it takes from all of them.
+    ///
+    /// Safe to stop at any store call: from the tombstone on the keys count as destroyed, and doing it again with a new plan
+    /// finishes it. [`VaultError::PlanOutdated`] when more would be lost by now than the plan says.
+    pub fn destroy_keys(
+        &self,
+        permit: &Permit<op::DestroyKeys>,
+        plan: &DestroyPlan,
+        cancel: &CancelToken,
+    ) -> Result<Destroyed, VaultError> {
+        permit.check(&plan.vm)?;
+        let inner = self.uncached().inner;
+        let vault = &inner;
+        let outdated = || VaultError::PlanOutdated { vm: plan.vm.clone() };
+        let lineage = vault.lineages_of(&plan.vm)?.into_iter().find(|lineage| lineage.id == plan.lineage);
+        let lineage = lineage.ok_or_else(outdated)?;
+        let epochs: BTreeSet<u32> = plan.epochs.iter().map(|epoch| epoch.epoch).collect();
+        let agreed: BTreeSet<&PointRef> = plan.points.iter().collect();
+        let now = vault.plan(&lineage, epochs.clone(), cancel)?;
+        if !now.points.iter().all(|point| agreed.contains(point)) || (now.closes && !plan.closes) {
+            return Err(outdated());
+        }
+        // Nothing is to be built on what cannot be read, nor sealed with a key that is gone.
+        let closed = now.closes && vault.close_lineage(&lineage)?;
+        let ended = self.end_sessions(&lineage)?;
+        let now = vault.plan(&lineage, epochs, cancel)?;
+        if !now.points.iter().all(|point| agreed.contains(point)) || now.closes {
+            return Err(outdated());
+        }
+        for epoch in &now.epochs {
+            let points = now.points_of.get(&epoch.epoch).copied().unwrap_or(0);
+            let points = vault.bury(&lineage, epoch.epoch, permit.who().as_str(), points)?;
+            let entry = JournalEntry::KeysDestroyed { domain: lineage.domain.id, epoch: epoch.epoch, points };
+            for stream in [lineage.id.0, vault.id.0] {
+                if !journal::read(vault, stream)?.iter().any(|record| record.entry == entry) {
+                    journal::append(vault, stream, &entry)?;
+                }
+            }
+        }
+        let mut removed = 0;
+        for epoch in &now.epochs {
+            removed += vault.finish_destroying(&*vault.key_vault, lineage.domain.id, epoch.epoch)?;
+        }
+        Ok(Destroyed { points: now.points, removed, closed, ended })
+    }
+
+    /// Ends every session of a lineage that may still commit. One that goes on from another has its record before that one
+    /// ends: so the sessions are listed until none is left.
+    fn end_sessions(&self, lineage: &Lineage) -> Result<Vec<SessionId>, VaultError> {
+        let mut ended = Vec::new();
+        for _ in 0..ROUNDS {
+            let open = self.inner.sessions_left(lineage)?;
+            if open.is_empty() {
+                return Ok(ended);
+            }
+            for session in open {
+                match self.inner.end_session(session) {
+                    Ok(true) => ended.push(session),
+                    Ok(false) | Err(VaultError::NoSuchSession { .. }) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Err(VaultError::Taken { object: format!("points/{}", lineage.id) })
+    }
+}
+
+impl Inner {
+    /// Every lineage that ever had this name, the oldest first.
+    fn lineages_of(&self, vm: &VmName) -> Result<Vec<Lineage>, VaultError> {
+        let mut found = Vec::new();
+        for generation in 0.. {
+            let Some(body) = self.name_record(&self.name_of(vm, generation))? else { break };
+            found.push(self.unlock_lineage(&body, vm)?);
+        }
+        Ok(found)
+    }
+
+    /// Names of the key objects of a lineage by epoch.
+    fn key_names(&self, lineage: &Lineage) -> Result<BTreeMap<u32, Vec<String>>, VaultError> {
+        let mut names = BTreeMap::<u32, Vec<String>>::new();
+        for (path, _) in self.objects.list(&format!("keys/{}", lineage.domain.id))? {
+            if let Some(ObjectName::Key { epoch, .. }) = ObjectName::parse(&path) {
+                names.entry(epoch).or_default().push(path);
+            }
+        }
+        Ok(names)
+    }
+
+    /// Epochs with a tombstone and a key object that may hold the data key.
+    pub(crate) fn unfinished(&self, lineage: &Lineage) -> Result<BTreeSet<u32>, VaultError> {
+        let mut unfinished = BTreeSet::new();
+        if lineage.domain.destroyed().is_empty() {
+            return Ok(unfinished);
+        }
+        for (epoch, names) in self.key_names(lineage)? {
+            for path in names.iter().filter(|_| lineage.domain.destroyed().contains_key(&epoch)) {
+                let info = self.wrap_info(path)?;
+                let is_safe = |branches: &Vec<Branch>| !branches.contains(&Branch::Data);
+                if info.is_some_and(|info| !info.branches.as_ref().is_some_and(is_safe)) {
+                    unfinished.insert(epoch);
+                }
+            }
+        }
+        Ok(unfinished)
+    }
+
+    fn plan(
+        self: &Arc<Self>,
+        lineage: &Lineage,
+        epochs: BTreeSet<u32>,
+        cancel: &CancelToken,
+    ) -> Result<DestroyPlan, VaultError> {
+        let names = self.key_names(lineage)?;
+        let what = || format!("VM {}", lineage.vm);
+        if let Some(&epoch) = epochs.iter().find(|epoch| !names.contains_key(epoch)) {
+            return Err(VaultError::NoSuchEpoch { what: what(), epoch });
+        }
+        let ours: BTreeSet<u32> = lineage.domain.epochs().collect();
+        if let Some(epoch) = epochs.difference(&ours).next() {
+            return Err(VaultError::WrongKey { what: format!("{}, epoch {epoch}", what()) });
+        }
+        let mut other_keks = BTreeSet::new();
+        for path in epochs.iter().filter_map(|epoch| names.get(epoch)).flatten() {
+            let info = self.wrap_info(path)?;
+            other_keks.extend(info.filter(|info| !info.opens()).map(|info| info.kek));
+        }
+        let packs = self.data_packs(lineage, cancel)?;
+        let needing = Needs::of(self, lineage, &epochs, &packs).points(cancel)?;
+        let resting = by_epoch(&packs);
+        let newest = ours.last().copied();
+        let loses = !needing.all().is_empty() || newest.is_some_and(|newest| epochs.contains(&newest));
+        let resumes = epochs.iter().any(|epoch| lineage.domain.destroyed().contains_key(epoch));
+        let rests =
+            |epoch: u32| resting.get(&epoch).copied().unwrap_or(EpochBytes { epoch, bytes: 0, packs: 0 });
+        let Needing { points } = &needing;
+        Ok(DestroyPlan {
+            vm: lineage.vm.clone(),
+            lineage: lineage.id,
+            domain: lineage.domain.id,
+            points: needing.all().into_iter().map(|number| lineage.reference(number)).collect(),
+            points_of: points.iter().map(|(epoch, points)| (*epoch, points.len() as u64)).collect(),
+            closes: loses && !lineage.head(self)?.closed,
+            sessions: self.sessions_left(lineage)?,
+            other_keks: other_keks.into_iter().collect(),
+            resumes,
+            epochs: epochs.into_iter().map(rests).collect(),
+        })
+    }
+
+    /// The sessions of a lineage whose number is still free.
+    fn sessions_left(&self, lineage: &Lineage) -> Result<Vec<SessionId>, VaultError> {
+        let sessions = self.open_sessions()?.remove(&lineage.id).unwrap_or_default();
+        if sessions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let head = lineage.head(self)?;
+        let mut left: Vec<_> =
+            sessions.iter().filter(|body| body.target > head.top && !head.closed).collect();
+        left.sort_by_key(|body| body.target);
+        Ok(left.into_iter().map(|body| SessionId(body.session)).collect())
+    }
+
+    /// Creates the tombstone of an epoch, unless there is one; gives how many points it says were lost.
+    fn bury(&self, lineage: &Lineage, epoch: u32, by: &str, points: u64) -> Result<u64, VaultError> {
+        let domain = lineage.domain.id;
+        let name = ObjectName::KeyDestroyed { domain, epoch };
+        let body = DestroyedBody {
+            domain: domain.0,
+            epoch,
+            at: self.ports.clock.now().0,
+            by: by.to_owned(),
+            branches: vec![Branch::Data.number()],
+            points,
+        };
+        let context = self.sealer.context(&*self.ports.entropy);
+        let object = records::seal(&name, &body, &self.record, &context)?;
+        if self.objects.create(&name, &object)? == Created::Ours {
+            return Ok(points);
+        }
+        let bytes = self.objects.read(&name).or_missing(&name)?;
+        let there: DestroyedBody = records::open(&name, &bytes, &self.record)?;
+        if (there.domain, there.epoch) == (domain.0, epoch) {
+            return Ok(there.points);
+        }
+        let what = crate::format::FormatError("it is the tombstone of other keys".to_owned());
+        Err(VaultError::malformed(&name, what))
+    }
+
+    /// Removes every key object of a destroyed epoch that may hold its data key, once one without it is there; gives how many
+    /// were removed.
+    pub(super) fn finish_destroying(
+        &self,
+        key_vault: &dyn KeyVault,
+        domain: DomainId,
+        epoch: u32,
+    ) -> Result<u64, VaultError> {
+        let mut removed = 0;
+        for _ in 0..ROUNDS {
+            let (mut source, mut kept, mut surplus) = (None::<DomainKeys>, false, Vec::new());
+            for (path, _) in self.objects.list(&format!("keys/{domain}/{epoch}"))? {
+                let Some(name @ ObjectName::Key { .. }) = ObjectName::parse(&path) else { continue };
+                let Some(bytes) = self.objects.read(&name)? else { continue };
+                match open_key_object(&bytes, &path, key_vault) {
+                    Ok(OpenedKeys::Keys(keys)) => {
+                        if keys.data().is_ok() {
+                            surplus.push(name);
+                        }
+                        kept |= keys.branches() == [Branch::Map, Branch::Identity];
+                        let more = source.as_ref().is_none_or(|s| s.branches().len() < keys.branches().len());
+                        source = if more { Some(keys) } else { source };
+                    }
+                    Ok(OpenedKeys::NotMine) | Err(_) => surplus.push(name),
+                }
+            }
+            if surplus.is_empty() && kept {
+                return Ok(removed);
+            }
+            if !kept {
+                let what = || format!("key domain {domain}, epoch {epoch}");
+                let keys = source.ok_or_else(|| VaultError::WrongKey { what: what() })?.without(Branch::Data);
+                let (path, object) = self.wrapped(&keys, key_vault, WrapNaming::KekAndBranches)?;
+                self.objects.create(&keyring::key_name(&path)?, &object)?;
+                if !self.opened_by(key_vault, &path)?.is_some_and(|found| found.same_keys(&keys)) {
+                    return Err(VaultError::KeysDiffer { object: path });
+                }
+            }
+            for name in surplus {
+                self.objects.delete(&name)?;
+                removed += 1;
+            }
+        }
+        Err(VaultError::Taken { object: format!("keys/{domain}/{epoch}") })
+    }
+}
