@@ -14,7 +14,7 @@ use vmkeep_testkit::permit;
 use common::*;
 use keys::*;
 use swept::sweep_all;
-use vmkeep::model::{CancelToken, op};
+use vmkeep::model::{CancelToken, Owner, Permit, Scope, op};
 use vmkeep::object_store::memory::InMemory;
 use vmkeep::object_store::path::Path;
 use vmkeep::object_store::{ObjectStore, ObjectStoreExt};
