@@ -30,14 +30,15 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Bytes of a piece.
 const PIECE: usize = 8;
-const PIECES_MAX: usize = 1024;
 const MASK: u64 = 0x9e6d_31c5_a70f_52b8;
 
-/// Pieces under the mask; those from [`COUNT`] on are not there yet.
-static PIECES: [AtomicU64; PIECES_MAX] = [const { AtomicU64::new(0) }; PIECES_MAX];
+/// As a hash table has them: each piece, under the mask, at the first free place from where its hash points. Zero is a free
+/// place, and a piece that none is made of but by a chance of one in 2^64.
+static PIECES: [AtomicU64; PLACES] = [const { AtomicU64::new(0) }; PLACES];
+const PLACES: usize = 1 << 15;
+/// At least half of the places stay free, so that looking for what is not there ends soon.
+const PIECES_MAX: usize = PLACES / 2;
 static COUNT: AtomicUsize = AtomicUsize::new(0);
-/// One bit for each value that the ends of the pieces, mixed, may have: most places of a block are passed over by it.
-static FILTER: [AtomicU64; 1024] = [const { AtomicU64::new(0) }; 1024];
 static HITS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
@@ -48,21 +49,24 @@ thread_local! {
 /// Watches for `secret` from now on, in blocks that any thread frees.
 ///
 /// # Panics
-/// When it is shorter than 8 bytes, has a piece of 8 equal bytes, which other memory may well have too, or is one too many.
+/// When it is shorter than 8 bytes, has a piece of 8 equal bytes, which other memory may well have too, or there is no room for more.
 pub fn watch(secret: &[u8]) {
     assert!(secret.len() >= PIECE, "too short to be told from other bytes");
     let rest = &secret[secret.len() - PIECE..];
     for piece in secret.chunks_exact(PIECE).chain([rest]) {
         assert!(piece.iter().any(|byte| *byte != piece[0]), "too plain to be told from other bytes");
         let piece = piece.iter().fold(0, |window, byte| push(window, *byte));
-        if is_watched(piece) {
-            continue;
+        add(piece);
+    }
+}
+
+fn add(piece: u64) {
+    assert!(COUNT.fetch_add(1, Ordering::SeqCst) < PIECES_MAX, "no room to watch for more");
+    for at in places(piece) {
+        let taken = PIECES[at].compare_exchange(0, piece ^ MASK, Ordering::SeqCst, Ordering::SeqCst);
+        if taken.is_ok() || taken == Err(piece ^ MASK) {
+            return;
         }
-        let at = COUNT.fetch_add(1, Ordering::SeqCst);
-        assert!(at < PIECES_MAX, "no room to watch for more");
-        PIECES[at].store(piece ^ MASK, Ordering::SeqCst);
-        let (word, bit) = filter(piece);
-        FILTER[word].fetch_or(bit, Ordering::SeqCst);
     }
 }
 
@@ -149,17 +153,15 @@ fn push(window: u64, byte: u8) -> u64 {
 }
 
 fn is_watched(piece: u64) -> bool {
-    let (word, bit) = filter(piece);
-    if FILTER[word].load(Ordering::Relaxed) & bit == 0 {
-        return false;
-    }
-    let count = COUNT.load(Ordering::SeqCst).min(PIECES_MAX);
-    PIECES[..count].iter().any(|known| known.load(Ordering::SeqCst) == piece ^ MASK)
+    places(piece)
+        .map(|at| PIECES[at].load(Ordering::Relaxed))
+        .take_while(|known| *known != 0)
+        .any(|known| known == piece ^ MASK)
 }
 
-/// Word and bit of a piece in the filter.
-fn filter(piece: u64) -> (usize, u64) {
-    let mixed = piece.wrapping_mul(MASK | 1) >> 48;
-    let word = usize::try_from(mixed >> 6).unwrap_or(0);
-    (word, 1 << (mixed & 63))
+/// Where a piece may be: every place, from the one that its hash points to.
+fn places(piece: u64) -> impl Iterator<Item = usize> {
+    let hash = piece.wrapping_mul(MASK | 1) >> 32;
+    let first = usize::try_from(hash).unwrap_or(0);
+    (0..PLACES).map(move |step| first.wrapping_add(step) % PLACES)
 }
