@@ -8,13 +8,32 @@ use crate::{Entropy, EntropyError, KeyError};
 
 /// A 32-byte secret key, wiped when dropped.
 ///
-/// It cannot be cloned, printed or compared by `==`:
+/// It cannot be cloned,
 ///
 /// ```compile_fail,E0599
 /// # use vmkeep_envelope::{OsEntropy, SecretKey};
 /// let key = SecretKey::generate(&OsEntropy).unwrap();
 /// let copy = key.clone(); // no such method
 /// ```
+///
+/// is moved and not copied,
+///
+/// ```compile_fail,E0382
+/// # use vmkeep_envelope::{KeyFileVault, OsEntropy, SecretKey};
+/// let key = SecretKey::generate(&OsEntropy).unwrap();
+/// let vault = KeyFileVault::from_key(key);
+/// let copy = key.expose(); // moved
+/// ```
+///
+/// cannot be compared by `==`, which would tell by its time how much of two keys is equal ([`ct_eq`](Self::ct_eq) does not),
+///
+/// ```compile_fail,E0369
+/// # use vmkeep_envelope::{OsEntropy, SecretKey};
+/// let (one, other) = (SecretKey::generate(&OsEntropy).unwrap(), SecretKey::generate(&OsEntropy).unwrap());
+/// let same = one == other; // no such operator
+/// ```
+///
+/// and shows nothing when it is printed:
 ///
 /// ```
 /// # use vmkeep_envelope::{OsEntropy, SecretKey};

@@ -38,6 +38,37 @@ pub struct SlotLayout {
 /// A pack in the making: takes slots, then is sealed in one step.
 ///
 /// Slots are copied into one buffer, with room around them for headers and tags, and encrypted in that buffer.
+///
+/// A slot's number is its nonce, so no number may be used twice under one salt. Nobody gets to: slots are numbered here, the
+/// salt is made from all of them at once, and sealing takes the builder away. It cannot be sealed again,
+///
+/// ```compile_fail,E0382
+/// # use vmkeep_envelope::*;
+/// # fn twice(pack: PackBuilder, keys: &DomainKeys, ctx: &SealContext<'_>) -> Result<(), Box<dyn std::error::Error>> {
+/// let once = pack.seal(keys.data()?, keys.map()?, b"a footer", ctx)?;
+/// let twice = pack.seal(keys.data()?, keys.map()?, b"another", ctx)?; // moved
+/// # Ok(())
+/// # }
+/// ```
+///
+/// given another slot,
+///
+/// ```compile_fail,E0382
+/// # use vmkeep_envelope::*;
+/// # fn after(mut pack: PackBuilder, keys: &DomainKeys, ctx: &SealContext<'_>) -> Result<(), Box<dyn std::error::Error>> {
+/// let sealed = pack.seal(keys.data()?, keys.map()?, b"a footer", ctx)?;
+/// pack.push(SlotKind::Blocks, Codec::Stored, 4, b"more")?; // moved
+/// # Ok(())
+/// # }
+/// ```
+///
+/// or cloned before:
+///
+/// ```compile_fail,E0599
+/// # use vmkeep_envelope::*;
+/// let pack = PackBuilder::new(PackContent::Data, 0);
+/// let other = pack.clone(); // no such method
+/// ```
 pub struct PackBuilder {
     content: PackContent,
     buffer: Vec<u8>,
