@@ -3,6 +3,9 @@
 mod backup;
 mod deletion;
 mod estimate;
+mod guest_keys;
+mod keys;
+mod keyvault;
 mod limits;
 mod roles;
 
@@ -15,6 +18,11 @@ use vmkeep::model::{DiskName, PointRef, Principal, VmName};
 pub(crate) use self::backup::BackupArgs;
 pub(crate) use self::deletion::{CloseArgs, PointArgs, ResumeArg, SweepArgs, UnpinArgs, VmArgs, VoidArgs};
 pub(crate) use self::estimate::EstimateArgs;
+pub(crate) use self::guest_keys::{DiskKeyArg, ExportKeysArgs, Os, RestoreKeysArgs};
+pub(crate) use self::keys::{KeysArgs, KeysCommand};
+pub(crate) use self::keyvault::{
+    GetSecretArgs, ItemArgs, ItemKindArg, KeyvaultArgs, KeyvaultCommand, KindArg, NewKeyArgs, SetSecretArgs,
+};
 pub(crate) use self::limits::LimitArgs;
 pub(crate) use self::roles::{RolesArgs, RolesCommand};
 
@@ -26,7 +34,7 @@ Exit codes:
   3    the vault holds damaged data
   130  ended by a second Ctrl-C
 
-The key of a vault comes from exactly one of --key-file, --passphrase-file and the environment variable
+The key of a vault comes from exactly one of --key-file, --passphrase-file, --kek and the environment variable
 VMKEEP_PASSPHRASE. Without it nothing in the vault can be read, by anybody.
 
 A recovery point is written vm@number, or vm@latest for the newest that is not forgotten.
@@ -62,9 +70,27 @@ pub(crate) struct KeyArgs {
     /// Key of the vault: a file of 32 bytes that only its owner may read
     #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
     pub(crate) key_file: Option<PathBuf>,
-    /// Key of the vault: a passphrase, the first line of this file (or set `VMKEEP_PASSPHRASE`)
+    /// Key of the vault: a passphrase, the first line of a file (or set `VMKEEP_PASSPHRASE`)
     #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
     pub(crate) passphrase_file: Option<PathBuf>,
+    /// Key of the vault: this key of the key vault or token, by its name or URL
+    #[arg(long, global = true, value_name = "KEY", help_heading = GLOBAL)]
+    pub(crate) kek: Option<String>,
+    #[command(flatten)]
+    pub(crate) stores: StoreArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StoreArgs {
+    /// Key vault: a file of keys and secrets, as vmkeep keyvault init makes it
+    #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
+    pub(crate) keyvault: Option<PathBuf>,
+    /// Key of the key vault: a file of 32 bytes that only its owner may read
+    #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
+    pub(crate) kv_key_file: Option<PathBuf>,
+    /// Key of the key vault: the first line of a file (or set `VMKEEP_KEYVAULT_PASSPHRASE`)
+    #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
+    pub(crate) kv_passphrase_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -156,6 +182,14 @@ pub(crate) enum Command {
     /// before: forget what is not to stay first.
     #[command(verbatim_doc_comment)]
     Close(CloseArgs),
+    /// See, change and destroy the keys of a vault; put captured keys of disks back
+    Keys(KeysArgs),
+    /// Keep keys and secrets in a file: for the vault's own key, and for those of encrypted disks
+    ///
+    /// The file is given with --keyvault, its own key with --kv-key-file or --kv-passphrase-file. Whatever is
+    /// changed makes a new version; what is deleted can be recovered for some days.
+    #[command(verbatim_doc_comment)]
+    Keyvault(KeyvaultArgs),
     /// Say who may do what in a vault, for programs and people that ask it (--as)
     ///
     /// This is policy and no boundary: whoever has the vault's key and can reach its files can do everything without asking.

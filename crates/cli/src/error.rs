@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use vmkeep::backup::BackupError;
 use vmkeep::disk::DiskError;
-use vmkeep::envelope::KeyError;
+use vmkeep::envelope::guest::GuestKeysError;
+use vmkeep::envelope::{KeyError, KeyStoreError};
 use vmkeep::model::{Cancelled, Denied, DiskName, PointRef, SessionId};
 use vmkeep::restore::RestoreError;
 use vmkeep::vault::VaultError;
@@ -32,6 +33,12 @@ pub(crate) enum Error {
     Usage(String),
     #[error(transparent)]
     Key(#[from] KeyError),
+    #[error(transparent)]
+    Store(#[from] KeyStoreError),
+    #[error(transparent)]
+    GuestKeys(#[from] GuestKeysError),
+    #[error("{point} holds no keys of disks; back up with --disk-key to capture them")]
+    NoCapturedKeys { point: PointRef },
     #[error(transparent)]
     Denied(#[from] Denied),
     #[error(transparent)]

@@ -10,8 +10,9 @@ use vmkeep::envelope::{
     Argon2Params, KeyError, KeyFileVault, KeyVault, OsEntropy, Passphrase, PassphraseVault,
 };
 
-use crate::args::KeyArgs;
+use crate::args::{KeyArgs, StoreArgs};
 use crate::error::Error;
+use crate::stores::Stores;
 use crate::{output, paths};
 
 /// The environment variable that holds a passphrase.
@@ -28,21 +29,28 @@ pub(crate) enum KeySource<'a> {
     PassphraseFile(&'a Path),
     /// [`VARIABLE`].
     Environment,
+    /// A key of a store.
+    Store(&'a StoreArgs, &'a str),
 }
 
 impl<'a> KeySource<'a> {
     /// The one source that is given.
     pub(crate) fn choose(args: &'a KeyArgs) -> Result<Self, Error> {
-        let environment = env::var_os(VARIABLE).is_some();
-        match (&args.key_file, &args.passphrase_file, environment) {
-            (Some(path), None, false) => Ok(Self::File(path)),
-            (None, Some(path), false) => Ok(Self::PassphraseFile(path)),
-            (None, None, true) => Ok(Self::Environment),
-            (None, None, false) => Err(Error::usage(format!(
-                "the vault's key is needed: give --key-file FILE or --passphrase-file FILE, or set {VARIABLE}"
+        let environment = env::var_os(VARIABLE).map(|_| Self::Environment);
+        let given = [
+            args.key_file.as_deref().map(Self::File),
+            args.passphrase_file.as_deref().map(Self::PassphraseFile),
+            args.kek.as_deref().map(|name| Self::Store(&args.stores, name)),
+            environment,
+        ];
+        let mut given = given.into_iter().flatten();
+        match (given.next(), given.next()) {
+            (Some(source), None) => Ok(source),
+            (None, _) => Err(Error::usage(format!(
+                "the vault's key is needed: give --key-file FILE, --passphrase-file FILE or --kek KEY, or set {VARIABLE}"
             ))),
             _ => Err(Error::usage(format!(
-                "more than one key is given; leave only one of --key-file, --passphrase-file and {VARIABLE}"
+                "more than one key is given; leave only one of --key-file, --passphrase-file, --kek and {VARIABLE}"
             ))),
         }
     }
@@ -51,6 +59,7 @@ impl<'a> KeySource<'a> {
     pub(crate) fn open(self) -> Result<Arc<dyn KeyVault>, Error> {
         match self {
             Self::File(path) => Ok(Arc::new(KeyFileVault::open(path)?)),
+            Self::Store(stores, name) => Stores::open(stores)?.kek(name),
             // A vault that exists brings its own parameters.
             _ => self.passphrase_vault(Argon2Params::default()),
         }
@@ -65,6 +74,7 @@ impl<'a> KeySource<'a> {
                 }
                 opened => Ok((Arc::new(opened?), false)),
             },
+            Self::Store(..) => Ok((self.open()?, false)),
             _ => Ok((self.passphrase_vault(params)?, false)),
         }
     }
@@ -72,7 +82,7 @@ impl<'a> KeySource<'a> {
     fn passphrase_vault(self, params: Argon2Params) -> Result<Arc<dyn KeyVault>, Error> {
         let text = match self {
             Self::PassphraseFile(path) | Self::File(path) => first_line(path)?,
-            Self::Environment => {
+            Self::Environment | Self::Store(..) => {
                 env::var(VARIABLE).map_err(|_| Error::usage(format!("{VARIABLE} is not text in UTF-8")))?
             }
         };
@@ -81,7 +91,7 @@ impl<'a> KeySource<'a> {
 }
 
 /// The first line of a passphrase file, without its end.
-fn first_line(path: &Path) -> Result<String, Error> {
+pub(crate) fn first_line(path: &Path) -> Result<String, Error> {
     let failed = |source| Error::File { what: "read passphrase file", path: path.to_owned(), source };
     let content = |what: &str| Error::Content { path: path.to_owned(), what: what.to_owned() };
     let file = File::open(path).map_err(failed)?;

@@ -26,6 +26,7 @@ mod output;
 mod paths;
 mod progress;
 mod staging;
+mod stores;
 mod table;
 mod tracking_arg;
 

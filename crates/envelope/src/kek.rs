@@ -23,6 +23,10 @@ impl Kek {
         Self { key, id }
     }
 
+    pub(crate) fn into_key(self) -> SecretKey {
+        self.key
+    }
+
     pub(crate) fn wrap(
         &self,
         key: &SecretKey,

@@ -62,6 +62,11 @@ impl KeyFileVault {
         }
     }
 
+    /// The key itself, for something else that takes one.
+    pub fn into_key(self) -> SecretKey {
+        self.kek.into_key()
+    }
+
     /// A vault of a key that came from elsewhere.
     pub fn from_key(key: SecretKey) -> Self {
         Self { kek: Kek::new(key) }

@@ -68,6 +68,8 @@
 
 mod aead;
 mod argon;
+#[cfg(feature = "azure-config")]
+mod base64url;
 #[doc(hidden)]
 pub mod bench;
 mod branch;
@@ -100,6 +102,8 @@ mod writer;
 
 pub use aead::TAG_LEN;
 pub use argon::{Argon2Kdf, Argon2Params};
+#[cfg(feature = "azure-config")]
+pub use base64url::{base64url, from_base64url};
 pub use branch::{Branch, BranchId, BranchKey, IdentityKey, SubKey};
 pub use entropy::{Entropy, EntropyError, OsEntropy, SeededEntropy};
 pub use error::{KeyError, OpenError, SealError};

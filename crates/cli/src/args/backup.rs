@@ -8,7 +8,7 @@ use vmkeep::blockdiff::AuditRate;
 use vmkeep::model::{BlockSize, VmName};
 use vmkeep::vault::CompressionLevel;
 
-use super::{LimitArgs, ResumeArg, VaultArg};
+use super::{DiskKeyArg, LimitArgs, ResumeArg, VaultArg, guest_keys};
 use crate::disk_arg::DiskArg;
 use crate::tracking_arg::{self, TrackingArg};
 use crate::{bytes, disk_arg};
@@ -64,6 +64,15 @@ lun     its logical unit number
 format  detected when not given; give it for raw disks, because their guest could make them look
         like something else";
 
+const DISK_KEY_HELP: &str = "\
+Keys of a disk that its guest encrypts; may be given several times
+
+  DISK=SECRET[,kek=KEY]
+
+SECRET is the disk's encryption key or passphrase in the key vault (--keyvault), by its name or URL; KEY is the
+key that wraps it, in the key vault or on the token. Both are read and sealed into the point, with the versions
+that were seen: vmkeep keys restore puts them back. A URL without a version, or a name, means the newest.";
+
 const RESUME_HELP: &str = "\
 Interrupted backup to go on from [default: auto]
 
@@ -91,6 +100,9 @@ pub(crate) struct BackupArgs {
         long_help = DISK_HELP
     )]
     pub(crate) disks: Vec<DiskArg>,
+    /// Keys of a disk that its guest encrypts: DISK=SECRET[,kek=KEY]; may be repeated
+    #[arg(long = "disk-key", value_name = "DISK=SECRET", value_parser = guest_keys::disk_key, long_help = DISK_KEY_HELP)]
+    pub(crate) disk_keys: Vec<DiskKeyArg>,
     /// File with the VM's configuration (at most 1 MiB), stored with the point
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use vmkeep::backup::{
-    self, Audit, Compare, DiskReport, Limits, Pages, Plan, Report, Settings, Source, SourceDisk,
+    self, Audit, Compare, DiskKeys, DiskReport, Limits, Pages, Plan, Report, Settings, Source, SourceDisk,
 };
 use vmkeep::disk::{self, BlockRead, OpenOptions};
 use vmkeep::model::{
@@ -14,11 +14,13 @@ use vmkeep::model::{
 };
 use vmkeep::vault::{CONFIG_MAX, StoredBytes};
 
-use crate::args::BackupArgs;
+use super::guest_keys;
+use crate::args::{BackupArgs, DiskKeyArg};
 use crate::context::Context;
 use crate::disk_arg::{DiskArg, DiskFrom};
 use crate::error::{Error, Outcome};
 use crate::progress::{Change, Progress};
+use crate::stores::Stores;
 use crate::tracking_arg::{self, Known};
 use crate::{bytes, paths};
 
@@ -124,11 +126,22 @@ pub(crate) fn run(context: &Context<'_>, args: BackupArgs) -> Result<Outcome, Er
             (Opened::Described(size), _) => Source::Describe(*size),
         },
     });
+    let stores =
+        if args.disk_keys.is_empty() { Stores::default() } else { Stores::open(&context.key.stores)? };
+    let named = |key: &&DiskKeyArg| !args.disks.iter().any(|disk| disk.description.name == key.disk);
+    if let Some(key) = args.disk_keys.iter().find(named) {
+        return Err(Error::usage(format!("--disk-key {}: there is no such disk", key.disk)));
+    }
+    let disk_keys = guest_keys::named(&stores, &args.disk_keys)?;
+    let mut keys = Vec::with_capacity(disk_keys.len());
+    for key in &disk_keys {
+        keys.push(DiskKeys { disk: &key.disk, encryption: &key.encryption, stores: key.stores(&stores)? });
+    }
     let plan = Plan {
         vm: args.vm.clone(),
         disks: disks.collect(),
         consistency: ConsistencyLevel::Crash,
-        keys: Vec::new(),
+        keys,
         evidence: vec!["the disks were read as they were found; nothing was quiesced".to_owned()],
         config,
     };

@@ -26,7 +26,7 @@ pub(crate) fn run(context: &Context<'_>, args: &InitArgs) -> Result<Outcome, Err
     let params = argon2_params(args, source)?;
     let key_file = match source {
         KeySource::File(path) => Some(path),
-        KeySource::PassphraseFile(_) | KeySource::Environment => None,
+        _ => None,
     };
     if let Some(path) = key_file {
         key::check_apart(folder, path)?;
@@ -53,7 +53,11 @@ pub(crate) fn run(context: &Context<'_>, args: &InitArgs) -> Result<Outcome, Err
     context.output.json(&Summary {
         vault: vault.id().to_string(),
         folder: folder.display().to_string(),
-        key: if key_file.is_some() { "file" } else { "passphrase" },
+        key: match source {
+            KeySource::File(_) => "file",
+            KeySource::PassphraseFile(_) | KeySource::Environment => "passphrase",
+            KeySource::Store(..) => "store",
+        },
         key_file: shown,
         key_file_made,
     });
@@ -63,8 +67,8 @@ pub(crate) fn run(context: &Context<'_>, args: &InitArgs) -> Result<Outcome, Err
 fn argon2_params(args: &InitArgs, source: KeySource<'_>) -> Result<Argon2Params, Error> {
     let default = Argon2Params::default();
     let given = [args.argon2_memory_kib, args.argon2_passes, args.argon2_lanes];
-    if matches!(source, KeySource::File(_)) && given.iter().any(Option::is_some) {
-        return Err(Error::usage("--argon2 options are for passphrases; a key file does not need them"));
+    if matches!(source, KeySource::File(_) | KeySource::Store(..)) && given.iter().any(Option::is_some) {
+        return Err(Error::usage("--argon2 options are for passphrases; other keys do not need them"));
     }
     let [memory_kib, passes, lanes] = given;
     Argon2Params::new(

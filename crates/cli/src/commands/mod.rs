@@ -6,8 +6,11 @@ mod completions;
 mod diff;
 mod estimate;
 mod forget;
+mod guest_keys;
 mod hold;
 mod init;
+mod keys;
+mod keyvault;
 mod pins;
 mod points;
 mod release;
@@ -43,6 +46,8 @@ pub(crate) fn run(context: &Context<'_>, command: Command) -> Result<Outcome, Er
         Command::Sessions(args) => sessions::run(context, &args),
         Command::Void(args) => void::run(context, &args),
         Command::Close(args) => close::run(context, &args),
+        Command::Keys(args) => keys::run(context, &args),
+        Command::Keyvault(args) => keyvault::run(context, &args),
         Command::Roles(args) => roles::run(context, &args),
         Command::Completions(args) => completions::run(context, &args),
     }

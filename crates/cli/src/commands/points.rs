@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use vmkeep::model::{DiskRecord, PointNumber, RecoveryPoint, VmName};
+use vmkeep::model::{DiskRecord, PointNumber, RecoveryPoint, StorageEncryption, VmName};
 use vmkeep::vault::{Suspect, Vault, VaultError};
 
 use super::backup::Tracked;
@@ -32,7 +32,25 @@ struct PointLine {
     /// Disks of which it may hold old data, because change tracking had missed a change.
     suspect_disks: Vec<String>,
     config_bytes: u64,
+    storage_encryption: StorageKey,
     disks: Vec<Disk>,
+}
+
+/// What wrapped the vault's keys when the point was made.
+#[derive(Serialize)]
+struct StorageKey {
+    managed: &'static str,
+    /// URL of the key; `null` for a key file or a passphrase.
+    key: Option<String>,
+}
+
+/// Where the keys were of a disk that its guest encrypts.
+#[derive(Serialize)]
+struct GuestKeys {
+    bek: String,
+    kek: Option<String>,
+    /// Whether the point holds a copy of the key that wraps the other; a token gives none out.
+    kek_captured: bool,
 }
 
 #[derive(Serialize)]
@@ -43,6 +61,8 @@ struct Disk {
     size: u64,
     /// `null` for a temporary disk, of which nothing is stored.
     stored: Option<Stored>,
+    /// `null` unless its guest encrypts it and its keys were captured.
+    encryption: Option<GuestKeys>,
 }
 
 #[derive(Serialize)]
@@ -229,6 +249,12 @@ impl From<&Listed> for PointLine {
             pins: *pins,
             suspect_disks: suspect.clone(),
             config_bytes: point.config_len,
+            storage_encryption: match &point.storage_encryption {
+                StorageEncryption::VaultManaged => StorageKey { managed: "vault", key: None },
+                StorageEncryption::CustomerManaged { key } => {
+                    StorageKey { managed: "customer", key: Some(key.clone()) }
+                }
+            },
             disks: point.disks.iter().map(Disk::from).collect(),
         }
     }
@@ -242,6 +268,11 @@ impl From<&DiskRecord> for Disk {
             role: description.role.to_string(),
             lun: description.lun,
             size: disk.size.0,
+            encryption: disk.encryption.as_ref().map(|keys| GuestKeys {
+                bek: keys.bek.clone(),
+                kek: keys.kek.clone(),
+                kek_captured: keys.kek_captured,
+            }),
             stored: disk.stored.as_ref().map(|stored| Stored {
                 block_size: stored.block_size.bytes_u64(),
                 content: stored.content.map(|content| content.to_string()),
