@@ -57,7 +57,13 @@
 //!   born in, its number, length and codec, a footer to the header and trailer of its pack.
 //! - **Lengths are believed after they were checked.** Opening allocates at most what the format allows for the object
 //!   at hand, and never panics on any input.
-//! - **Keys are not copied about.** [`SecretKey`] has no `Clone`, shows nothing, is wiped when dropped.
+//! - **What does not open shows nothing.** Where bytes fail to authenticate, the buffer that they were to be opened in is
+//!   zeros, and the error is the same whatever is wrong with them. Tags are compared by the cipher's library, in time that
+//!   does not depend on them, and nowhere else; keys and secrets by [`SecretKey::ct_eq`] and [`SecretBytes::ct_eq`].
+//! - **Keys are not copied about.** [`SecretKey`] has no `Clone`, shows nothing, lies in one place on the heap and is wiped
+//!   when dropped, as are passphrases, secrets of stores, derived keys, and whatever a key passes through on its way. The
+//!   test `heap` looks at all memory that is freed during whole lives of keys and finds no 8 bytes of one. `secrecy` sees to
+//!   it that no error and no debug output tells one.
 //! - Randomness comes in through [`Entropy`], so a test can repeat a whole vault byte for byte.
 //!
 //! # What it does not do
@@ -65,6 +71,11 @@
 //! It knows no store and no object but by the name it is told, does not compress, and does not look into a body.
 //! It protects against whoever holds the store; not against whoever reads this process's memory. Freshness (is this the
 //! newest object of its name?) is for the commit protocol to say.
+//!
+//! Wiping ends where this crate's own heap does. Not covered: copies that computing leaves in registers and on stacks (and,
+//! from there, in parts of values that are not set); key schedules in memory of a C library, with the feature `aws-lc` or a
+//! key service's own (`aws-lc-rs` wipes what it frees, which no test here can see); pages that the system swaps out or writes
+//! to a core file.
 
 mod aead;
 mod argon;

@@ -238,7 +238,9 @@ fn run(clones: &[Vec<Op>]) -> World {
     let mut world = World::default();
     for ops in clones {
         let mut host = Host::new();
-        ops.iter().for_each(|op| host.run(op, &mut world));
+        for op in ops {
+            host.run(op, &mut world);
+        }
     }
     world
 }

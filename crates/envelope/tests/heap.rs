@@ -63,6 +63,7 @@ fn watch_sealing_key(key: &[u8; 32], salt: &[u8], label: &str) {
 
 /// Wipes what functions that returned have left below the caller's frame.
 #[inline(never)]
+#[allow(clippy::large_stack_arrays)] // that is the point
 fn wipe_stack() {
     black_box(&mut [0_u8; 1 << 16]);
 }

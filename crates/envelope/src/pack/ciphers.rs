@@ -10,6 +10,9 @@ use crate::{BranchKey, SecretKey, labels};
 /// A few ciphers, the most recently used kept: a key is derived once per pack and not once per slot.
 ///
 /// Safe to share between threads and between key domains.
+///
+/// A key and its cipher stay as long as they are kept here, and are wiped when they go. With the feature `aws-lc` the cipher
+/// itself is in memory of the C library, which wipes it by itself.
 pub struct SlotCiphers {
     capacity: usize,
     entries: Mutex<VecDeque<Entry>>,
