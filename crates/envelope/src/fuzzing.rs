@@ -33,6 +33,12 @@ pub fn key_object(data: &[u8]) {
     }
 }
 
+/// Reads `data` as a file vault and as a backup blob: as it is, and as what is inside the seal.
+#[cfg(feature = "file-vault")]
+pub fn file_vault(data: &[u8]) {
+    crate::file_vault::fuzz(data);
+}
+
 /// Opens `data` as a record, of the kind and with the branch that its head says.
 pub fn record(data: &[u8]) {
     if let Ok(head) = RecordHead::parse(data) {

@@ -22,6 +22,8 @@ mod capture;
 mod codec;
 mod put_back;
 
+use std::fmt;
+
 use thiserror::Error;
 use vmkeep_model::DiskName;
 
@@ -59,7 +61,6 @@ pub struct CapturedDisk {
 }
 
 /// A secret as it was.
-#[derive(Debug)]
 pub struct CapturedSecret {
     /// Which, with the version that was seen.
     pub url: SecretUrl,
@@ -70,12 +71,26 @@ pub struct CapturedSecret {
 }
 
 /// A key as it was.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub struct CapturedKey {
     /// Which, with the version that was seen.
     pub url: KeyUrl,
     /// The key as its store gives it out; `None` for a store whose keys never leave, such as a token.
     pub backup: Option<Vec<u8>>,
+}
+
+// What a store gives out may be no secret, or may be one: it is not shown.
+impl fmt::Debug for CapturedSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let backup = self.backup.as_ref().map(Vec::len);
+        write!(f, "CapturedSecret({}, {:?}, backup of {backup:?} bytes)", self.url, self.value)
+    }
+}
+
+impl fmt::Debug for CapturedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CapturedKey({}, backup of {:?} bytes)", self.url, self.backup.as_ref().map(Vec::len))
+    }
 }
 
 /// Why keys of a disk were not captured or not put back.
