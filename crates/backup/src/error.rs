@@ -36,7 +36,7 @@ pub enum BackupError {
     },
     /// The keys of an encrypted disk could not be captured. Nothing was stored.
     #[error("cannot capture the keys of the VM's disks")]
-    GuestKeys(#[source] GuestKeysError),
+    GuestKeys(#[source] Box<GuestKeysError>),
     /// The vault could not be read or written before the commit.
     #[error("cannot write to the vault")]
     Store(#[source] VaultError),

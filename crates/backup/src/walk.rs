@@ -153,7 +153,7 @@ pub(crate) fn check(plan: &Plan<'_>) -> Result<(), BackupError> {
 /// be of no use.
 fn captured(plan: &Plan<'_>) -> Result<Option<CapturedKeys>, BackupError> {
     let captured = plan.keys.iter().map(|keys| capture(&keys.stores, keys.disk, keys.encryption));
-    let disks = captured.collect::<Result<Vec<_>, _>>().map_err(BackupError::GuestKeys)?;
+    let disks = captured.collect::<Result<Vec<_>, _>>().map_err(|e| BackupError::GuestKeys(Box::new(e)))?;
     Ok((!disks.is_empty()).then_some(CapturedKeys { disks }))
 }
 

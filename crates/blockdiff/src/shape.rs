@@ -237,6 +237,8 @@ pub struct ChangeFacts {
     pub churn_per_day: Option<ByteLen>,
     /// For a disk that is new to a VM which has points already: bytes of data that it brings.
     pub new_disk: Option<ByteLen>,
+    /// What a part of the changed data was compressed to: bytes before and after.
+    pub compressed: Option<(u64, u64)>,
 }
 
 /// Something about the changes that makes a backup slow.
@@ -266,7 +268,21 @@ pub enum ChangeWarning {
         /// Bytes of data on the new disk.
         bytes: ByteLen,
     },
+    /// What changed does not compress, as data does that a guest encrypts.
+    #[error(
+        "what changed hardly compresses ({plain} bytes to {stored}): data that is encrypted in the guest takes all the space it \
+         has, and no two copies of it are alike"
+    )]
+    Incompressible {
+        /// Bytes before compression.
+        plain: u64,
+        /// Bytes after it.
+        stored: u64,
+    },
 }
+
+/// Bytes from which it is worth a warning that they do not compress.
+const INCOMPRESSIBLE_MIN: u64 = 1 << 20;
 
 /// What is worth a warning, the longest delay first.
 pub fn change_warnings(facts: &ChangeFacts, thresholds: &Thresholds) -> Vec<ChangeWarning> {
@@ -283,7 +299,13 @@ pub fn change_warnings(facts: &ChangeFacts, thresholds: &Thresholds) -> Vec<Chan
     let matters = fragmentation.shape == ChangeShape::Fragmented
         && fragmentation.bytes >= thresholds.fragmented_bytes_min;
     let fragmented = matters.then_some(ChangeWarning::Fragmented(fragmentation));
-    initial.into_iter().chain(churn).chain(fragmented).collect()
+    let incompressible = facts
+        .compressed
+        .filter(|(plain, stored)| {
+            *plain >= INCOMPRESSIBLE_MIN && u128::from(*stored) * 100 >= u128::from(*plain) * 98
+        })
+        .map(|(plain, stored)| ChangeWarning::Incompressible { plain, stored });
+    initial.into_iter().chain(churn).chain(fragmented).chain(incompressible).collect()
 }
 
 #[cfg(test)]
@@ -360,6 +382,14 @@ mod tests {
         assert_eq!(change_warnings(&facts, &thresholds), []);
         facts.churn_per_day = Some(bytes(200_000_000_001));
         facts.new_disk = Some(bytes(4 << 40));
+        for (compressed, warns) in [
+            ((1 << 20, 1_027_604), true),
+            ((1 << 20, 1_027_604 - 1), false),
+            (((1 << 20) - 1, 1 << 20), false),
+        ] {
+            let facts = ChangeFacts { compressed: Some(compressed), ..ChangeFacts::default() };
+            assert_eq!(change_warnings(&facts, &thresholds).len(), usize::from(warns), "{compressed:?}");
+        }
         let told: Vec<String> =
             change_warnings(&facts, &thresholds).iter().map(ToString::to_string).collect();
         assert_eq!(

@@ -47,7 +47,7 @@ pub enum VaultError {
         object: String,
         /// What is wrong.
         #[source]
-        source: GuestKeysError,
+        source: Box<GuestKeysError>,
     },
     /// The vault has no such role.
     #[error("there is no role {role:?}")]

@@ -92,7 +92,7 @@ impl OpenPoint {
         let key = self.lineage.domain.data_key_of(epoch)?;
         let plain = open_record(sealed, &name, key, RecordKind::CapturedKeys.number()).map_err(opened)?;
         let keys = CapturedKeys::decode(&Zeroizing::new(plain));
-        keys.map(Some).map_err(|source| VaultError::GuestKeys { object: name, source })
+        keys.map(Some).map_err(|source| VaultError::GuestKeys { object: name, source: Box::new(source) })
     }
 
     /// The content of one stored disk.

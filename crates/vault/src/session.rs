@@ -407,7 +407,9 @@ impl Session {
     fn sealed_keys(&self, draft: &Draft) -> Result<Option<Vec<u8>>, VaultError> {
         let Some(keys) = draft.keys.as_ref().filter(|keys| !keys.disks.is_empty()) else { return Ok(None) };
         let name = captured_keys_name(self.writing.lineage.id, self.writing.target);
-        let plain = keys.encode().map_err(|source| VaultError::GuestKeys { object: name.clone(), source })?;
+        let plain = keys
+            .encode()
+            .map_err(|source| VaultError::GuestKeys { object: name.clone(), source: Box::new(source) })?;
         let key = self.writing.lineage.domain.data_key()?;
         let kind = RecordKind::CapturedKeys.number();
         let sealed = seal_record(kind, key, &name, &plain, &self.writing.context())

@@ -1,5 +1,7 @@
 //! Who may do what in a vault: roles are kept in it, a permit is good for what it was given for, denials are written down.
 
+#![allow(clippy::unwrap_used)] // in helpers too
+
 mod common;
 
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use vmkeep::backup::{self, BackupError};
 use vmkeep::model::*;
 use vmkeep::object_store::memory::InMemory;
 use vmkeep::restore::{self, Depth, RestoreError, verify_vault};
-use vmkeep::vault::{APPROVAL_MAX_MS, JournalEntry, Vault, VaultError};
+use vmkeep::vault::{APPROVAL_MAX_MS, JournalEntry, SweepSettings, Vault, VaultError};
 use vmkeep_testkit::permit;
 
 fn who(name: &str) -> Principal {
@@ -124,7 +126,7 @@ fn leave_for_one_vm_is_none_for_another_and_none_for_the_vault() {
     denied(vault.break_pin(&Owner.permit(db()), &point, SessionId([1; 16])));
     denied(vault.close(&Owner.permit(db()), &vm("web")));
     denied(vault.void_session(&Owner.permit(db()), SessionId([1; 16])));
-    denied(vault.sweep(&Owner.permit(db()), &Default::default(), &CancelToken::new(), &mut |_| {}));
+    denied(vault.sweep(&Owner.permit(db()), &SweepSettings::default(), &CancelToken::new(), &mut |_| {}));
 
     let open = vault.point(&point).unwrap();
     let os = "os".parse().unwrap();

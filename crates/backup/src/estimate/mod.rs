@@ -250,7 +250,8 @@ fn conclude(
         };
         if let Some(Scan { changes, change, block_size, sample }) = scan {
             let is_whole = matches!(change, DiskChange::Appeared | DiskChange::Anew);
-            let mut facts = ChangeFacts::default();
+            let compressed = sample.map(|sample| (sample.plain, sample.stored));
+            let mut facts = ChangeFacts { compressed, ..ChangeFacts::default() };
             if !is_whole {
                 facts.runs = changes.runs.clone();
                 incremental.merge(&changes.runs);
@@ -271,7 +272,7 @@ fn conclude(
         disks.push(estimate);
     }
     let churn_per_day = base.and_then(|_| churn(runs.churn(), changes.bytes_changed));
-    let facts = ChangeFacts { runs: incremental, churn_per_day, new_disk: None };
+    let facts = ChangeFacts { runs: incremental, churn_per_day, new_disk: None, compressed: None };
     let mut warnings = change_warnings(&facts, &settings.thresholds);
     if disks.len() == 1 {
         // What is said of the only disk need not be said again.

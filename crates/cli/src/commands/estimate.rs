@@ -335,6 +335,7 @@ impl From<&ChangeWarning> for Warning {
             ChangeWarning::HighChurn { .. } => "high_churn",
             ChangeWarning::Fragmented(_) => "fragmented",
             ChangeWarning::InitialReplication { .. } => "initial_replication",
+            ChangeWarning::Incompressible { .. } => "incompressible",
             _ => "other",
         };
         Self { kind, message: warning.to_string() }
