@@ -18,7 +18,7 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// What the tests and `disks` use.
-pub(crate) const TEST_TOOLS: [Tool; 8] = [
+pub(crate) const TEST_TOOLS: [Tool; 10] = [
     tool("qemu-img", "qemu-utils"),
     tool("qemu-io", "qemu-utils"),
     tool("nbdinfo", "libnbd-bin"),
@@ -27,6 +27,8 @@ pub(crate) const TEST_TOOLS: [Tool; 8] = [
     tool("debugfs", "e2fsprogs"),
     tool("sgdisk", "gdisk"),
     tool("strace", "strace"),
+    tool("softhsm2-util", "softhsm2"),
+    tool("pkcs11-tool", "opensc"),
 ];
 
 /// What `peers` uses.

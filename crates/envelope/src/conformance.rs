@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use vmkeep_model::DomainId;
 
 use crate::{
-    KeyStore, KeyStoreError, KeyVault, OsEntropy, SecretBytes, SecretKey, SecretStore, SecretValue,
+    KeyError, KeyStore, KeyStoreError, KeyVault, OsEntropy, SecretBytes, SecretKey, SecretStore, SecretValue,
     SeededEntropy, Unwrapped, WrapAlgorithm, WrapContext, WrappedKey,
 };
 
@@ -75,6 +75,35 @@ pub fn key_vault(vault: &dyn KeyVault, stranger: &dyn KeyVault) {
     }
     let again = yields(vault, &wrapped, &context).expect("still unwraps after all this");
     assert!(again.ct_eq(&key), "to the same key");
+}
+
+/// Checks that a key vault whose KEK is withheld says so with the text of a [`KeyStoreError`] that has all of `words` in it,
+/// that it does not take what the KEK wrapped for broken, and that it works again when the KEK is given back.
+///
+/// # Panics
+/// When it does not.
+pub fn withheld(vault: &dyn KeyVault, withhold: impl FnOnce(), words: &[&str], give_back: impl FnOnce()) {
+    let entropy = SeededEntropy::new(2);
+    let context = WrapContext { domain: DomainId([7; 16]), epoch: 0 };
+    let key = SecretKey::generate(&entropy).expect("a seeded source does not fail");
+    let before = vault.wrap(&key, &context, &entropy).expect("wraps before");
+    let unwraps = |wrapped: &WrappedKey| match vault.unwrap(wrapped, &context).expect("answers") {
+        Unwrapped::Key(found) => assert!(found.ct_eq(&key), "unwraps to the same key"),
+        other => panic!("does not unwrap: {other:?}"),
+    };
+    unwraps(&before);
+    withhold();
+    let wraps = vault.wrap(&key, &context, &entropy).map(drop);
+    for refused in [wraps, vault.unwrap(&before, &context).map(drop)] {
+        let Err(KeyError::Store(error)) = refused else { panic!("not refused by the store: {refused:?}") };
+        let error = error.to_string();
+        for word in words {
+            assert!(error.contains(word), "{error:?} does not say {word:?}");
+        }
+    }
+    give_back();
+    unwraps(&before);
+    unwraps(&vault.wrap(&key, &context, &entropy).expect("wraps again"));
 }
 
 /// Checks the contract of [`KeyStore`] on the key `name` of `store`, which is there and enabled and whose name `missing`

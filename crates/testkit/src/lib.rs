@@ -16,6 +16,8 @@
 //! - [`GeneratedDisk`]: any size up to 32 TiB in a few bytes of memory, with a known set of allocated blocks;
 //! - [`CountingDisk`], [`FailingDisk`], [`ShrinkingDisk`]: wrap another disk.
 //!
+//! **Tokens**: [`softhsm::Token`] makes one with the programs of SoftHSM and OpenSC; alone here it is not the same each time.
+//!
 //! **Strategies**: [`disk_history`] makes successive contents of a small disk.
 //!
 //! ```
@@ -36,6 +38,7 @@
 
 mod authority;
 mod disk;
+pub mod softhsm;
 mod store;
 
 pub use authority::permit;

@@ -68,6 +68,8 @@ pub use vmkeep_blockdiff as blockdiff;
 pub use vmkeep_disk as disk;
 pub use vmkeep_envelope as envelope;
 pub use vmkeep_model as model;
+#[cfg(feature = "pkcs11")]
+pub use vmkeep_pkcs11 as pkcs11;
 pub use vmkeep_restore as restore;
 pub use vmkeep_vault as vault;
 
