@@ -91,6 +91,15 @@ pub(crate) struct StoreArgs {
     /// Key of the key vault: the first line of a file (or set `VMKEEP_KEYVAULT_PASSPHRASE`)
     #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
     pub(crate) kv_passphrase_file: Option<PathBuf>,
+    /// Keys on a token: the PKCS#11 library that its maker provides
+    #[arg(long, global = true, value_name = "LIBRARY", requires = "token", help_heading = GLOBAL)]
+    pub(crate) pkcs11: Option<PathBuf>,
+    /// Label of the token
+    #[arg(long, global = true, value_name = "LABEL", requires = "pkcs11", help_heading = GLOBAL)]
+    pub(crate) token: Option<String>,
+    /// PIN of the token: the first line of a file (or set `VMKEEP_PIN`)
+    #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
+    pub(crate) pin_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

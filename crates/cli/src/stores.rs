@@ -8,8 +8,9 @@ use vmkeep::envelope::file_vault::{FileVault, FileVaultKey, Ports};
 use vmkeep::envelope::guest::GuestKeyStores;
 use vmkeep::envelope::{
     Argon2Params, KeyFileVault, KeyStore, KeyStoreError, KeyUrl, KeyVault, OsEntropy, Passphrase,
-    SecretStore, SecretUrl, StoreKek,
+    SecretBytes, SecretStore, SecretUrl, StoreKek,
 };
+use vmkeep::pkcs11::Pkcs11Store;
 
 use crate::args::StoreArgs;
 use crate::error::Error;
@@ -17,6 +18,9 @@ use crate::key::first_line;
 
 /// The environment variable that holds the passphrase of the key vault.
 const VARIABLE: &str = "VMKEEP_KEYVAULT_PASSPHRASE";
+
+/// The environment variable that holds the PIN of the token.
+const PIN_VARIABLE: &str = "VMKEEP_PIN";
 
 /// The stores that were given.
 #[derive(Debug, Default)]
@@ -32,6 +36,9 @@ impl Stores {
             let vault = Arc::new(FileVault::open(path, file_vault_key(args)?, Ports::default())?);
             stores.keys.push(Arc::clone(&vault) as Arc<dyn KeyStore>);
             stores.file = Some(vault);
+        }
+        if let (Some(library), Some(label)) = (&args.pkcs11, &args.token) {
+            stores.keys.push(Arc::new(Pkcs11Store::open(library, label, pin(args)?)?));
         }
         Ok(stores)
     }
@@ -91,6 +98,27 @@ impl Stores {
     pub(crate) fn of_url(&self, url: &KeyUrl) -> Option<&Arc<dyn KeyStore>> {
         self.keys.iter().find(|store| store.url() == url.store())
     }
+}
+
+/// The PIN of the token.
+fn pin(args: &StoreArgs) -> Result<SecretBytes, Error> {
+    let environment = env::var_os(PIN_VARIABLE).is_some();
+    let text = match (&args.pin_file, environment) {
+        (Some(path), false) => first_line(path)?,
+        (None, true) => env::var(PIN_VARIABLE)
+            .map_err(|_| Error::usage(format!("{PIN_VARIABLE} is not text in UTF-8")))?,
+        (None, false) => {
+            return Err(Error::usage(format!(
+                "the PIN of the token is needed: give --pin-file FILE, or set {PIN_VARIABLE}"
+            )));
+        }
+        (Some(_), true) => {
+            return Err(Error::usage(format!(
+                "two PINs are given; leave only one of --pin-file and {PIN_VARIABLE}"
+            )));
+        }
+    };
+    Ok(SecretBytes::new(text.into_bytes()))
 }
 
 /// What the key vault is opened with, or made with.

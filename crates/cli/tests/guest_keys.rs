@@ -7,6 +7,7 @@ mod harness;
 use std::process::Command;
 
 use harness::{Ran, Scratch, noise};
+use vmkeep_testkit::softhsm::Token;
 
 const KV: &str = "--keyvault kv --kv-key-file kv.key";
 
@@ -109,6 +110,57 @@ fn a_luks_disk_and_its_passphrase_come_back_and_open() {
 #[test]
 fn a_luks_disk_whose_passphrase_is_wrapped_by_an_rsa_key_comes_back_and_opens() {
     round_trip(Some("rsa2048"));
+}
+
+/// The whole of it with keys that never leave a token: the disk and the secrets are lost, and the token stays.
+#[test]
+fn a_luks_disk_whose_passphrase_is_wrapped_by_a_key_on_a_token_comes_back_and_opens() {
+    if !tool("qemu-img") {
+        return;
+    }
+    let scratch = scene(None);
+    std::fs::create_dir(scratch.path("hsm")).unwrap();
+    let Some(token) = Token::create(&scratch.path("hsm")) else { return };
+    scratch.write("pin", Token::PIN.as_bytes());
+    scratch.chmod("pin", 0o600);
+    let run = |command: &str| {
+        let mut words = scratch.command(&format!("{command} {KV} --json --pin-file pin"));
+        words.arg("--pkcs11").arg(token.module()).args(["--token", Token::LABEL]);
+        Ran::from(token.environment(&mut words).output().unwrap())
+    };
+    let (rsa, aes) = (
+        format!("pkcs11:vmkeep%20test/keys/{}", Token::RSA),
+        format!("pkcs11:vmkeep%20test/keys/{}", Token::AES),
+    );
+    run(&format!("keyvault set-secret bek --from passphrase --machine web --wrap-with {rsa}"))
+        .expect(0, "wrapped");
+    // The vault's own keys are wrapped on the token too.
+    let kek = format!("--vault hv --kek {aes}");
+    run(&format!("init {kek}")).expect(0, "init");
+    let disk = "--disk os=luks.raw,role=os,format=raw";
+    run(&format!("backup {kek} --vm web {disk} --disk-key os=bek,kek={rsa}")).expect(0, "backup");
+    let point = run(&format!("points {kek}")).expect(0, "points").of_type("point").remove(0);
+    assert_eq!(point["disks"][0]["encryption"]["kek_captured"], false, "{point}");
+    assert_eq!(point["storage_encryption"]["managed"], "customer", "{point}");
+
+    for lost in ["luks.raw", "passphrase", "kv"] {
+        std::fs::remove_file(scratch.path(lost)).unwrap();
+    }
+    scratch.ok(&format!("keyvault init {KV}"));
+    run(&format!("restore {kek} web@1 --to out")).expect(0, "restore");
+    let put = run(&format!("keys restore {kek} web@1 --os linux")).expect(0, "keys restore");
+    let line = &put.of_type("keys")[0];
+    assert_eq!(
+        (&line["secret"]["state"], &line["kek"]["state"]),
+        (&"restored".into(), &"already_there".into())
+    );
+    run("keyvault get-secret bek --to restored.pass --unwrap").expect(0, "unwrapped on the token");
+    assert_opens(&scratch, "restored.pass");
+
+    // Without the token's PIN there is no vault, and the error says whose credentials are wrong.
+    scratch.write("pin", b"0000");
+    let error = run(&format!("points {kek}")).expect(1, "a wrong PIN").error();
+    assert!(error["message"].as_str().unwrap().contains("credentials"), "{error}");
 }
 
 #[test]
