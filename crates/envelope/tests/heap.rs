@@ -274,3 +274,49 @@ fn secrets_of_guests_leave_nothing_in_freed_memory() {
     });
     assert_eq!(leaks, 0);
 }
+
+#[cfg(feature = "file-vault")]
+#[test]
+fn a_file_vault_leaves_no_secret_in_freed_memory() {
+    use std::sync::Arc;
+    use vmkeep_envelope::file_vault::{FileVault, FileVaultKey, ItemKind, KeyKind, Ports, Settings};
+
+    let folder = tempfile::tempdir().unwrap();
+    let leaks = shown(|| {
+        let secret = b"a passphrase that is kept in the vault";
+        let bytes = |salt: u8| -> [u8; 32] { std::array::from_fn(|at| u8::try_from(at).unwrap() ^ salt) };
+        let (mut own, mut wrapped) = (bytes(0x3d), bytes(0xc9));
+        watch_key(&own);
+        watch_key(&wrapped);
+        watch(secret);
+        let path = folder.path().join("keys");
+        let key = FileVaultKey::Key(SecretKey::from_bytes(&mut own));
+        let vault = FileVault::create(&path, key, Settings::default(), Ports::default()).unwrap();
+        vault.create_key("aes", KeyKind::Aes256).unwrap();
+        vault.create_key("rsa", KeyKind::Rsa2048).unwrap();
+        let value = SecretValue {
+            value: SecretBytes::new(secret.to_vec()),
+            content_type: None,
+            tags: BTreeMap::new(),
+        };
+        for _ in 0..3 {
+            vault.set_secret("bek", &value).unwrap();
+        }
+        assert_eq!(vault.secret("bek", None).unwrap().value.value.expose(), secret);
+        let blob = vault.backup_secret("bek").unwrap();
+        vault.delete(ItemKind::Secret, "bek").unwrap();
+        vault.purge(ItemKind::Secret, "bek").unwrap();
+        vault.restore_secret(&blob).unwrap();
+
+        let key = SecretKey::from_bytes(&mut wrapped);
+        let context = WrapContext { domain: DomainId([1; 16]), epoch: 0 };
+        let vault = Arc::new(vault);
+        for name in ["aes", "rsa"] {
+            let kek = StoreKek::new(vault.clone(), name, None, None).unwrap();
+            let wrapped = kek.wrap(&key, &context, &OsEntropy).unwrap();
+            let Ok(Unwrapped::Key(again)) = kek.unwrap(&wrapped, &context) else { panic!("unwraps") };
+            assert!(again.ct_eq(&key));
+        }
+    });
+    assert_eq!(leaks, 0);
+}
