@@ -67,7 +67,7 @@ impl Answers {
 }
 
 impl KeyStore for Answers {
-    fn url(&self) -> &str {
+    fn url(&self) -> &'static str {
         "x"
     }
 
@@ -104,7 +104,7 @@ impl KeyStore for Answers {
 }
 
 impl SecretStore for Answers {
-    fn url(&self) -> &str {
+    fn url(&self) -> &'static str {
         "x"
     }
 

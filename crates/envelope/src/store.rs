@@ -86,6 +86,12 @@ pub trait KeyStore: Send + Sync + fmt::Debug {
     /// What the URLs of its objects begin with.
     fn url(&self) -> &str;
 
+    /// What tells its keys from those of the same name and version in other stores: its URL; nothing where versions are
+    /// random and so belong to one key alone. Then a key that was restored into another store is still the same key.
+    fn key_scope(&self) -> &str {
+        self.url()
+    }
+
     /// What is known of a key.
     fn key(&self, name: &str, version: Option<&str>) -> Result<KeyInfo, KeyStoreError>;
 

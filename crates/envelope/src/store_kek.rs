@@ -62,7 +62,8 @@ impl StoreKek {
     fn kek_id(&self, version: &str) -> [u8; 16] {
         let mut hasher = blake3::Hasher::new();
         hasher.update(labels::STORE_KEK).update(&[0]);
-        hasher.update(self.url.unversioned().to_string().as_bytes()).update(&[0]);
+        hasher.update(self.store.key_scope().as_bytes()).update(&[0]);
+        hasher.update(self.name.as_bytes()).update(&[0]);
         half(&hasher.update(version.as_bytes()).finalize())
     }
 }

@@ -193,6 +193,15 @@ fn a_blob_restores_into_a_new_vault_of_the_same_passphrase_with_all_versions() {
     assert_eq!(other.restore_secret(&secret_blob).unwrap().name(), "bek");
     assert_eq!(other.secret("bek", None).unwrap().value.value.expose(), b"hunter2");
     assert!(matches!(other.restore_key(&key_blob), Err(KeyStoreError::Exists { .. })));
+
+    // What it wrapped as a KEK is still its own: a lost key vault costs no backup vault.
+    let context = WrapContext { domain: DomainId([1; 16]), epoch: 0 };
+    let vault = Arc::new(vault);
+    let kek = StoreKek::new(vault.clone(), "kek", None, None).unwrap();
+    let wrapped = kek.wrap(&SecretKey::from_bytes(&mut [9; 32]), &context, &OsEntropy).unwrap();
+    let other = Arc::new(other);
+    let kek = StoreKek::new(other.clone(), "kek", None, None).unwrap();
+    assert!(matches!(kek.unwrap(&wrapped, &context), Ok(Unwrapped::Key(_))));
     other.delete(ItemKind::Key, "kek").unwrap();
     assert!(matches!(other.restore_key(&key_blob), Err(KeyStoreError::Deleted { .. })));
 

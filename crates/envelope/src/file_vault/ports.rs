@@ -33,6 +33,11 @@ impl KeyStore for FileVault {
         &self.url
     }
 
+    /// Versions are 128 random bits, which a backup blob keeps.
+    fn key_scope(&self) -> &'static str {
+        ""
+    }
+
     fn key(&self, name: &str, version: Option<&str>) -> Result<KeyInfo, KeyStoreError> {
         let content = self.read()?;
         let found = self.version(&content, ItemKind::Key, name, version)?;

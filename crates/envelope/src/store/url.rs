@@ -36,7 +36,13 @@ macro_rules! object_url {
                     text.push('/');
                     text.push_str(version);
                 }
-                text.parse()
+                let url: Self = text.parse()?;
+                // A part that holds a slash would read back as something else.
+                if (url.store(), url.name(), url.version()) == (store, name, version) {
+                    Ok(url)
+                } else {
+                    Err(ObjectUrlError { text, kind: $kind })
+                }
             }
 
             /// The store: all before the kind.
@@ -128,5 +134,11 @@ mod tests {
             assert!(bad.parse::<KeyUrl>().is_err(), "{bad}");
         }
         assert!(format!("x/keys/{}", "a".repeat(1024)).parse::<KeyUrl>().is_err());
+        assert!(KeyUrl::new("x", "a", Some("1")).is_ok());
+        for (store, name, version) in
+            [("x", "a/b", None), ("x", "a", Some("b/c")), ("x", "keys/a", None), ("", "a", None)]
+        {
+            assert!(KeyUrl::new(store, name, version).is_err(), "{store} {name} {version:?}");
+        }
     }
 }
