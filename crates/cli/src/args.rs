@@ -19,7 +19,9 @@ pub(crate) use self::backup::BackupArgs;
 pub(crate) use self::deletion::{CloseArgs, PointArgs, ResumeArg, SweepArgs, UnpinArgs, VmArgs, VoidArgs};
 pub(crate) use self::estimate::EstimateArgs;
 pub(crate) use self::guest_keys::{DiskKeyArg, ExportKeysArgs, Os, RestoreKeysArgs};
-pub(crate) use self::keys::{KeysArgs, KeysCommand};
+pub(crate) use self::keys::{
+    DestroyArgs, KeysArgs, KeysCommand, ListKeysArgs, NewKekArgs, RotateBekArgs, RotateKekArgs,
+};
 pub(crate) use self::keyvault::{
     GetSecretArgs, ItemArgs, ItemKindArg, KeyvaultArgs, KeyvaultCommand, KindArg, NewKeyArgs, SetSecretArgs,
 };
@@ -192,6 +194,10 @@ pub(crate) enum Command {
     #[command(verbatim_doc_comment)]
     Close(CloseArgs),
     /// See, change and destroy the keys of a vault; put captured keys of disks back
+    ///
+    /// The vault's key (KEK) wraps the keys of each VM, which come in epochs; what is backed up is sealed with the
+    /// newest. Only wrapped keys are in the vault.
+    #[command(verbatim_doc_comment)]
     Keys(KeysArgs),
     /// Keep keys and secrets in a file: for the vault's own key, and for those of encrypted disks
     ///

@@ -8,7 +8,7 @@ use vmkeep::backup::BackupError;
 use vmkeep::disk::DiskError;
 use vmkeep::envelope::guest::GuestKeysError;
 use vmkeep::envelope::{KeyError, KeyStoreError};
-use vmkeep::model::{Cancelled, Denied, DiskName, PointRef, SessionId};
+use vmkeep::model::{Cancelled, Denied, DiskName, PointRef, SessionId, VmName};
 use vmkeep::restore::RestoreError;
 use vmkeep::vault::VaultError;
 
@@ -74,6 +74,10 @@ pub(crate) enum Error {
     },
     #[error("not confirmed; nothing was changed")]
     NotConfirmed,
+    #[error("keys that only the old key opens: {0}; VMs went on being protected under it")]
+    KeysLeft(u64),
+    #[error("the protection of {0} has ended; when it is backed up again, that is with new keys")]
+    Unprotected(VmName),
     #[error("session {0} has ended already: it committed, or something else took its number")]
     SessionOver(SessionId),
     #[error("{0} has no pin {1}")]
@@ -158,6 +162,7 @@ impl Error {
             Self::SessionOver(_) => {
                 return Some("vmkeep sessions lists the backups of a VM that have not finished");
             }
+            Self::KeysLeft(_) => return Some("keep the old key, and run the command again"),
             Self::Unfinished(_) => return Some("when no other restore is running, delete it"),
             Self::Key(KeyError::KeyFileMissing { .. }) => {
                 return Some(
@@ -176,6 +181,14 @@ impl Error {
             (Some(VaultError::NoSuchSession { .. }), _) => {
                 Some("vmkeep sessions lists the backups of a VM that have not finished")
             }
+            (Some(VaultError::KeyDestroyed { .. }), _) => {
+                Some("vmkeep points marks what cannot be restored any more; nothing is damaged")
+            }
+            (Some(VaultError::NoSuchEpoch { .. }), _) => Some("vmkeep keys list shows the epochs"),
+            (Some(VaultError::PlanOutdated { .. }), _) => Some("run the command again"),
+            (Some(VaultError::ForeignWraps { .. }), _) => Some(
+                "when a change of the vault's key was interrupted, finish it first: vmkeep keys rotate-kek",
+            ),
             (Some(error), _) if error.is_damage() => {
                 Some("vmkeep verify lists everything that is damaged; other points and disks may be whole")
             }

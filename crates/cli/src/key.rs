@@ -10,7 +10,7 @@ use vmkeep::envelope::{
     Argon2Params, KeyError, KeyFileVault, KeyVault, OsEntropy, Passphrase, PassphraseVault,
 };
 
-use crate::args::{KeyArgs, StoreArgs};
+use crate::args::{KeyArgs, NewKekArgs, StoreArgs};
 use crate::error::Error;
 use crate::stores::Stores;
 use crate::{output, paths};
@@ -52,6 +52,33 @@ impl<'a> KeySource<'a> {
             _ => Err(Error::usage(format!(
                 "more than one key is given; leave only one of --key-file, --passphrase-file, --kek and {VARIABLE}"
             ))),
+        }
+    }
+
+    /// The key that a vault is to have from now on; clap sees to it that exactly one is given.
+    pub(crate) fn new_one(args: &'a NewKekArgs, stores: &'a StoreArgs) -> Result<Self, Error> {
+        let given = [
+            args.key_file.as_deref().map(Self::File),
+            args.passphrase_file.as_deref().map(Self::PassphraseFile),
+            args.kek.as_deref().map(|name| Self::Store(stores, name)),
+        ];
+        given.into_iter().flatten().next().ok_or_else(|| Error::usage("the new key is needed"))
+    }
+
+    /// The key file, when it is one.
+    pub(crate) fn key_file(self) -> Option<&'a Path> {
+        match self {
+            Self::File(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// What kind of key it is, for programs.
+    pub(crate) fn kind(self) -> &'static str {
+        match self {
+            Self::File(_) => "file",
+            Self::PassphraseFile(_) | Self::Environment => "passphrase",
+            Self::Store(..) => "store",
         }
     }
 

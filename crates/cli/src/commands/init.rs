@@ -24,10 +24,7 @@ pub(crate) fn run(context: &Context<'_>, args: &InitArgs) -> Result<Outcome, Err
     let source = context.key_source()?;
     let folder = &args.vault.vault;
     let params = argon2_params(args, source)?;
-    let key_file = match source {
-        KeySource::File(path) => Some(path),
-        _ => None,
-    };
+    let key_file = source.key_file();
     if let Some(path) = key_file {
         key::check_apart(folder, path)?;
     }
@@ -53,11 +50,7 @@ pub(crate) fn run(context: &Context<'_>, args: &InitArgs) -> Result<Outcome, Err
     context.output.json(&Summary {
         vault: vault.id().to_string(),
         folder: folder.display().to_string(),
-        key: match source {
-            KeySource::File(_) => "file",
-            KeySource::PassphraseFile(_) | KeySource::Environment => "passphrase",
-            KeySource::Store(..) => "store",
-        },
+        key: source.kind(),
         key_file: shown,
         key_file_made,
     });

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use vmkeep::model::{DiskRecord, PointNumber, RecoveryPoint, StorageEncryption, VmName};
+use vmkeep::model::{
+    DiskRecord, PointNumber, PointRef, PointSelector, RecoveryPoint, StorageEncryption, VmName,
+};
 use vmkeep::vault::{Suspect, Vault, VaultError};
 
 use super::backup::Tracked;
@@ -29,6 +31,8 @@ struct PointLine {
     forgotten: bool,
     held: bool,
     pins: usize,
+    /// It cannot be restored as a whole any more, because keys were destroyed on purpose.
+    destroyed: bool,
     /// Disks of which it may hold old data, because change tracking had missed a change.
     suspect_disks: Vec<String>,
     config_bytes: u64,
@@ -100,22 +104,26 @@ struct Summary {
     held: usize,
     pinned: usize,
     suspect: usize,
+    destroyed: usize,
     unreadable: usize,
 }
 
-/// What keeps points of a VM from a sweep.
+/// What is known of points of a VM beside what they say themselves.
 #[derive(Default)]
 struct Kept {
     held: BTreeSet<PointNumber>,
     pins: BTreeMap<PointNumber, usize>,
     suspects: Vec<Suspect>,
+    /// Points that need keys that were destroyed.
+    destroyed: BTreeSet<PointRef>,
 }
 
-/// A point with what keeps it.
+/// A point with what is known of it.
 struct Listed {
     point: RecoveryPoint,
     held: bool,
     pins: usize,
+    destroyed: bool,
     suspect: Vec<String>,
 }
 
@@ -129,7 +137,7 @@ pub(crate) fn run(context: &Context<'_>, args: &PointsArgs) -> Result<Outcome, E
     let (mut points, mut unreadable) = (Vec::new(), 0);
     for vm in &vms {
         context.cancel.check()?;
-        let kept = Kept::of(&vault, vm)?;
+        let kept = Kept::of(context, &vault, vm)?;
         for (number, point) in vault.history(vm)? {
             match point {
                 Ok(point) => points.push(kept.list(point)),
@@ -158,14 +166,22 @@ pub(crate) fn run(context: &Context<'_>, args: &PointsArgs) -> Result<Outcome, E
         held: number(|listed| listed.held),
         pinned: number(|listed| listed.pins > 0),
         suspect: number(|listed| !listed.suspect.is_empty()),
+        destroyed: number(|listed| listed.destroyed),
         unreadable,
     });
     Ok(if unreadable == 0 { Outcome::Good } else { Outcome::Damage })
 }
 
 impl Kept {
-    fn of(vault: &Vault, vm: &VmName) -> Result<Self, VaultError> {
+    fn of(context: &Context<'_>, vault: &Vault, vm: &VmName) -> Result<Self, VaultError> {
         let mut kept = Self { held: vault.held(vm)?.into_iter().collect(), ..Self::default() };
+        match vault.destroyed_keys(vm, context.cancel) {
+            Ok(keys) => kept.destroyed = keys.into_iter().flat_map(|keys| keys.points).collect(),
+            Err(e) if e.is_of_one_object() => {
+                output::warn(&format!("what destroyed keys took of {vm} cannot be told"), &chain(&e));
+            }
+            Err(e) => return Err(e),
+        }
         match vault.suspects(vm) {
             Ok(suspects) => kept.suspects = suspects,
             Err(e) if e.is_of_one_object() => {
@@ -189,7 +205,9 @@ impl Kept {
         let (held, pins) = (self.held.contains(&number), self.pins.get(&number).copied().unwrap_or(0));
         let suspect: BTreeSet<_> =
             self.suspects.iter().filter(|s| s.holds(number)).map(|s| s.disk.clone()).collect();
-        Listed { point, held, pins, suspect: suspect.into_iter().collect() }
+        let reference = PointRef { vm: point.vm.clone(), selector: PointSelector::Number(number) };
+        let destroyed = self.destroyed.contains(&reference);
+        Listed { point, held, pins, destroyed, suspect: suspect.into_iter().collect() }
     }
 }
 
@@ -200,6 +218,7 @@ impl Listed {
             (self.held, "held"),
             (self.pins > 0, "pinned"),
             (!self.suspect.is_empty(), "suspect"),
+            (self.destroyed, "destroyed"),
         ];
         let set = marks.iter().filter(|(set, _)| *set).map(|(_, mark)| *mark);
         set.collect::<Vec<_>>().join(", ")
@@ -233,7 +252,7 @@ fn table(points: &[Listed]) -> Table {
 }
 
 impl From<&Listed> for PointLine {
-    fn from(Listed { point, held, pins, suspect }: &Listed) -> Self {
+    fn from(Listed { point, held, pins, destroyed, suspect }: &Listed) -> Self {
         Self {
             point: format!("{}@{}", point.vm, point.id.number),
             vm: point.vm.to_string(),
@@ -247,6 +266,7 @@ impl From<&Listed> for PointLine {
             forgotten: point.forgotten,
             held: *held,
             pins: *pins,
+            destroyed: *destroyed,
             suspect_disks: suspect.clone(),
             config_bytes: point.config_len,
             storage_encryption: match &point.storage_encryption {

@@ -100,14 +100,14 @@ pub(crate) fn run(context: &Context<'_>, args: &SweepArgs) -> Result<Outcome, Er
 }
 
 /// Tells what a sweep does: with a bar when stderr is a terminal, or with JSON lines.
-struct Progress<'a> {
+pub(super) struct Progress<'a> {
     output: &'a Output,
     bar: Option<ProgressBar>,
     dry_run: bool,
 }
 
 impl<'a> Progress<'a> {
-    fn new(output: &'a Output, dry_run: bool) -> Self {
+    pub(super) fn new(output: &'a Output, dry_run: bool) -> Self {
         let shown = !output.is_json() && std::io::stderr().is_terminal();
         let bar = shown.then(|| {
             ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_style(style())
@@ -115,7 +115,7 @@ impl<'a> Progress<'a> {
         Self { output, bar, dry_run }
     }
 
-    fn event(&mut self, event: &SweepEvent) {
+    pub(super) fn event(&mut self, event: &SweepEvent) {
         match event {
             SweepEvent::Vm { vm } => {
                 self.show(vm.as_str());
@@ -158,20 +158,25 @@ impl<'a> Progress<'a> {
             bar.set_position(done);
             bar.set_message(what.to_owned());
         }
-        if done.is_multiple_of((of / STEPS_TOLD).max(1)) {
+        if is_told(done, of) {
             self.output.json(line);
         }
     }
 
     /// Leaves the terminal to what is printed next.
-    fn finish(&self) {
+    pub(super) fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }
 }
 
-fn style() -> ProgressStyle {
+/// Whether a step is one of those that programs are told of.
+pub(super) fn is_told(done: u64, of: u64) -> bool {
+    done.is_multiple_of((of / STEPS_TOLD).max(1))
+}
+
+pub(super) fn style() -> ProgressStyle {
     // The template is a constant; were it wrong, the default would do.
     ProgressStyle::with_template("{msg:24!} [{wide_bar:.cyan/blue}] {pos:>7} of {len:>7}")
         .unwrap_or_else(|_| ProgressStyle::default_bar())
@@ -254,7 +259,7 @@ fn lines(dry_run: bool, report: &SweepReport) -> Vec<String> {
     lines
 }
 
-fn count(n: u64, what: &str) -> String {
+pub(super) fn count(n: u64, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 

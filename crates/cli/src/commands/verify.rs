@@ -3,8 +3,9 @@
 use serde::Serialize;
 use vmkeep::model::{Extent, PointRef, VmName};
 use vmkeep::restore::{DamagedBlock, Depth, Settings, VerifyReport, verify_point, verify_vault};
-use vmkeep::vault::{Accounting, Suspect, Tally, Vault};
+use vmkeep::vault::{Accounting, DestroyedKeys, Suspect, Tally, Vault};
 
+use super::keys::numbers;
 use crate::args::VerifyArgs;
 use crate::bytes;
 use crate::context::Context;
@@ -41,6 +42,21 @@ struct SuspectPoints {
     points: Vec<u64>,
 }
 
+/// Keys that were destroyed on purpose: what they sealed cannot be read, and is no damage.
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "destroyed")]
+struct DestroyedLine {
+    vm: String,
+    domain: String,
+    epoch: u32,
+    at: String,
+    at_ms: i64,
+    by: String,
+    points: Vec<String>,
+    /// Whether no key object is left that may hold the data key.
+    finished: bool,
+}
+
 #[derive(Serialize)]
 #[serde(tag = "type", rename = "summary")]
 struct Summary {
@@ -52,6 +68,9 @@ struct Summary {
     damaged_objects: usize,
     damaged_ranges: usize,
     damaged_bytes: u64,
+    /// Keys that were destroyed on purpose, and blocks that cannot be read for it; those count as checked.
+    destroyed_keys: usize,
+    destroyed_blocks: u64,
     /// What every file of the vault is there for; `null` when one point was looked at.
     accounting: Option<Accounts>,
 }
@@ -75,13 +94,16 @@ pub(crate) fn run(context: &Context<'_>, args: &VerifyArgs) -> Result<Outcome, E
     let depth = if args.structure { Depth::Structure } else { Depth::Data };
     let permit = context.permit(&vault, args.point.as_ref().map(|point| &point.vm))?;
     let (settings, progress) = (Settings::default(), Progress::new(context.output));
-    let report = match &args.point {
+    let mut report = match &args.point {
         Some(point) => {
             verify_point(&permit, &vault.point(point)?, depth, &settings, &progress, context.cancel)?
         }
         None => verify_vault(&permit, &vault, depth, &settings, &progress, context.cancel)?,
     };
     drop(progress);
+    if let Some(point) = args.point.as_ref().filter(|_| report.destroyed_blocks > 0) {
+        report.destroyed = destroyed_of(context, &vault, point)?;
+    }
     let vms = match &args.point {
         Some(point) => vec![point.vm.clone()],
         None => vault.vms()?,
@@ -94,6 +116,40 @@ pub(crate) fn run(context: &Context<'_>, args: &VerifyArgs) -> Result<Outcome, E
     }
     print(context, &report, suspects);
     Ok(if report.is_clean() { Outcome::Good } else { Outcome::Damage })
+}
+
+/// The destroyed keys that one point needs.
+fn destroyed_of(context: &Context<'_>, vault: &Vault, point: &PointRef) -> Result<Vec<DestroyedKeys>, Error> {
+    let point = vault.point(point)?.reference();
+    let mut destroyed = vault.destroyed_keys(&point.vm, context.cancel)?;
+    destroyed.retain(|keys| keys.points.contains(&point));
+    for keys in &mut destroyed {
+        keys.points.retain(|needing| *needing == point);
+    }
+    Ok(destroyed)
+}
+
+fn print_destroyed(context: &Context<'_>, keys: &DestroyedKeys) {
+    let points = match keys.points.len() {
+        0 => "no point needs it".to_owned(),
+        1 => format!("point {} cannot be restored", numbers(&keys.points)),
+        _ => format!("points {} cannot be restored", numbers(&keys.points)),
+    };
+    let rest = if keys.finished { "" } else { "; not finished: run vmkeep keys destroy again" };
+    context.output.text(format!(
+        "destroyed on purpose: VM {}, epoch {}, by {} at {}; {points}{rest}",
+        keys.vm, keys.epoch, keys.by, keys.at
+    ));
+    context.output.json(&DestroyedLine {
+        vm: keys.vm.to_string(),
+        domain: keys.domain.to_string(),
+        epoch: keys.epoch,
+        at: keys.at.to_string(),
+        at_ms: keys.at.0,
+        by: keys.by.clone(),
+        points: keys.points.iter().map(ToString::to_string).collect(),
+        finished: keys.finished,
+    });
 }
 
 /// Tells of points whose data is sound as stored and may be older than it should be; how many of them there are.
@@ -149,11 +205,18 @@ fn print(context: &Context<'_>, report: &VerifyReport, suspects: usize) {
         ));
         output.json(range);
     }
+    report.destroyed.iter().for_each(|keys| print_destroyed(context, keys));
     let accounting = report.accounting.as_ref().map(Accounts::from);
     if let Some(accounts) = &accounting {
         accounts.table().lines().for_each(|line| output.text(line));
     }
     let damaged_bytes = ranges.iter().map(|range| range.length).sum();
+    if report.destroyed_blocks > 0 {
+        output.text(format!(
+            "{} of the blocks cannot be read because their key was destroyed",
+            report.destroyed_blocks
+        ));
+    }
     output.text(format!(
         "{} points, {} blocks ({}) checked: {}",
         report.points,
@@ -178,6 +241,8 @@ fn print(context: &Context<'_>, report: &VerifyReport, suspects: usize) {
         damaged_objects: report.objects.len(),
         damaged_ranges: ranges.len(),
         damaged_bytes,
+        destroyed_keys: report.destroyed.len(),
+        destroyed_blocks: report.destroyed_blocks,
         accounting,
     });
 }

@@ -86,7 +86,49 @@ pub struct DestroyedKeys {
     pub finished: bool,
 }
 
+impl DestroyedKeys {
+    /// Those of one lineage. `unfinished` are the epochs whose data key may still be there, `points` by epoch those that are lost.
+    pub(crate) fn of(
+        lineage: &Lineage,
+        unfinished: &BTreeSet<u32>,
+        mut points: BTreeMap<u32, Vec<PointRef>>,
+    ) -> Vec<Self> {
+        let of_epoch = |(&epoch, body): (&u32, &DestroyedBody)| Self {
+            vm: lineage.vm.clone(),
+            domain: lineage.domain.id,
+            epoch,
+            at: Timestamp(body.at),
+            by: body.by.clone(),
+            points: points.remove(&epoch).unwrap_or_default(),
+            finished: !unfinished.contains(&epoch),
+        };
+        lineage.domain.destroyed().iter().map(of_epoch).collect()
+    }
+}
+
 impl Vault {
+    /// The keys of `vm` that were destroyed on purpose, and the points that cannot be restored for it. Costs next to nothing where
+    /// there are none; else it reads the header of each data pack, and the maps of points until it is known what they need.
+    pub fn destroyed_keys(
+        &self,
+        vm: &VmName,
+        cancel: &CancelToken,
+    ) -> Result<Vec<DestroyedKeys>, VaultError> {
+        let vault = &self.inner;
+        let lineage = vault.lineage(vm)?.ok_or_else(|| VaultError::NoSuchVm(vm.clone()))?;
+        let epochs: BTreeSet<u32> = lineage.domain.destroyed().keys().copied().collect();
+        if epochs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let packs = vault.data_packs(&lineage, cancel)?;
+        let unfinished = vault.unfinished(&lineage)?;
+        let needing = Needs::of(vault, &lineage, &epochs, &packs).points(cancel)?;
+        let references = |numbers: BTreeSet<u64>| numbers.into_iter().map(|n| lineage.reference(n)).collect();
+        let points =
+            needing.points.into_iter().map(|(epoch, numbers)| (epoch, references(numbers))).collect();
+        Ok(DestroyedKeys::of(&lineage, &unfinished, points))
+    }
+
     /// What would be lost if the data keys of `vm` were destroyed: those of one epoch, or all.
     ///
     /// When an earlier lineage of the VM has keys whose destruction was begun and not finished, the plan is to finish that.

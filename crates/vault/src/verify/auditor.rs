@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use vmkeep_envelope::{OpenedKeys, open_key_object};
-use vmkeep_model::{CancelToken, DomainId, LineageId, PointNumber, PointRef, SessionId, Timestamp, VmName};
+use vmkeep_model::{CancelToken, DomainId, LineageId, PointNumber, PointRef, SessionId, VmName};
 
 use super::{Accounting, Audit, AuditDepth, Damage};
 use crate::error::VaultError;
@@ -133,17 +133,7 @@ impl<'a> Auditor<'a> {
                 points.entry(epoch).or_default().push(point.reference());
             }
         }
-        for (&epoch, body) in lineage.domain.destroyed() {
-            self.destroyed.push(DestroyedKeys {
-                vm: lineage.vm.clone(),
-                domain: lineage.domain.id,
-                epoch,
-                at: Timestamp(body.at),
-                by: body.by.clone(),
-                points: points.remove(&epoch).unwrap_or_default(),
-                finished: !unfinished.contains(&epoch),
-            });
-        }
+        self.destroyed.extend(DestroyedKeys::of(lineage, &unfinished, points));
         Ok(())
     }
 
