@@ -55,14 +55,18 @@ impl<'a> KeySource<'a> {
         }
     }
 
-    /// The key that a vault is to have from now on; clap sees to it that exactly one is given.
+    /// The key that a vault is to have from now on; clap sees to it that no more than one is given.
     pub(crate) fn new_one(args: &'a NewKekArgs, stores: &'a StoreArgs) -> Result<Self, Error> {
         let given = [
             args.key_file.as_deref().map(Self::File),
             args.passphrase_file.as_deref().map(Self::PassphraseFile),
             args.kek.as_deref().map(|name| Self::Store(stores, name)),
         ];
-        given.into_iter().flatten().next().ok_or_else(|| Error::usage("the new key is needed"))
+        given.into_iter().flatten().next().ok_or_else(|| {
+            Error::usage(
+                "the new key is needed: give --new-key-file FILE, --new-passphrase-file FILE or --new-kek KEY",
+            )
+        })
     }
 
     /// The key file, when it is one.

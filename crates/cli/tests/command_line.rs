@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use harness::{Ran, Scratch};
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "init",
     "backup",
     "points",
@@ -25,8 +25,11 @@ const COMMANDS: [&str; 17] = [
     "sessions",
     "void",
     "close",
+    "keys",
     "completions",
 ];
+
+const KEYS: [&str; 4] = ["keys list", "keys rotate-kek", "keys rotate-bek", "keys destroy"];
 
 #[test]
 fn help_names_every_command_every_exit_code_and_where_the_key_comes_from() {
@@ -41,7 +44,7 @@ fn help_names_every_command_every_exit_code_and_where_the_key_comes_from() {
 #[test]
 fn every_option_of_every_command_is_explained() {
     let scratch = Scratch::empty();
-    for command in COMMANDS {
+    for command in COMMANDS.iter().chain(&KEYS) {
         let help = scratch.ok(&format!("{command} -h")).stdout;
         assert!(help.lines().all(|line| line.len() <= 120), "{command}: {help}");
         for line in help.lines().filter(|line| line.trim_start().starts_with("--")) {
@@ -59,14 +62,14 @@ fn the_readme_shows_commands_and_options_that_exist() {
     let shown = readme.lines().filter(|line| line.contains(" --vault "));
     let shown: Vec<&str> = shown.filter_map(|line| line.strip_prefix("vmkeep ")).collect();
     for line in &shown {
-        let (command, rest) = line.split_once(' ').unwrap();
+        let (command, rest) = line.split_once(" --vault ").unwrap();
         let help = scratch.ok(&format!("{command} -h")).stdout;
         let words = rest.split('#').next().unwrap().split([' ', '[', ']', '|']);
         for option in words.filter(|word| word.starts_with("--")) {
             assert!(help.contains(&format!("{option} ")) || help.contains(&format!("{option}\n")), "{line}");
         }
     }
-    for command in COMMANDS.iter().filter(|command| **command != "completions") {
+    for command in COMMANDS.iter().chain(&KEYS).filter(|command| **command != "completions") {
         assert!(readme.contains(command), "{command} is not in the README");
     }
     assert!(shown.len() >= 14, "{shown:?}");
@@ -136,6 +139,13 @@ fn what_is_no_command_line_is_refused() {
         "void --vault v --key-file key 0123 --yes",
         "void --vault v --key-file key 00000000000000000000000000000000",
         "close --vault v --key-file key --yes",
+        "keys --vault v --key-file key",
+        "keys list --vault v --key-file key a",
+        "keys rotate-kek --vault v --key-file key",
+        "keys rotate-bek --vault v --key-file key",
+        "keys rotate-bek --vault v --key-file key a --budget 1M",
+        "keys destroy --vault v --key-file key --yes",
+        "keys destroy --vault v --key-file key a --epoch x",
     ] {
         let ran = scratch.run(words).expect(2, words);
         assert!(ran.stdout.is_empty() && !ran.stderr.is_empty(), "{words}: {}", ran.stdout);
@@ -168,6 +178,9 @@ fn failures_say_what_and_why_and_leave_the_vault_as_it_was() {
         ("pins a", "no VM a"),
         ("sessions a", "no VM a"),
         ("close a --yes", "no VM a"),
+        ("keys list --vm a", "no VM a"),
+        ("keys rotate-bek a", "no VM a"),
+        ("keys destroy a --yes", "no VM a"),
         ("void 00000000000000000000000000000000 --yes", "no open session 00000000000000000000000000000000"),
     ] {
         let ran = scratch.json(words).expect(1, words);

@@ -68,9 +68,9 @@ pub(crate) struct RotateKekArgs {
     pub(crate) new: NewKekArgs,
 }
 
-/// The key that a vault is to have.
+/// The key that a vault is to have: exactly one.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 pub(crate) struct NewKekArgs {
     /// The new key: a file of 32 bytes; made when it is not there
     #[arg(id = "new_key_file", long = "new-key-file", value_name = "FILE")]

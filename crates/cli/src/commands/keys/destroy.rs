@@ -153,7 +153,9 @@ fn lines(told: &Told<'_>) -> Vec<String> {
     let mut lines =
         vec![format!("the data keys of {vm}, {}: {} rest on them", epochs(plan), bytes::show(resting(plan)))];
     if plan.resumes {
-        lines.push("their destruction was begun before, and is finished".to_owned());
+        lines.push(
+            "some of them were destroyed before; what is left to do of that is done as well".to_owned(),
+        );
     }
     if plan.points.is_empty() {
         lines.push("no point needs them".to_owned());
