@@ -95,6 +95,12 @@ impl OpenPoint {
         keys.map(Some).map_err(|source| VaultError::GuestKeys { object: name, source: Box::new(source) })
     }
 
+    /// The epoch of the data key that the captured keys need, as their record claims.
+    pub(crate) fn epoch_of_captured_keys(&self) -> Option<u32> {
+        let sealed = self.body.keys.as_ref()?;
+        RecordHead::parse(sealed).ok().map(|head| head.branch.epoch)
+    }
+
     /// The content of one stored disk.
     pub fn disk(&self, permit: &impl Reading, name: &DiskName) -> Result<DiskReader, VaultError> {
         permit.check_reading(&self.point.vm)?;

@@ -43,6 +43,9 @@ pub struct DestroyPlan {
     pub points: Vec<PointRef>,
     /// By epoch, how many of the points need it.
     pub points_of: BTreeMap<u32, u64>,
+    /// Points whose captured keys of guests cannot be put back any more. They stay under the epoch they were captured in, also
+    /// when the data of their points was moved to a newer one.
+    pub guest_keys: Vec<PointRef>,
     /// The protection of the VM is closed by it, and a backup made later begins anew: data is lost, or the newest keys go.
     pub closes: bool,
     /// Backups that have not committed and are ended.
@@ -176,7 +179,10 @@ impl Vault {
         let epochs: BTreeSet<u32> = plan.epochs.iter().map(|epoch| epoch.epoch).collect();
         let agreed: BTreeSet<&PointRef> = plan.points.iter().collect();
         let now = vault.plan(&lineage, epochs.clone(), cancel)?;
-        if !now.points.iter().all(|point| agreed.contains(point)) || (now.closes && !plan.closes) {
+        let keys: BTreeSet<&PointRef> = plan.guest_keys.iter().collect();
+        let more = !now.points.iter().all(|point| agreed.contains(point))
+            || !now.guest_keys.iter().all(|point| keys.contains(point));
+        if more || (now.closes && !plan.closes) {
             return Err(outdated());
         }
         // Nothing is to be built on what cannot be read, nor sealed with a key that is gone.
@@ -292,13 +298,14 @@ impl Inner {
         let resumes = epochs.iter().any(|epoch| lineage.domain.destroyed().contains_key(epoch));
         let rests =
             |epoch: u32| resting.get(&epoch).copied().unwrap_or(EpochBytes { epoch, bytes: 0, packs: 0 });
-        let Needing { points } = &needing;
+        let Needing { points, guest_keys } = &needing;
         Ok(DestroyPlan {
             vm: lineage.vm.clone(),
             lineage: lineage.id,
             domain: lineage.domain.id,
             points: needing.all().into_iter().map(|number| lineage.reference(number)).collect(),
             points_of: points.iter().map(|(epoch, points)| (*epoch, points.len() as u64)).collect(),
+            guest_keys: guest_keys.iter().map(|number| lineage.reference(*number)).collect(),
             closes: loses && !lineage.head(self)?.closed,
             sessions: self.sessions_left(lineage)?,
             other_keks: other_keks.into_iter().collect(),

@@ -81,6 +81,8 @@ pub(crate) fn by_epoch(packs: &[DataPack]) -> BTreeMap<u32, EpochBytes> {
 pub(crate) struct Needing {
     /// By epoch, the numbers of the points.
     pub(crate) points: BTreeMap<u32, BTreeSet<u64>>,
+    /// The numbers of points whose captured keys of guests are sealed with one of them.
+    pub(crate) guest_keys: BTreeSet<u64>,
 }
 
 impl Needing {
@@ -97,7 +99,9 @@ struct Known;
 pub(crate) struct Needs<'a> {
     vault: &'a Arc<Inner>,
     lineage: &'a Lineage,
-    /// Epochs that are asked about and that data rests on.
+    /// Epochs that are asked about.
+    epochs: BTreeSet<u32>,
+    /// Those of them that data rests on.
     asked: BTreeSet<u32>,
     /// Epochs of packs, by where they lie.
     packs: HashMap<PackPlace, u32>,
@@ -112,16 +116,13 @@ impl<'a> Needs<'a> {
         packs: &[DataPack],
     ) -> Self {
         let asked = packs.iter().map(|pack| pack.epoch).filter(|epoch| epochs.contains(epoch)).collect();
-        Self { vault, lineage, asked, packs: HashMap::new() }
+        Self { vault, lineage, epochs: epochs.clone(), asked, packs: HashMap::new() }
     }
 
     /// The points that count and need one of the epochs: each is walked until all that is asked about was met, which most
     /// often is at once.
     pub(crate) fn points(&mut self, cancel: &CancelToken) -> Result<Needing, VaultError> {
         let mut needing = Needing::default();
-        if self.asked.is_empty() {
-            return Ok(needing);
-        }
         let head = self.lineage.head(self.vault)?;
         let is_retired = |n: u64| head.retired.as_ref().is_some_and(|retired| retired.holds(n));
         for number in (1..=head.top).filter(|n| !is_retired(*n)) {
@@ -133,6 +134,12 @@ impl<'a> Needs<'a> {
                 Err(e) => return Err(e),
             };
             let point = OpenPoint::known(self.vault, self.lineage, body, false)?;
+            if point.epoch_of_captured_keys().is_some_and(|epoch| self.epochs.contains(&epoch)) {
+                needing.guest_keys.insert(number);
+            }
+            if self.asked.is_empty() {
+                continue;
+            }
             for epoch in self.of_point(&point, cancel)? {
                 needing.points.entry(epoch).or_default().insert(number);
             }

@@ -23,6 +23,8 @@ struct PlanLine<'a> {
     domain: String,
     epochs: Vec<Epoch>,
     points: Vec<LostPoint>,
+    /// Points whose captured keys of disks can never be put back.
+    guest_keys: Vec<String>,
     bytes: u64,
     closes: bool,
     sessions: Vec<String>,
@@ -138,6 +140,7 @@ fn show(output: &Output, told: &Told<'_>) {
         domain: plan.domain.to_string(),
         epochs: plan.epochs.iter().map(of_epoch).collect(),
         points: plan.points.iter().map(|point| told.lost(point)).collect(),
+        guest_keys: plan.guest_keys.iter().map(ToString::to_string).collect(),
         bytes: resting(plan),
         closes: plan.closes,
         sessions: plan.sessions.iter().map(ToString::to_string).collect(),
@@ -166,6 +169,12 @@ fn lines(told: &Told<'_>) -> Vec<String> {
             let created = told.created.get(point).map(|created| format!("  {created}"));
             format!("  {point}{}", created.unwrap_or_default())
         }));
+    }
+    if !plan.guest_keys.is_empty() {
+        lines.push(format!(
+            "captured keys of disks that can never be put back: those of {}",
+            joined(&plan.guest_keys)
+        ));
     }
     if plan.closes {
         lines.push(format!(
