@@ -186,6 +186,34 @@ fn rotate_kek_refuses_the_old_key_a_key_in_the_vault_and_keys_that_open_nothing(
 }
 
 #[test]
+fn rotate_kek_leaves_a_damaged_key_object_and_tells_of_it_and_changes_the_others() {
+    let scratch = scene();
+    let domain = epochs(&scratch, "web")[0]["domain"].as_str().unwrap().to_owned();
+    let (keys, _) = scratch.objects();
+    let web = keys.iter().find(|path| path.contains(&domain)).unwrap();
+    let whole = fs::read(web).unwrap();
+    flip(web.as_ref(), whole.len() - 1);
+    let ran = scratch.json("keys rotate-kek --new-key-file new").expect(3, "damage");
+    let summary = ran.summary();
+    assert_eq!(
+        (&summary["added"], &summary["removed"], &summary["damaged"]),
+        (&json!(2), &json!(2), &json!(1))
+    );
+    assert_eq!(ran.of_type("damaged").len(), 1);
+    assert!(
+        ran.stderr.contains("damaged and stays as it is") && ran.stderr.contains(&domain),
+        "{}",
+        ran.stderr
+    );
+    scratch.restores_with("--key-file new", "db", 1);
+
+    // Once it is whole again, the same command changes it too.
+    fs::write(web, whole).unwrap();
+    assert_eq!(scratch.summary("keys rotate-kek --new-key-file new")["removed"], 1);
+    scratch.all_restore_with("--key-file new");
+}
+
+#[test]
 fn a_vault_goes_from_a_key_file_to_a_passphrase_and_back() {
     let scratch = scene();
     scratch.write("pass", b"correct horse\n");
