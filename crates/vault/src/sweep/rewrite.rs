@@ -34,7 +34,8 @@ pub struct Rewritten {
 
 impl Vault {
     /// Moves data of `vm` that rests on old epochs of its keys to the newest, until about `budget` bytes are copied. Run
-    /// again, it goes on; once nothing is left, no point needs an old data key.
+    /// again, it goes on; once nothing is left, no point needs an old data key, but for captured
+    /// keys of guests: they lie in the point and stay.
     ///
     /// Points stay as they are and restore all the while; safe beside backups, readers and sweeps as a sweep is, and safe to stop
     /// at any time: a sweep tidies up what a stopped one leaves. What no point needs is left to the sweep, packs of
