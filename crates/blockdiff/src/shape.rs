@@ -382,11 +382,9 @@ mod tests {
         assert_eq!(change_warnings(&facts, &thresholds), []);
         facts.churn_per_day = Some(bytes(200_000_000_001));
         facts.new_disk = Some(bytes(4 << 40));
-        for (compressed, warns) in [
-            ((1 << 20, 1_027_605), true),
-            ((1 << 20, 1_027_604), false),
-            (((1 << 20) - 1, 1 << 20), false),
-        ] {
+        for (compressed, warns) in
+            [((1 << 20, 1_027_605), true), ((1 << 20, 1_027_604), false), (((1 << 20) - 1, 1 << 20), false)]
+        {
             let facts = ChangeFacts { compressed: Some(compressed), ..ChangeFacts::default() };
             assert_eq!(change_warnings(&facts, &thresholds).len(), usize::from(warns), "{compressed:?}");
         }

@@ -74,13 +74,22 @@ impl Cipher {
     pub(crate) fn new(key: &SecretKey, salt: &[u8; SALT_LEN], label: &str) -> Self {
         Self::with(key, salt, label)
     }
+
+    /// The same of what two sides agree on.
+    pub(crate) fn of(shared: &[u8; 32], salt: &[u8], label: &str) -> Self {
+        Self::derived(shared, salt, label)
+    }
 }
 
 impl<A: Aes256Gcm> Cipher<A> {
     /// As [`new`](Cipher::new), with the library of the caller's choice.
     pub(crate) fn with(key: &SecretKey, salt: &[u8; SALT_LEN], label: &str) -> Self {
+        Self::derived(key.expose(), salt, label)
+    }
+
+    fn derived(key: &[u8; 32], salt: &[u8], label: &str) -> Self {
         let mut made = Zeroizing::new([0; 32]);
-        sealing_key(key.expose(), salt, label.as_bytes(), made.as_mut_slice());
+        sealing_key(key, salt, label.as_bytes(), made.as_mut_slice());
         Self { aes: A::new(&made) }
     }
 

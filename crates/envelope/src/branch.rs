@@ -20,6 +20,8 @@ pub enum Branch {
     Data = 3,
     /// Content hashes. Seals nothing and is never rotated.
     Identity = 4,
+    /// The public side of the data branch: seals what the data key alone opens.
+    DataPublic = 5,
 }
 
 impl Branch {
@@ -30,6 +32,15 @@ impl Branch {
             Self::Map => 2,
             Self::Data => 3,
             Self::Identity => 4,
+            Self::DataPublic => 5,
+        }
+    }
+
+    /// The branch that opens what this one sealed.
+    pub(crate) fn opened_by(self) -> Self {
+        match self {
+            Self::DataPublic => Self::Data,
+            own => own,
         }
     }
 
@@ -39,7 +50,8 @@ impl Branch {
             2 => Ok(Self::Map),
             3 => Ok(Self::Data),
             4 => Ok(Self::Identity),
-            _ => Err(OpenError::Malformed { what: "branch is not 1 to 4" }),
+            5 => Ok(Self::DataPublic),
+            _ => Err(OpenError::Malformed { what: "branch is not 1 to 5" }),
         }
     }
 }
@@ -51,6 +63,7 @@ impl fmt::Display for Branch {
             Self::Map => "map",
             Self::Data => "data",
             Self::Identity => "identity",
+            Self::DataPublic => "public data",
         })
     }
 }
@@ -64,6 +77,14 @@ pub struct BranchId {
     pub branch: Branch,
     /// Which generation.
     pub epoch: u32,
+}
+
+impl BranchId {
+    /// Whether what was sealed with `sealed` opens with this key: the same key, or its public side.
+    pub fn opens(&self, sealed: BranchId) -> bool {
+        let own = Self { branch: sealed.branch.opened_by(), ..sealed };
+        own == *self
+    }
 }
 
 impl fmt::Display for BranchId {

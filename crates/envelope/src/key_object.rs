@@ -123,10 +123,13 @@ pub fn seal_key_object_as(
 
     // Room for everything at once: a vector that grows would leave keys behind in the memory it gives up.
     let mut text = Zeroizing::new(Vec::with_capacity(1 + 4 * ENTRY_LEN));
-    text.push(keys.iter().fold(0, |count, _| count + 1));
-    for key in keys.iter() {
-        text.push(key.id().branch.number());
-        text.extend_from_slice(key.secret().expose());
+    let secret = keys.iter().map(|key| (key.id(), key.secret().expose()));
+    let entries = secret.chain(keys.public().map(|key| (key.id(), key.point())));
+    text.push(0);
+    for (id, bytes) in entries {
+        text[0] += 1;
+        text.push(id.branch.number());
+        text.extend_from_slice(bytes);
     }
     let len = narrow(text.len()).to_le_bytes();
     let mut salter = Salter::in_session(&object_key, ctx)?;
@@ -185,7 +188,7 @@ fn named(object_name: &str, context: &WrapContext, kek_id: &[u8]) -> Result<Opti
     if object_name == expected {
         return Ok(None);
     }
-    let allowed = DomainKeys::none(context.domain, context.epoch).branches_allowed();
+    let allowed = DomainKeys::none(context.domain, context.epoch).branches_possible();
     let wrap = object_name.strip_prefix(&prefix);
     let sets = (0..1_u8 << allowed.len()).map(|set| {
         let holds = |at: &usize| set & (1 << at) != 0;
@@ -289,12 +292,17 @@ fn decode_keys(context: &WrapContext, text: &[u8]) -> Result<DomainKeys, OpenErr
     for _ in 0..reader.u8()? {
         let number = reader.u8()?;
         let branch = Branch::from_number(number)?;
-        if number <= last || !keys.branches_allowed().contains(&branch) {
+        if number <= last || !keys.branches_possible().contains(&branch) {
             return Err(OpenError::Malformed { what: "branches are not those of the domain, ascending" });
         }
         last = number;
         let key = SecretKey::fill(|key| reader.take(key.len()).map(|bytes| key.copy_from_slice(bytes)))?;
         keys.insert(branch, key).map_err(OpenError::BrokenWrap)?;
+    }
+    if keys.data().is_ok() && keys.public().is_some() {
+        return Err(OpenError::Malformed {
+            what: "a data key and the public side of one are not held together",
+        });
     }
     let (expected, found) = (wide(reader.position()), wide(text.len()));
     if expected == found { Ok(keys) } else { Err(OpenError::TrailingBytes { expected, found }) }

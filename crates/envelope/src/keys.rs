@@ -2,7 +2,7 @@
 
 use vmkeep_model::DomainId;
 
-use crate::{Branch, BranchId, BranchKey, Entropy, IdentityKey, KeyError, SecretKey};
+use crate::{Branch, BranchId, BranchKey, Entropy, IdentityKey, KeyError, PublicKey, SealingKey, SecretKey};
 
 /// The keys of one domain and epoch, or as many of them as the holder may have.
 #[derive(Debug)]
@@ -13,6 +13,7 @@ pub struct DomainKeys {
     map: Option<BranchKey>,
     data: Option<BranchKey>,
     identity: Option<IdentityKey>,
+    public: Option<PublicKey>,
 }
 
 impl DomainKeys {
@@ -44,7 +45,8 @@ impl DomainKeys {
 
     /// Which branches it has, ascending.
     pub fn branches(&self) -> Vec<Branch> {
-        self.iter().map(|key| key.id().branch).collect()
+        let public = self.public.as_ref().map(|key| key.id().branch);
+        self.iter().map(|key| key.id().branch).chain(public).collect()
     }
 
     /// Whether it has every branch that its domain may have.
@@ -56,6 +58,7 @@ impl DomainKeys {
     pub fn same_keys(&self, other: &Self) -> bool {
         let ids = |keys: &Self| keys.iter().map(BranchKey::id).collect::<Vec<_>>();
         ids(self) == ids(other)
+            && self.public == other.public
             && self
                 .iter()
                 .zip(other.iter())
@@ -70,8 +73,19 @@ impl DomainKeys {
             Branch::Map => self.map = None,
             Branch::Data => self.data = None,
             Branch::Identity => self.identity = None,
+            Branch::DataPublic => self.public = None,
         }
         self
+    }
+
+    /// The same keys with the public side of the data key in its place: for a holder that is to seal and not to open.
+    ///
+    /// [`KeyError::BranchMissing`] where there is neither.
+    pub fn write_only(mut self) -> Result<Self, KeyError> {
+        if self.public.is_none() {
+            self.public = Some(PublicKey::of(self.data()?)?);
+        }
+        Ok(self.without(Branch::Data))
     }
 
     /// Whose keys.
@@ -99,6 +113,20 @@ impl DomainKeys {
         self.data.as_ref().ok_or_else(|| self.missing(Branch::Data))
     }
 
+    /// What new data is sealed with: the data key, or its public side; [`KeyError::BranchMissing`] where there is neither.
+    pub fn sealing(&self) -> Result<SealingKey<'_>, KeyError> {
+        match (&self.data, &self.public) {
+            (Some(key), _) => Ok(SealingKey::Secret(key)),
+            (None, Some(key)) => Ok(SealingKey::Public { key, hedge: self.map()? }),
+            (None, None) => Err(self.missing(Branch::Data)),
+        }
+    }
+
+    /// The public side of the data key, where it is held in its place.
+    pub fn public(&self) -> Option<&PublicKey> {
+        self.public.as_ref()
+    }
+
     /// The identity key, or [`KeyError::BranchMissing`].
     pub fn identity(&self) -> Result<&IdentityKey, KeyError> {
         self.identity.as_ref().ok_or_else(|| self.missing(Branch::Identity))
@@ -110,21 +138,36 @@ impl DomainKeys {
     }
 
     pub(crate) fn none(domain: DomainId, epoch: u32) -> Self {
-        Self { domain, epoch, record: None, map: None, data: None, identity: None }
+        Self { domain, epoch, record: None, map: None, data: None, identity: None, public: None }
     }
 
     pub(crate) fn insert(&mut self, branch: Branch, key: SecretKey) -> Result<(), KeyError> {
-        let key = BranchKey::from_parts(BranchId { domain: self.domain, branch, epoch: self.epoch }, key);
+        let id = BranchId { domain: self.domain, branch, epoch: self.epoch };
+        if branch == Branch::DataPublic {
+            self.public = Some(PublicKey::from_point(id, *key.expose()));
+            return Ok(());
+        }
+        let key = BranchKey::from_parts(id, key);
         match branch {
             Branch::Record => self.record = Some(key),
             Branch::Map => self.map = Some(key),
             Branch::Data => self.data = Some(key),
             Branch::Identity => self.identity = Some(IdentityKey::new(key)?),
+            Branch::DataPublic => {}
         }
         Ok(())
     }
 
-    /// The branches that a domain may have, ascending.
+    /// The branches that a key object of the domain may hold, ascending.
+    pub(crate) fn branches_possible(&self) -> &'static [Branch] {
+        if self.domain == DomainId::VAULT {
+            &[Branch::Record]
+        } else {
+            &[Branch::Map, Branch::Data, Branch::Identity, Branch::DataPublic]
+        }
+    }
+
+    /// The branches that a domain has, ascending.
     pub(crate) fn branches_allowed(&self) -> &'static [Branch] {
         if self.domain == DomainId::VAULT {
             &[Branch::Record]

@@ -3,11 +3,14 @@
 pub(crate) const RECORD: &str = "vmkeep v1 record";
 pub(crate) const SLOT: &str = "vmkeep v1 slot";
 pub(crate) const FOOTER: &str = "vmkeep v1 footer";
+pub(crate) const PUBLIC_RECORD: &str = "vmkeep v1 record to public";
+pub(crate) const PUBLIC_SLOT: &str = "vmkeep v1 slot to public";
 pub(crate) const KEY_OBJECT: &str = "vmkeep v1 key object";
 pub(crate) const WRAP: &str = "vmkeep v1 wrap";
 #[cfg(feature = "file-vault")]
 pub(crate) const FILE_VAULT: &str = "vmkeep v1 file vault";
 
+pub(crate) const DATA_PRIVATE: &str = "vmkeep v1 data x25519";
 pub(crate) const SALT: &str = "vmkeep v1 salt";
 pub(crate) const KEK_ID: &str = "vmkeep v1 kek id";
 pub(crate) const BLOCK: &str = "vmkeep v1 block";

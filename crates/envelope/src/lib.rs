@@ -100,6 +100,7 @@ mod keyvault;
 mod labels;
 mod pack;
 mod passphrase;
+mod public;
 mod reader;
 mod record;
 mod salt;
@@ -131,6 +132,7 @@ pub use pack::{
     SlotHead, SlotId, SlotKind, SlotLayout, TRAILER_LEN, Trailer, open_footer, open_slot,
 };
 pub use passphrase::PassphraseVault;
+pub use public::{PublicKey, SealingKey};
 pub use record::{RECORD_BODY_MAX, RECORD_HEADER_LEN, RECORD_VERSION, RecordHead, open_record, seal_record};
 pub use seal::{SealContext, SealedObject};
 pub use secret::{Passphrase, SecretKey};

@@ -2,10 +2,10 @@
 
 use vmkeep_model::DomainId;
 
-use crate::aead::{Cipher, SALT_LEN, TAG_LEN};
+use crate::aead::{SALT_LEN, TAG_LEN};
+use crate::public::{self, SealingKey, opening_cipher};
 use crate::reader::{Reader, exactly, narrow, wide, within};
-use crate::salt::Salter;
-use crate::{Branch, BranchId, BranchKey, OpenError, SealContext, SealError, SealedObject, labels};
+use crate::{Branch, BranchId, BranchKey, OpenError, SealContext, SealError, SealedObject};
 
 /// Version of records that this crate writes, and the newest it reads.
 pub const RECORD_VERSION: u16 = 1;
@@ -18,14 +18,16 @@ const MAGIC: &str = "vmkeepR1";
 const SALT_AT: usize = 32;
 const LEN_AT: usize = 64;
 
-/// Seals `body` as a record of `kind` that opens only under `object_name`, with a record, map or data key.
-pub fn seal_record(
+/// Seals `body` as a record of `kind` that opens only under `object_name`, with a record, map or data key, or to the public
+/// side of a data key.
+pub fn seal_record<'k>(
     kind: u8,
-    key: &BranchKey,
+    key: impl Into<SealingKey<'k>>,
     object_name: &str,
     body: &[u8],
     ctx: &SealContext<'_>,
 ) -> Result<SealedObject, SealError> {
+    let key = key.into();
     let id = key.id();
     if id.branch == Branch::Identity {
         return Err(SealError::WrongBranch { what: "a record", found: id });
@@ -43,15 +45,14 @@ pub fn seal_record(
     object.extend_from_slice(&id.epoch.to_le_bytes());
     object.extend_from_slice(&id.domain.0);
 
-    let mut salter = Salter::in_session(key.secret(), ctx)?;
+    let mut salter = key.salter(ctx)?;
     salter.cover(&[&object, &len.to_le_bytes(), object_name.as_bytes()], body);
-    let salt = salter.finish();
+    let (salt, cipher) = key.finish(salter, public::RECORD);
 
     object.extend_from_slice(&salt);
     object.extend_from_slice(&len.to_le_bytes());
     let aad = aad(&object, object_name);
     object.extend_from_slice(body);
-    let cipher = Cipher::new(key.secret(), &salt, labels::RECORD);
     let tag = cipher.seal(0, &aad, &mut object[RECORD_HEADER_LEN..]);
     object.extend_from_slice(&tag);
     Ok(SealedObject::from_sealed(object))
@@ -91,7 +92,7 @@ pub fn open_record(bytes: &[u8], object_name: &str, key: &BranchKey, kind: u8) -
     if head.kind != kind {
         return Err(OpenError::WrongKind { expected: kind, found: head.kind });
     }
-    if head.branch != key.id() {
+    if !key.id().opens(head.branch) {
         return Err(OpenError::WrongKey { expected: key.id(), found: head.branch });
     }
     let mut reader = Reader::new(bytes);
@@ -104,7 +105,7 @@ pub fn open_record(bytes: &[u8], object_name: &str, key: &BranchKey, kind: u8) -
 
     let aad = aad(&bytes[..RECORD_HEADER_LEN], object_name);
     let mut body = ciphertext.to_vec();
-    Cipher::new(key.secret(), &salt, labels::RECORD).open(0, &aad, &mut body, &tag)?;
+    opening_cipher(key, head.branch.branch, &salt, public::RECORD)?.open(0, &aad, &mut body, &tag)?;
     Ok(body)
 }
 

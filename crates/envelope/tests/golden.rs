@@ -49,6 +49,31 @@ fn data_pack() {
     assert_eq!(opened, (slots.to_vec(), b"a footer body".to_vec()));
 }
 
+/// As a write-only client seals it.
+#[test]
+fn data_pack_to_public() {
+    let slots = [stored(SlotKind::Blocks, b"a block"), stored(SlotKind::Patches, b"a page")];
+    let (key, hedge) = (PublicKey::of(&data_key()).unwrap(), map_key());
+    let sealing = SealingKey::Public { key: &key, hedge: &hedge };
+    let pack = build(PackContent::Data, &slots);
+    let made = pack.seal(sealing, &map_key(), b"a footer body", &Sealer::new(42).ctx()).unwrap();
+    check("v1-data-pack-public.bin", made.object.bytes());
+    let opened = open_all(&golden("v1-data-pack-public.bin"), made.name).unwrap();
+    assert_eq!(opened, (slots.to_vec(), b"a footer body".to_vec()));
+}
+
+#[test]
+fn write_only_key_object() {
+    let keys = DomainKeys::generate(DOMAIN, 4, &SeededEntropy::new(8)).unwrap().write_only().unwrap();
+    let (vault, prefix) = (key_file_vault(5), key_prefix(DOMAIN, 4));
+    let naming = WrapNaming::KekAndBranches;
+    let (name, made) = seal_key_object_as(&keys, &vault, &prefix, naming, &Sealer::new(42).ctx()).unwrap();
+    check("v1-key-object-write-only.bin", made.bytes());
+    check("v1-key-object-write-only.name", name.as_bytes());
+    let opened = open_key_object(&golden("v1-key-object-write-only.bin"), &name, &vault);
+    assert!(matches!(opened, Ok(OpenedKeys::Keys(opened)) if opened.same_keys(&keys)));
+}
+
 #[test]
 fn metadata_pack() {
     let slots = [

@@ -8,6 +8,7 @@ use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
 use argon2::{Algorithm, Argon2, Params, Version};
 use hkdf::Hkdf;
 use sha2::Sha256;
+use x25519_dalek::{X25519_BASEPOINT_BYTES, x25519};
 
 type Key = [u8; 32];
 
@@ -89,13 +90,26 @@ fn pack(name: &str, content: u8, branch: u8, epoch: usize, key: &Key) -> Vec<Vec
         } else {
             assert_eq!((u32_at(header, 4), header[18], u32_at(header, 20)), (number, branch, epoch));
             let number = u32::try_from(number).unwrap();
-            open(key, &header[24..], "vmkeep v1 slot", number, &aad, &file[at + 56..end])
+            let sealed = &file[at + 56..end];
+            if branch == 5 {
+                // Section 3: what the private side and the point in the slot agree on.
+                let private = blake3::derive_key("vmkeep v1 data x25519", key);
+                let ephemeral: Key = header[24..].try_into().unwrap();
+                let shared = x25519(private, ephemeral);
+                let points = [ephemeral, x25519(private, X25519_BASEPOINT_BYTES)].concat();
+                open(&shared, &points, "vmkeep v1 slot to public", number, &aad, sealed)
+            } else {
+                open(key, &header[24..], "vmkeep v1 slot", number, &aad, sealed)
+            }
         };
         sealed.push((without_salt, body.clone()));
         bodies.push(body);
         at = end;
     }
-    let made = salt(key, 0, 1, &sealed);
+    let made = match branch {
+        5 => x25519(salt(&map_key, 0, 1, &sealed).try_into().unwrap(), X25519_BASEPOINT_BYTES).to_vec(),
+        _ => salt(key, 0, 1, &sealed),
+    };
     assert_eq!(made, &file[64..96]);
     let named = blake3::hash(&[&b"vmkeep v1 pack name"[..], &made].concat());
     let name = vmkeep_envelope::SlotHead::parse(&file[40..]).unwrap().birth_pack();
@@ -107,6 +121,12 @@ fn pack(name: &str, content: u8, branch: u8, epoch: usize, key: &Key) -> Vec<Vec
 fn data_pack() {
     let bodies = pack("data-pack", 1, 3, 3, &[3; 32]);
     assert_eq!(bodies, [&b"two blocks, as they are"[..], b"not really a zstd frame", b"", b"a footer body"]);
+}
+
+#[test]
+fn data_pack_to_public() {
+    let bodies = pack("data-pack-public", 1, 5, 3, &[3; 32]);
+    assert_eq!(bodies, [&b"a block"[..], b"a page", b"a footer body"]);
 }
 
 #[test]

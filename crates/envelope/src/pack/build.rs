@@ -4,12 +4,12 @@ use std::fmt;
 
 use vmkeep_model::DomainId;
 
-use super::ciphers::slot_cipher;
 use super::{
     Codec, FOOTER_NUMBER, PACK_LEN_MAX, PACK_VERSION, PackContent, PackHead, PackName, SLOT_COUNT_MAX,
     SLOT_PLAIN_MAX, SlotHead, SlotKind, Trailer, slot_aad,
 };
 use crate::aead::{Cipher, SALT_LEN, TAG_LEN};
+use crate::public::{self, SealingKey};
 use crate::reader::{narrow, wide};
 use crate::salt::Salter;
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
 
 const SALT_AT: usize = 24;
 const EPOCH_AT: usize = 20;
+const BRANCH_AT: usize = 18;
 
 /// Where a slot lies in its pack, and what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,16 +145,17 @@ impl PackBuilder {
 
     /// Seals every slot with `slots`, the footer with `map`, and names the pack.
     ///
-    /// For a pack of metadata both are the map key.
-    pub fn seal(
+    /// For a pack of metadata both are the map key; for one of data, `slots` is the data key or its public side.
+    pub fn seal<'k>(
         mut self,
-        slots: &BranchKey,
+        slots: impl Into<SealingKey<'k>>,
         map: &BranchKey,
         footer_body: &[u8],
         ctx: &SealContext<'_>,
     ) -> Result<SealedPack, SealError> {
+        let slots = slots.into();
         let (slots_id, map_id) = (slots.id(), map.id());
-        if slots_id.branch != self.content.branch() {
+        if slots_id.branch.opened_by() != self.content.branch() {
             return Err(SealError::WrongBranch { what: "a slot of this content", found: slots_id });
         }
         let same_key = self.content == PackContent::Data || slots_id == map_id;
@@ -175,18 +177,17 @@ impl PackBuilder {
         let (body, rest) = self.buffer.split_at_mut(footer_at);
         let footer_slot = &mut rest[..footer_len];
         for slot in each_slot(&mut body[PACK_HEADER_LEN..], &self.slots) {
+            slot[BRANCH_AT] = slots_id.branch.number();
             slot[EPOCH_AT..SALT_AT].copy_from_slice(&slots_id.epoch.to_le_bytes());
         }
 
-        let mut salter = Salter::in_session(slots.secret(), ctx)?;
+        let mut salter = slots.salter(ctx)?;
         let prefix = &slot_aad(slots_id.domain, &[0; SLOT_HEADER_LEN])[..18];
         for slot in each_slot(&mut body[PACK_HEADER_LEN..], &self.slots) {
             salter.cover(&[prefix, &slot[..SALT_AT]], &slot[SLOT_HEADER_LEN..slot.len() - TAG_LEN]);
         }
         cover_footer(&mut salter, slots_id.domain, footer_slot, &header, &trailer);
-        let salt = salter.finish();
-
-        let cipher = slot_cipher(slots, &salt);
+        let (salt, cipher) = slots.finish(salter, public::SLOT);
         for (number, slot) in (0..).zip(each_slot(&mut body[PACK_HEADER_LEN..], &self.slots)) {
             seal_slot(&cipher, number, &salt, slot, |header| slot_aad(slots_id.domain, header));
         }

@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::aead::{Cipher, SALT_LEN};
-use crate::{BranchKey, SecretKey, labels};
+use crate::public::{self, opening_cipher};
+use crate::{Branch, BranchKey, OpenError, SecretKey};
 
 /// A few ciphers, the most recently used kept: a key is derived once per pack and not once per slot.
 ///
@@ -20,6 +21,7 @@ pub struct SlotCiphers {
 
 struct Entry {
     salt: [u8; SALT_LEN],
+    sealed: Branch,
     // The key itself and not its id: two keys of one id must not be taken for one another.
     key: SecretKey,
     cipher: Arc<Cipher>,
@@ -31,19 +33,26 @@ impl SlotCiphers {
         Self { capacity: capacity.max(1), entries: Mutex::default() }
     }
 
-    /// The cipher of slots with this birth salt, sealed with `key`.
-    pub(crate) fn get(&self, key: &BranchKey, salt: &[u8; SALT_LEN]) -> Arc<Cipher> {
+    /// The cipher of slots with this birth salt, sealed with the branch `sealed`, which `key` opens.
+    pub(crate) fn get(
+        &self,
+        key: &BranchKey,
+        sealed: Branch,
+        salt: &[u8; SALT_LEN],
+    ) -> Result<Arc<Cipher>, OpenError> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = entries.iter().position(|e| e.salt == *salt && e.key.ct_eq(key.secret()));
+        let at =
+            entries.iter().position(|e| e.salt == *salt && e.sealed == sealed && e.key.ct_eq(key.secret()));
         if let Some(entry) = at.and_then(|at| entries.remove(at)) {
             let cipher = Arc::clone(&entry.cipher);
             entries.push_front(entry);
-            return cipher;
+            return Ok(cipher);
         }
-        let cipher = Arc::new(slot_cipher(key, salt));
+        let cipher = Arc::new(opening_cipher(key, sealed, salt, public::SLOT)?);
         entries.truncate(self.capacity - 1);
-        entries.push_front(Entry { salt: *salt, key: key.secret().duplicate(), cipher: Arc::clone(&cipher) });
-        cipher
+        let (salt, key) = (*salt, key.secret().duplicate());
+        entries.push_front(Entry { salt, sealed, key, cipher: Arc::clone(&cipher) });
+        Ok(cipher)
     }
 }
 
@@ -58,9 +67,4 @@ impl fmt::Debug for SlotCiphers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SlotCiphers").field("capacity", &self.capacity).finish_non_exhaustive()
     }
-}
-
-/// The cipher of all slots that were born in one pack.
-pub(crate) fn slot_cipher(key: &BranchKey, salt: &[u8; SALT_LEN]) -> Cipher {
-    Cipher::new(key.secret(), salt, labels::SLOT)
 }

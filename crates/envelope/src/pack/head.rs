@@ -23,7 +23,7 @@ pub enum PackContent {
 }
 
 impl PackContent {
-    /// The branch that seals the slots.
+    /// The branch that opens the slots.
     pub fn branch(self) -> Branch {
         match self {
             Self::Data => Branch::Data,
@@ -73,7 +73,7 @@ impl PackHead {
             _ => return Err(OpenError::Malformed { what: "content of a pack is not 1 or 2" }),
         };
         let branch = Branch::from_number(reader.u8()?)?;
-        if branch != content.branch() {
+        if branch.opened_by() != content.branch() {
             return Err(OpenError::Malformed { what: "branch of a pack is not that of its content" });
         }
         let epoch = reader.u32()?;

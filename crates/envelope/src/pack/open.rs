@@ -27,7 +27,7 @@ impl std::fmt::Debug for OpenedSlot<'_> {
 
 /// Opens a whole slot (header, ciphertext and tag) in place.
 ///
-/// It must be the slot that was born as `expected`, of that `kind`, sealed with `key`; whether it still lies in its
+/// It must be the slot that was born as `expected`, of that `kind`, sealed with `key` or its public side; whether it still lies in its
 /// birth pack does not matter.
 pub fn open_slot<'a>(
     slot: &'a mut [u8],
@@ -38,7 +38,7 @@ pub fn open_slot<'a>(
 ) -> Result<OpenedSlot<'a>, OpenError> {
     let head = SlotHead::parse(slot)?;
     head.check(slot, key, expected, kind)?;
-    let cipher = ciphers.get(key, &head.salt);
+    let cipher = ciphers.get(key, head.branch, &head.salt)?;
     let (header, body, tag) = split(slot);
     cipher.open(head.number, &slot_aad(key.id().domain, header), body, &tag)?;
     Ok(OpenedSlot { body, codec: head.codec, plain_len: head.plain_len })

@@ -57,10 +57,10 @@ pub struct RepackBuilder {
 }
 
 impl RepackBuilder {
-    /// An empty pack for slots that `key` seals, a data or a map key; `capacity` bytes are set aside for it at once.
+    /// An empty pack for slots that `key` seals, a data key or its public side, or a map key; `capacity` bytes are set aside for it at once.
     pub fn new(key: BranchId, capacity: usize) -> Result<Self, SealError> {
         let content = match key.branch {
-            Branch::Data => PackContent::Data,
+            Branch::Data | Branch::DataPublic => PackContent::Data,
             Branch::Map => PackContent::Metadata,
             Branch::Record | Branch::Identity => {
                 return Err(SealError::WrongBranch { what: "a slot of a pack", found: key });

@@ -155,7 +155,7 @@ impl SlotHead {
         }
         let kind = SlotKind::from_number(reader.u8()?)?;
         let branch = Branch::from_number(reader.u8()?)?;
-        if branch != kind.content().map_or(Branch::Map, PackContent::branch) {
+        if branch.opened_by() != kind.content().map_or(Branch::Map, PackContent::branch) {
             return Err(OpenError::Malformed { what: "branch of a slot is not that of its kind" });
         }
         if (number == FOOTER_NUMBER) != (kind == SlotKind::Footer) {
@@ -208,7 +208,7 @@ impl SlotHead {
             return Err(OpenError::WrongKind { expected: kind.number(), found: self.kind.number() });
         }
         let found = BranchId { domain: key.id().domain, branch: self.branch, epoch: self.epoch };
-        if found != key.id() {
+        if !key.id().opens(found) {
             return Err(OpenError::WrongKey { expected: key.id(), found });
         }
         Ok(())
