@@ -59,7 +59,7 @@ fn was(entry: Entry) -> Was {
     Was { hash, patched }
 }
 
-/// The content of the base point, fetched block by block.
+/// The content of the base point, fetched block by block; of nothing, where it cannot be read.
 pub(crate) struct Stored(pub(crate) Option<DiskReader>);
 
 impl Stored {
@@ -83,7 +83,12 @@ impl Stored {
 
 impl PreviousContent for Stored {
     fn previous(&self, blocks: &[BlockIndex], sink: &mut dyn FnMut(BlockIndex, Option<&[u8]>)) {
-        let Some(reader) = &self.0 else { return };
+        let Some(reader) = &self.0 else {
+            for block in blocks {
+                sink(*block, None);
+            }
+            return;
+        };
         // What cannot be read now is stored as a whole, and needs nothing of the base any more.
         let Ok(wanted) = Self::entries(reader, blocks) else {
             for block in blocks {

@@ -182,17 +182,19 @@ impl DiskWalk<'_> {
             Some(changes) => segments.among(changes),
             None => segments,
         };
-        let stored = match base {
+        let is_readable = !session.is_write_only();
+        let stored = match base.filter(|_| is_readable) {
             Some(_) => Stored(session.base_reader(name).map_err(BackupError::Store)?),
             None => Stored(None),
         };
         let sample = Sample::new(session);
-        let is_checked = |block| sample.takes(block);
-        let fetch_unknown = match settings.pages.compare {
-            Compare::WhenNear => self.is_near,
-            Compare::Always => true,
-            Compare::Never => false,
-        };
+        let is_checked = |block| is_readable && sample.takes(block);
+        let fetch_unknown = is_readable
+            && match settings.pages.compare {
+                Compare::WhenNear => self.is_near,
+                Compare::Always => true,
+                Compare::Never => false,
+            };
         let pages = PageDiff {
             hasher,
             known,

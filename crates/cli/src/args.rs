@@ -20,7 +20,8 @@ pub(crate) use self::deletion::{CloseArgs, PointArgs, ResumeArg, SweepArgs, Unpi
 pub(crate) use self::estimate::EstimateArgs;
 pub(crate) use self::guest_keys::{DiskKeyArg, ExportKeysArgs, Os, RestoreKeysArgs};
 pub(crate) use self::keys::{
-    DestroyArgs, KeysArgs, KeysCommand, ListKeysArgs, NewKekArgs, RotateBekArgs, RotateKekArgs,
+    ClientKekArgs, DestroyArgs, GrantClientArgs, KeysArgs, KeysCommand, ListKeysArgs, NewKekArgs,
+    RotateBekArgs, RotateKekArgs, WithdrawClientArgs,
 };
 pub(crate) use self::keyvault::{
     GetSecretArgs, ItemArgs, ItemKindArg, KeyvaultArgs, KeyvaultCommand, KindArg, NewKeyArgs, SetSecretArgs,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use vmkeep::backup::BackupError;
 use vmkeep::disk::DiskError;
 use vmkeep::envelope::guest::GuestKeysError;
-use vmkeep::envelope::{KeyError, KeyStoreError};
+use vmkeep::envelope::{Branch, KeyError, KeyStoreError};
 use vmkeep::model::{Cancelled, Denied, DiskName, PointRef, SessionId, VmName};
 use vmkeep::restore::RestoreError;
 use vmkeep::vault::VaultError;
@@ -156,6 +156,11 @@ impl Error {
         if std::iter::successors(self.source(), |&e| e.source()).any(is_full) {
             return Some("free some space and run the command again");
         }
+        if std::iter::successors(self.source(), |&e| e.source()).any(is_of_client) {
+            return Some(
+                "this key is that of a write-only client; reading stored data takes the vault's own key",
+            );
+        }
         match self {
             Self::Exists(_) => return Some("restore to another folder, or replace the file with --force"),
             Self::NoSuchPin(..) => return Some("vmkeep pins lists the pins of a VM"),
@@ -184,10 +189,14 @@ impl Error {
             (Some(VaultError::KeyDestroyed { .. }), _) => {
                 Some("vmkeep points marks what cannot be restored any more; nothing is damaged")
             }
+            (Some(VaultError::NotGranted { .. }), _) => Some(
+                "with the vault's own key: vmkeep keys grant-client VAULT --vm VM --client-key-file FILE",
+            ),
             (Some(VaultError::NoSuchEpoch { .. }), _) => Some("vmkeep keys list shows the epochs"),
             (Some(VaultError::PlanOutdated { .. }), _) => Some("run the command again"),
             (Some(VaultError::ForeignWraps { .. }), _) => Some(
-                "when a change of the vault's key was interrupted, finish it first: vmkeep keys rotate-kek",
+                "give the others with --also-key-file or --also-kek; when a change of the vault's key was interrupted, finish it \
+                 first: vmkeep keys rotate-kek",
             ),
             (Some(error), _) if error.is_damage() => {
                 Some("vmkeep verify lists everything that is damaged; other points and disks may be whole")
@@ -211,6 +220,12 @@ pub(crate) fn chain(error: &dyn StdError) -> Vec<String> {
 /// A message and what lies below it, in one line.
 pub(crate) fn sentence(message: &str, causes: &[String]) -> String {
     std::iter::once(message).chain(causes.iter().map(String::as_str)).collect::<Vec<_>>().join(": ")
+}
+
+/// What a holder meets that has the public side of a data key alone.
+fn is_of_client(error: &(dyn StdError + 'static)) -> bool {
+    let missing = error.downcast_ref::<KeyError>();
+    matches!(missing, Some(KeyError::BranchMissing { branch: Branch::Data, .. }))
 }
 
 fn is_full(error: &(dyn StdError + 'static)) -> bool {

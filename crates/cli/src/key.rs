@@ -10,7 +10,7 @@ use vmkeep::envelope::{
     Argon2Params, KeyError, KeyFileVault, KeyVault, OsEntropy, Passphrase, PassphraseVault,
 };
 
-use crate::args::{KeyArgs, NewKekArgs, StoreArgs};
+use crate::args::{ClientKekArgs, KeyArgs, NewKekArgs, StoreArgs};
 use crate::error::Error;
 use crate::stores::Stores;
 use crate::{output, paths};
@@ -65,6 +65,20 @@ impl<'a> KeySource<'a> {
         given.into_iter().flatten().next().ok_or_else(|| {
             Error::usage(
                 "the new key is needed: give --new-key-file FILE, --new-passphrase-file FILE or --new-kek KEY",
+            )
+        })
+    }
+
+    /// The key of a client; clap sees to it that it is exactly one.
+    pub(crate) fn of_client(args: &'a ClientKekArgs, stores: &'a StoreArgs) -> Result<Self, Error> {
+        let given = [
+            args.key_file.as_deref().map(Self::File),
+            args.passphrase_file.as_deref().map(Self::PassphraseFile),
+            args.kek.as_deref().map(|name| Self::Store(stores, name)),
+        ];
+        given.into_iter().flatten().next().ok_or_else(|| {
+            Error::usage(
+                "the client's key is needed: give --client-key-file FILE, --client-passphrase-file FILE or --client-kek KEY",
             )
         })
     }

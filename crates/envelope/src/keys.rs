@@ -13,7 +13,8 @@ pub struct DomainKeys {
     map: Option<BranchKey>,
     data: Option<BranchKey>,
     identity: Option<IdentityKey>,
-    public: Option<PublicKey>,
+    // Boxed: few holders have one.
+    public: Option<Box<PublicKey>>,
 }
 
 impl DomainKeys {
@@ -83,7 +84,7 @@ impl DomainKeys {
     /// [`KeyError::BranchMissing`] where there is neither.
     pub fn write_only(mut self) -> Result<Self, KeyError> {
         if self.public.is_none() {
-            self.public = Some(PublicKey::of(self.data()?)?);
+            self.public = Some(Box::new(PublicKey::of(self.data()?)?));
         }
         Ok(self.without(Branch::Data))
     }
@@ -124,7 +125,7 @@ impl DomainKeys {
 
     /// The public side of the data key, where it is held in its place.
     pub fn public(&self) -> Option<&PublicKey> {
-        self.public.as_ref()
+        self.public.as_deref()
     }
 
     /// The identity key, or [`KeyError::BranchMissing`].
@@ -144,7 +145,7 @@ impl DomainKeys {
     pub(crate) fn insert(&mut self, branch: Branch, key: SecretKey) -> Result<(), KeyError> {
         let id = BranchId { domain: self.domain, branch, epoch: self.epoch };
         if branch == Branch::DataPublic {
-            self.public = Some(PublicKey::from_point(id, *key.expose()));
+            self.public = Some(Box::new(PublicKey::from_point(id, *key.expose())));
             return Ok(());
         }
         let key = BranchKey::from_parts(id, key);

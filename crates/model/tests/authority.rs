@@ -46,6 +46,7 @@ fn every_built_in_role_may_exactly_what_the_table_says() {
         (O::StopWithDelete, "--y--y"),
         (O::RequestApproval, "---y-y"),
         (O::Approve, "----yy"),
+        (O::GrantKeys, "-----y"),
         (O::ManageRoles, "-----y"),
     ];
     assert_eq!(

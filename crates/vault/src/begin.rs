@@ -110,6 +110,13 @@ impl Session {
     }
 }
 
+impl Session {
+    /// Whether its keys are those of a write-only client: what is stored cannot be read, not even what it stores itself.
+    pub fn is_write_only(&self) -> bool {
+        self.writing.lineage.domain.is_write_only()
+    }
+}
+
 impl Inner {
     /// The record of an open session of `lineage`.
     fn session_of(&self, lineage: &Lineage, session: SessionId) -> Result<Option<SessionBody>, VaultError> {

@@ -317,6 +317,20 @@ pub enum VaultError {
         /// What is wrong with the KEKs given.
         why: &'static str,
     },
+    /// A KEK that is not, or may not become, that of a write-only client.
+    #[error("no write-only client: {why}")]
+    NoClient {
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A write-only client does not make keys: it would have all of them, and the owner none.
+    #[error(
+        "{vm} has no keys in this vault that a write-only client could use; its owner has to grant them first"
+    )]
+    NotGranted {
+        /// The VM.
+        vm: VmName,
+    },
     /// There are no keys of this epoch.
     #[error("{what} has no keys of epoch {epoch}")]
     NoSuchEpoch {

@@ -9,8 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use vmkeep_envelope::{Codec, PackName, SlotId, SlotKind};
-use vmkeep_model::{BlockIndex, BlockSize, ContentHash, DomainId, LineageId, PointNumber, SessionId};
+use vmkeep_model::{
+    Approval, BlockIndex, BlockSize, ContentHash, DomainId, LineageId, Operation, PointNumber, Scope,
+    SessionId, Timestamp,
+};
 
+use crate::authority::RoleChange;
 use crate::format::{
     Body, ChangesBody, ClosedBody, DeadPackBody, DestroyedBody, DiskBody, DiskKeysBody, EncryptionBody,
     FooterBody, FooterSlot, ForgetBody, HeadBody, InheritedBody, JobBody, JournalBody, MarkBody, MovedBody,
@@ -143,6 +147,18 @@ fn journal_entries_of_every_kind_are_stored_as_ever() {
             "keys-destroyed",
             JournalEntry::KeysDestroyed { domain: DomainId(DOMAIN), epoch: 1, points: 30 },
         ),
+        (
+            14,
+            "denied",
+            JournalEntry::Denied {
+                who: "eve".to_owned(),
+                operation: "restore".to_owned(),
+                scope: Some("web-01".to_owned()),
+            },
+        ),
+        (15, "authority", approved()),
+        (16, "client-granted", JournalEntry::ClientGranted { kek: "0123abcd".to_owned(), added: 4 }),
+        (17, "client-withdrawn", JournalEntry::ClientWithdrawn { kek: "0123abcd".to_owned(), removed: 4 }),
     ] {
         let (kind, body) = entry.encode().unwrap();
         assert_eq!(JournalEntry::decode(kind, &body).unwrap(), entry);
@@ -150,6 +166,16 @@ fn journal_entries_of_every_kind_are_stored_as_ever() {
         let journal = JournalBody { stream: LINEAGE, n, before, at: AT, kind, body };
         record(&format!("journal-{kind}-{name}"), &journal);
     }
+}
+
+fn approved() -> JournalEntry {
+    JournalEntry::Authority(RoleChange::Approve(Approval {
+        operation: Operation::DestroyKeys,
+        scope: Scope::Vm("web-01".parse().unwrap()),
+        who: "cora".parse().unwrap(),
+        by: "mia".parse().unwrap(),
+        until: Timestamp(AT + 1000),
+    }))
 }
 
 fn place(byte: u8, lineage: Option<[u8; 16]>) -> PlaceBody {

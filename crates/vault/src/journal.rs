@@ -107,6 +107,20 @@ pub enum JournalEntry {
         /// Points that cannot be restored any more.
         points: u64,
     },
+    /// A write-only client was given keys: an entry of the vault's own stream.
+    ClientGranted {
+        /// Its KEK, by its id in hex.
+        kek: String,
+        /// Key objects that were made.
+        added: u64,
+    },
+    /// What a write-only client had was removed.
+    ClientWithdrawn {
+        /// Its KEK, by its id in hex.
+        kek: String,
+        /// Key objects that were to be removed.
+        removed: u64,
+    },
     /// Somebody was refused an operation.
     Denied {
         /// Who.
@@ -154,6 +168,8 @@ impl JournalEntry {
             Self::KeysDestroyed { domain, epoch, points } => (13, encode(&(domain.0, epoch, points))?),
             Self::Denied { who, operation, scope } => (14, encode(&(who, operation, scope))?),
             Self::Authority(change) => (15, change.encode()?),
+            Self::ClientGranted { kek, added } => (16, encode(&(kek, added))?),
+            Self::ClientWithdrawn { kek, removed } => (17, encode(&(kek, removed))?),
             Self::Unknown { kind } => return Err(FormatError(format!("journal kind {kind} is not written"))),
         })
     }
@@ -199,6 +215,14 @@ impl JournalEntry {
                 Some(change) => Self::Authority(change),
                 None => Self::Unknown { kind },
             },
+            16 => {
+                let (kek, added) = decode_exact(body)?;
+                Self::ClientGranted { kek, added }
+            }
+            17 => {
+                let (kek, removed) = decode_exact(body)?;
+                Self::ClientWithdrawn { kek, removed }
+            }
             1 => return Err(FormatError("an entry without a body has one".to_owned())),
             kind => Self::Unknown { kind },
         })

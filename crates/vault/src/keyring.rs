@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use vmkeep_envelope::{
-    Branch, BranchId, BranchKey, DomainKeys, Entropy, IdentityKey, KeyError, KeyVault, OpenError, OpenedKeys,
-    SealContext, open_key_object, seal_key_object,
+    Branch, BranchId, BranchKey, DomainKeys, Entropy, IdentityKey, KeyError, KeyObjectHead, KeyVault,
+    OpenError, OpenedKeys, SealContext, SealingKey, open_key_object, seal_key_object, wrap_name,
 };
 use vmkeep_model::{ContentHash, DomainId, Timestamp};
 
@@ -68,7 +68,7 @@ impl Source {
         let epochs = first_of_each.map(|(epoch, keys)| {
             // The tombstone counts, also before whoever wrote it has removed the key.
             let gone = scan.destroyed.contains_key(&epoch);
-            (epoch, if gone { keys.without(Branch::Data) } else { keys })
+            (epoch, if gone { keys.without(Branch::Data).without(Branch::DataPublic) } else { keys })
         });
         let domain = Domain {
             id,
@@ -126,6 +126,20 @@ impl Domain {
     /// The map branch that new metadata is sealed with.
     pub(crate) fn map_key(&self) -> Result<&BranchKey, VaultError> {
         self.newest()?.map().map_err(|source| self.key_error(source))
+    }
+
+    /// What new data is sealed with: the data branch (the BEK), or its public side where that is all there is.
+    pub(crate) fn sealing_key(&self) -> Result<SealingKey<'_>, VaultError> {
+        let keys = self.newest()?;
+        match self.destroyed_error(keys.epoch()) {
+            Some(error) => Err(error),
+            None => keys.sealing().map_err(|source| self.key_error(source)),
+        }
+    }
+
+    /// Whether new data can be sealed and not be read again: the keys are those of a write-only client.
+    pub(crate) fn is_write_only(&self) -> bool {
+        self.newest().is_ok_and(|keys| keys.data().is_err() && keys.public().is_some())
     }
 
     /// The data branch (the BEK) that new data is sealed with.
@@ -220,8 +234,10 @@ impl Domain {
 
 /// What there is of a domain's keys.
 pub(crate) struct Scan {
-    /// What `key_vault` opens, by epoch; of each epoch those with the most branches first.
+    /// What `key_vault` opens, by epoch; of each epoch those with the data key first, then those with the most branches.
     pub(crate) opened: BTreeMap<u32, Vec<DomainKeys>>,
+    /// Whether one of them is named by the KEK alone, as an owner's is.
+    pub(crate) owner: bool,
     pub(crate) destroyed: BTreeMap<u32, DestroyedBody>,
     /// Every object under the domain's prefix.
     names: Vec<String>,
@@ -238,7 +254,8 @@ pub(crate) fn scan(
     what: &str,
 ) -> Result<Scan, VaultError> {
     for _ in 0..LOOKS {
-        let mut found = Scan { opened: BTreeMap::new(), destroyed: BTreeMap::new(), names: Vec::new() };
+        let (opened, destroyed) = (BTreeMap::new(), BTreeMap::new());
+        let mut found = Scan { opened, owner: false, destroyed, names: Vec::new() };
         let (mut broken, mut gone) = (None, false);
         for (path, _) in objects.list(&format!("keys/{domain}"))? {
             let name = ObjectName::parse(&path);
@@ -251,7 +268,11 @@ pub(crate) fn scan(
                         continue;
                     };
                     match open_key_object(&bytes, &path, key_vault) {
-                        Ok(OpenedKeys::Keys(keys)) => found.opened.entry(epoch).or_default().push(keys),
+                        Ok(OpenedKeys::Keys(keys)) => {
+                            let head = KeyObjectHead::parse(&bytes);
+                            found.owner |= head.is_ok_and(|head| path.ends_with(&wrap_name(&head.kek_id)));
+                            found.opened.entry(epoch).or_default().push(keys);
+                        }
                         Ok(OpenedKeys::NotMine) => {}
                         Err(source) => broken = Some(VaultError::open(&name, source)),
                     }
@@ -267,7 +288,7 @@ pub(crate) fn scan(
             }
         }
         for keys in found.opened.values_mut() {
-            keys.sort_by_key(|keys| Reverse(keys.branches().len()));
+            keys.sort_by_key(|keys| Reverse((keys.data().is_ok(), keys.branches().len())));
         }
         match (found.opened.is_empty(), broken) {
             (true, Some(broken)) => return Err(broken),

@@ -72,8 +72,8 @@ pub use format::FormatError;
 pub use frame::{CompressionLevel, Frame, FrameEncoder, FrameError, PatchFrame};
 pub use journal::{JournalEntry, JournalRecord, Suspect};
 pub use keys::{
-    BekRotation, DestroyPlan, Destroyed, DestroyedInfo, DestroyedKeys, DomainKeysInfo, EpochBytes, EpochInfo,
-    KekEvent, KekRotation, WrapInfo,
+    BekRotation, ClientGrant, DestroyPlan, Destroyed, DestroyedInfo, DestroyedKeys, DomainKeysInfo,
+    EpochBytes, EpochInfo, KekEvent, KekRotation, WrapInfo,
 };
 pub use layout::ObjectName;
 pub use map::Change as BlockChange;

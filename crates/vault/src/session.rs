@@ -410,7 +410,7 @@ impl Session {
         let plain = keys
             .encode()
             .map_err(|source| VaultError::GuestKeys { object: name.clone(), source: Box::new(source) })?;
-        let key = self.writing.lineage.domain.data_key()?;
+        let key = self.writing.lineage.domain.sealing_key()?;
         let kind = RecordKind::CapturedKeys.number();
         let sealed = seal_record(kind, key, &name, &plain, &self.writing.context())
             .map_err(|source| VaultError::Seal { object: name, source })?;

@@ -83,6 +83,8 @@ pub(crate) struct Inner {
     pub(crate) record: Arc<BranchKey>,
     pub(crate) id: VaultId,
     pub(crate) key_vault: Arc<dyn KeyVault>,
+    /// The KEK is that of a write-only client.
+    pub(crate) is_client: bool,
     pub(crate) ports: Ports,
     pub(crate) sealer: Sealer,
     pub(crate) nodes: Cache<(LineageId, PackPlace, u32), NodeSlot>,
@@ -209,10 +211,10 @@ impl Vault {
         let name = ObjectName::Vault;
         let bytes = objects.read(&name)?.ok_or_else(|| VaultError::NoVault { store: objects.place() })?;
         records::head(&name, &bytes)?;
-        let epochs = keyring::unlock(&objects, &*key_vault, DomainId::VAULT, "the vault")?;
+        let scan = keyring::scan(&objects, &*key_vault, None, DomainId::VAULT, "the vault")?;
         // An interrupted init may have left a key object of another record key: the one that opens the vault counts.
         let (mut opened, mut failed) = (None, None);
-        for keys in epochs.into_values().flatten() {
+        for keys in scan.opened.into_values().flatten() {
             let record = keys
                 .into_record()
                 .map_err(|source| VaultError::Key { what: "the vault".to_owned(), source })?;
@@ -230,6 +232,7 @@ impl Vault {
             record: Arc::new(record),
             id: VaultId(body.vault),
             key_vault,
+            is_client: !scan.owner,
             ports,
             sealer,
             nodes: Cache::new(NODE_CACHE_BYTES),
@@ -363,6 +366,7 @@ impl Inner {
             record: Arc::clone(&self.record),
             id: self.id,
             key_vault: Arc::clone(&self.key_vault),
+            is_client: self.is_client,
             ports: self.ports.clone(),
             sealer: Sealer::new(self.sealer.session),
             nodes: Cache::new(NODE_CACHE_BYTES),
@@ -455,6 +459,9 @@ impl Inner {
         generation: u32,
         name: &ObjectName,
     ) -> Result<(Lineage, u64), VaultError> {
+        if self.is_client {
+            return Err(VaultError::NotGranted { vm: vm.clone() });
+        }
         let entropy = &*self.ports.entropy;
         let context = self.sealer.context(entropy);
         let (lineage, domain) = (LineageId(random_id(entropy)?), DomainId(random_id(entropy)?));

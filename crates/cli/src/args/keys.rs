@@ -31,6 +31,17 @@ pub(crate) enum KeysCommand {
     /// a budget all of it is moved. It may be stopped at any time; --rewrite --no-new-epoch goes on.
     #[command(verbatim_doc_comment)]
     RotateBek(RotateBekArgs),
+    /// Let a host make points of VMs without being able to read any
+    ///
+    /// The host gets a key of its own, given here with --client-key-file (made when it is not there),
+    /// --client-passphrase-file or --client-kek, and uses it as the vault's key. It finds what changed, seals it to the
+    /// public side of the data key, and commits; list and structure checks work, restore does not. Changed pages it tells by
+    /// its own cache (--cache) and change tracking; else it stores whole blocks. A VM that is not protected yet gets its keys
+    /// now. Give the command again for further VMs, and after a rotate-bek that did not name the client's key.
+    #[command(verbatim_doc_comment)]
+    GrantClient(GrantClientArgs),
+    /// Take from a client what grant-client gave it
+    WithdrawClient(WithdrawClientArgs),
     /// Destroy the data keys of a VM: what they sealed can never be read again
     ///
     /// Shows first what would be lost, and asks. A tombstone stays, so that restore and verify can say when it was done and
@@ -68,6 +79,41 @@ pub(crate) struct RotateKekArgs {
     pub(crate) new: NewKekArgs,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct GrantClientArgs {
+    #[command(flatten)]
+    pub(crate) vault: VaultArg,
+    /// A VM that the client backs up; may be given more than once
+    #[arg(long = "vm", value_name = "NAME", required = true)]
+    pub(crate) vms: Vec<VmName>,
+    #[command(flatten)]
+    pub(crate) client: ClientKekArgs,
+}
+
+/// The key of a client: exactly one.
+#[derive(Debug, Args)]
+#[group(multiple = false, required = true)]
+pub(crate) struct ClientKekArgs {
+    /// The client's key: a file of 32 bytes; made when it is not there
+    #[arg(id = "client_key_file", long = "client-key-file", value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// The client's key: a passphrase, the first line of a file
+    #[arg(id = "client_passphrase_file", long = "client-passphrase-file", value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// The client's key: this key of the key vault, by its name or URL
+    #[arg(id = "client_kek", long = "client-kek", value_name = "KEY")]
+    pub(crate) kek: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WithdrawClientArgs {
+    #[command(flatten)]
+    pub(crate) vault: VaultArg,
+    /// The client's key, by the id that grant-client printed and keys list shows, or the beginning of it
+    #[arg(value_name = "KEY_ID")]
+    pub(crate) client: String,
+}
+
 /// The key that a vault is to have: exactly one.
 #[derive(Debug, Args)]
 #[group(multiple = false)]
@@ -93,6 +139,12 @@ pub(crate) struct RotateBekArgs {
     /// Copy at most this much while moving [default: no limit]
     #[arg(long, value_name = "BYTES", requires = "rewrite", value_parser = bytes::parse)]
     pub(crate) budget: Option<u64>,
+    /// Wrap the new keys by this key file too; every other key that wraps them now is needed
+    #[arg(long, value_name = "FILE", conflicts_with = "no_new_epoch")]
+    pub(crate) also_key_file: Vec<PathBuf>,
+    /// Wrap the new keys by this key of the key vault too
+    #[arg(long, value_name = "KEY", conflicts_with = "no_new_epoch")]
+    pub(crate) also_kek: Vec<String>,
     /// Make no new keys; only go on moving
     #[arg(long, requires = "rewrite")]
     pub(crate) no_new_epoch: bool,

@@ -90,6 +90,8 @@ operations! {
     RotateBek "rotate-bek"
     /// Destroy keys, and with them what they sealed.
     DestroyKeys "destroy-keys"
+    /// Give a write-only client keys, or take them from it.
+    GrantKeys "grant-keys"
     /// Change who may do what.
     ManageRoles "manage-roles"
     /// Ask for the approval of a protected operation.

@@ -33,7 +33,9 @@ impl Role {
         let contributor: Vec<Operation> = O::ALL
             .iter()
             .copied()
-            .filter(|operation| !matches!(operation, O::ManageRoles | O::Approve | O::RequestApproval))
+            .filter(|operation| {
+                !matches!(operation, O::GrantKeys | O::ManageRoles | O::Approve | O::RequestApproval)
+            })
             .collect();
         vec![
             role("backup-reader", &[&reader]),

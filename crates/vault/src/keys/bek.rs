@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vmkeep_envelope::{
-    DomainKeys, KeyObjectHead, KeyVault, OpenedKeys, WrapNaming, open_key_object, wrap_name,
+    Branch, DomainKeys, KeyObjectHead, KeyVault, OpenedKeys, WrapNaming, open_key_object, wrap_name,
 };
 use vmkeep_model::{CancelToken, Permit, VmName, op};
 
@@ -154,6 +154,12 @@ impl Inner {
         let differ = |object: &str| VaultError::KeysDiffer { object: object.to_owned() };
         let all = self.opened_by(by, from)?.ok_or_else(|| differ(from))?;
         let branches = like.keys.branches();
+        let all = match branches.contains(&Branch::DataPublic) {
+            true => all
+                .write_only()
+                .map_err(|source| VaultError::Key { what: format!("the keys in {from}"), source })?,
+            false => all,
+        };
         let without = all.branches().into_iter().filter(|branch| !branches.contains(branch));
         let some = without.fold(all, DomainKeys::without);
         let (path, object) = self.wrapped(&some, keks[like.by], like.naming)?;

@@ -373,7 +373,7 @@ impl<'s> DiskWriter<'s> {
             };
             let domain = &self.session.lineage.domain;
             let sealed = builder
-                .seal(domain.data_key()?, domain.map_key()?, &footer.encode(), &self.session.context())
+                .seal(domain.sealing_key()?, domain.map_key()?, &footer.encode(), &self.session.context())
                 .map_err(|e| self.session.seal_error(e))?;
             let pack = PackPlace { lineage: None, session: self.session.id, name: sealed.name };
             self.stored += sealed.object.bytes().len() as u64;

@@ -325,6 +325,8 @@ impl Auditor<'_> {
                 | JournalEntry::KekRotated { .. }
                 | JournalEntry::BekRotated { .. }
                 | JournalEntry::Suspect { .. }
+                | JournalEntry::ClientGranted { .. }
+                | JournalEntry::ClientWithdrawn { .. }
                 | JournalEntry::Denied { .. }
                 | JournalEntry::Authority(_)
                 | JournalEntry::Unknown { .. } => {}

@@ -1,5 +1,6 @@
 //! `vmkeep keys`.
 
+mod client;
 mod destroy;
 mod list;
 mod rotate_bek;
@@ -19,6 +20,8 @@ pub(crate) fn run(context: &Context<'_>, args: &KeysArgs) -> Result<Outcome, Err
         KeysCommand::List(args) => list::run(context, args),
         KeysCommand::RotateKek(args) => rotate_kek::run(context, args),
         KeysCommand::RotateBek(args) => rotate_bek::run(context, args),
+        KeysCommand::GrantClient(args) => client::grant(context, args),
+        KeysCommand::WithdrawClient(args) => client::withdraw(context, args),
         KeysCommand::Destroy(args) => destroy::run(context, args),
         KeysCommand::Restore(args) => guest_keys::restore(context, args),
         KeysCommand::Export(args) => guest_keys::export(context, args),

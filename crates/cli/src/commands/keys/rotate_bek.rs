@@ -1,6 +1,9 @@
 //! `vmkeep keys rotate-bek`.
 
+use std::sync::Arc;
+
 use serde::Serialize;
+use vmkeep::envelope::KeyVault;
 use vmkeep::model::{Permit, VmName, op};
 use vmkeep::vault::{EpochBytes, Rewritten, Vault, VaultError};
 
@@ -10,6 +13,7 @@ use crate::args::RotateBekArgs;
 use crate::bytes;
 use crate::context::Context;
 use crate::error::{Error, Outcome};
+use crate::key::KeySource;
 use crate::output;
 
 #[derive(Serialize)]
@@ -43,7 +47,8 @@ pub(super) fn run(context: &Context<'_>, args: &RotateBekArgs) -> Result<Outcome
     let (epoch, old) = if args.no_new_epoch {
         (None, on_old(context, &vault, vm)?)
     } else {
-        let rotated = vault.rotate_bek(&permit, vm, &[], context.cancel).map_err(|error| match error {
+        let also = other_keks(context, args)?;
+        let rotated = vault.rotate_bek(&permit, vm, &also, context.cancel).map_err(|error| match error {
             VaultError::LineageClosed { vm } => Error::Unprotected(vm),
             error => error.into(),
         })?;
@@ -75,6 +80,13 @@ pub(super) fn run(context: &Context<'_>, args: &RotateBekArgs) -> Result<Outcome
         rewrite: rewritten.as_ref().map(Rewrite::from),
     });
     Ok(if rewritten.is_some_and(|done| done.damaged > 0) { Outcome::Damage } else { Outcome::Good })
+}
+
+/// The keys, beside the vault's own, that new keys are wrapped by.
+fn other_keks(context: &Context<'_>, args: &RotateBekArgs) -> Result<Vec<Arc<dyn KeyVault>>, Error> {
+    let files = args.also_key_file.iter().map(|path| KeySource::File(path));
+    let stores = args.also_kek.iter().map(|name| KeySource::Store(&context.key.stores, name));
+    files.chain(stores).map(KeySource::open).collect()
 }
 
 /// What rests on all epochs but the newest.
