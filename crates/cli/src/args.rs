@@ -7,6 +7,7 @@ mod guest_keys;
 mod keys;
 mod keyvault;
 mod limits;
+mod log;
 mod roles;
 
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ pub(crate) use self::keyvault::{
     GetSecretArgs, ItemArgs, ItemKindArg, KeyvaultArgs, KeyvaultCommand, KindArg, NewKeyArgs, SetSecretArgs,
 };
 pub(crate) use self::limits::LimitArgs;
+pub(crate) use self::log::LogArgs;
 pub(crate) use self::roles::{RolesArgs, RolesCommand};
 
 const EXIT_CODES: &str = "\
@@ -206,6 +208,13 @@ pub(crate) enum Command {
     /// changed makes a new version; what is deleted can be recovered for some days.
     #[command(verbatim_doc_comment)]
     Keyvault(KeyvaultArgs),
+    /// Show what was done to the vault, when and by whom; and whether the store took any of it back
+    ///
+    /// Every journal is a chain of entries that is checked. With --checkpoint it is also held against what was seen the
+    /// time before: entries and points that are gone, or changed, end the command with exit code 3, and the file stays
+    /// as it was; else it remembers how far the vault was seen now. Backups are not in it: vmkeep points lists those.
+    #[command(verbatim_doc_comment)]
+    Log(LogArgs),
     /// Say who may do what in a vault, for programs and people that ask it (--as)
     ///
     /// This is policy and no boundary: whoever has the vault's key and can reach its files can do everything without asking.

@@ -99,7 +99,7 @@ fn points_lists_everything_that_a_point_is() {
     let ran = scratch.json("points").expect(0, "points");
     assert_eq!(
         ran.summary(),
-        json!({"type": "summary", "vms": 2, "points": 3, "forgotten": 0, "held": 0, "pinned": 0, "suspect": 0, "unreadable": 0})
+        json!({"type": "summary", "vms": 2, "points": 3, "forgotten": 0, "held": 0, "pinned": 0, "suspect": 0, "destroyed": 0, "unreadable": 0})
     );
     assert_eq!(scratch.json("points --vm web").of_type("point").len(), 2);
     let points = ran.of_type("point");

@@ -119,8 +119,8 @@ impl Inner {
         self.record.subkey(STREAM_LABEL).hash16(&[&self.id.0])
     }
 
-    fn change_authority(&self, change: RoleChange) -> Result<(), VaultError> {
-        journal::append(self, self.authority_stream(), &JournalEntry::Authority(change))
+    fn change_authority(&self, by: &Principal, change: RoleChange) -> Result<(), VaultError> {
+        journal::append(self, self.authority_stream(), by, &JournalEntry::Authority(change))
     }
 }
 
@@ -153,7 +153,7 @@ impl Vault {
     /// Makes a role, or changes one. A built-in role can be changed too.
     pub fn define_role(&self, permit: &Permit<op::ManageRoles>, role: Role) -> Result<(), VaultError> {
         permit.check_vault()?;
-        self.inner.change_authority(RoleChange::Define(role))
+        self.inner.change_authority(permit.who(), RoleChange::Define(role))
     }
 
     /// Gives somebody a role. The role must be there.
@@ -167,7 +167,8 @@ impl Vault {
         if !self.roles()?.roles().any(|known| known.name == role) {
             return Err(VaultError::NoSuchRole { role: role.to_owned() });
         }
-        self.inner.change_authority(RoleChange::Grant { who: who.clone(), role: role.to_owned() })
+        self.inner
+            .change_authority(permit.who(), RoleChange::Grant { who: who.clone(), role: role.to_owned() })
     }
 
     /// Takes a role from somebody. The owner's cannot be taken.
@@ -178,7 +179,8 @@ impl Vault {
         role: &str,
     ) -> Result<(), VaultError> {
         permit.check_vault()?;
-        self.inner.change_authority(RoleChange::Revoke { who: who.clone(), role: role.to_owned() })
+        self.inner
+            .change_authority(permit.who(), RoleChange::Revoke { who: who.clone(), role: role.to_owned() })
     }
 
     /// Asks that a protected operation of one's own be approved.
@@ -189,7 +191,7 @@ impl Vault {
     ) -> Result<(), VaultError> {
         let (who, scope) = (permit.who().clone(), permit.scope().clone());
         check_protected(operation)?;
-        self.inner.change_authority(RoleChange::Request { who, operation, scope })
+        self.inner.change_authority(permit.who(), RoleChange::Request { who, operation, scope })
     }
 
     /// Approves that `who` does a protected operation on what the permit is for, until a time at most
@@ -213,7 +215,7 @@ impl Vault {
             });
         }
         let approval = Approval { operation, scope, who: who.clone(), by, until };
-        self.inner.change_authority(RoleChange::Approve(approval.clone()))?;
+        self.inner.change_authority(permit.who(), RoleChange::Approve(approval.clone()))?;
         Ok(approval)
     }
 
@@ -227,7 +229,7 @@ impl Vault {
                 Scope::Vm(vm) => Some(vm.to_string()),
             },
         };
-        journal::append(&self.inner, self.inner.id.0, &entry)
+        journal::append(&self.inner, self.inner.id.0, &denied.who, &entry)
     }
 }
 

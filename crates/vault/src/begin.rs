@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use vmkeep_model::{LineageId, Permit, PointNumber, SessionId, Timestamp, VmName, op};
+use vmkeep_model::{LineageId, Permit, PointNumber, Principal, SessionId, Timestamp, VmName, op};
 
 use crate::drive::{Driver, NoData};
 use crate::error::VaultError;
@@ -37,7 +37,12 @@ pub struct OpenSession {
 
 impl Session {
     /// Begins the next session of `vm`, going on from the open session `adopted` when one is given.
-    fn begin(vault: &Arc<Inner>, vm: &VmName, adopted: Option<SessionId>) -> Result<Self, VaultError> {
+    fn begin(
+        vault: &Arc<Inner>,
+        by: &Principal,
+        vm: &VmName,
+        adopted: Option<SessionId>,
+    ) -> Result<Self, VaultError> {
         let (lineage, stored) = vault.lineage_to_continue(vm)?;
         let adopted = match adopted {
             None => None,
@@ -91,6 +96,7 @@ impl Session {
                 adopted: None,
                 orphans: Orphans::default(),
                 sealer: Sealer::new(id),
+                by: by.clone(),
             };
             let mut session = Self {
                 writing,
@@ -163,7 +169,7 @@ impl Vault {
     /// Begins a backup of `vm`, making its lineage and keys when it is the first.
     pub fn begin(&self, permit: &Permit<op::Backup>, vm: &VmName) -> Result<Session, VaultError> {
         permit.check(vm)?;
-        Session::begin(&self.inner, vm, None)
+        Session::begin(&self.inner, permit.who(), vm, None)
     }
 
     /// Begins a backup of `vm` that goes on from `interrupted`, an open session of the same VM that no longer runs.
@@ -177,7 +183,7 @@ impl Vault {
         interrupted: SessionId,
     ) -> Result<Session, VaultError> {
         permit.check(vm)?;
-        Session::begin(&self.inner, vm, Some(interrupted))
+        Session::begin(&self.inner, permit.who(), vm, Some(interrupted))
     }
 
     /// The sessions of `vm` that may still commit, running or abandoned, the newest last.
@@ -227,13 +233,13 @@ impl Vault {
         session: SessionId,
     ) -> Result<bool, VaultError> {
         permit.check_vault()?;
-        self.inner.end_session(session)
+        self.inner.end_session(session, permit.who())
     }
 }
 
 impl Inner {
     /// As [`Vault::void_session`].
-    pub(crate) fn end_session(&self, session: SessionId) -> Result<bool, VaultError> {
+    pub(crate) fn end_session(&self, session: SessionId, by: &Principal) -> Result<bool, VaultError> {
         let vault = self;
         let name = ObjectName::Session(session);
         let bytes = vault.objects.read(&name)?.ok_or(VaultError::NoSuchSession { session })?;
@@ -262,7 +268,8 @@ impl Inner {
         if driver.finish(|reply| take.step(reply))? != Taken::Ours {
             return Ok(false);
         }
-        journal::append(vault, body.lineage, &JournalEntry::Voided { number: body.target, session })?;
+        let entry = JournalEntry::Voided { number: body.target, session };
+        journal::append(vault, body.lineage, by, &entry)?;
         Ok(true)
     }
 }

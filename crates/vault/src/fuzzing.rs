@@ -10,9 +10,9 @@ use vmkeep_envelope::{Codec, fuzzing as envelope};
 use vmkeep_model::ByteLen;
 
 use crate::format::{
-    Body, ClosedBody, DestroyedBody, FooterBody, ForgetBody, HeadBody, InheritedBody, JournalBody, MarkBody,
-    MovedBody, NameBody, PinBody, PlanBody, PointBody, RepackBody, RetiredBody, SessionBody, VaultBody,
-    VoidBody, WornBody, decode_body, encode,
+    Body, CheckpointBody, ClosedBody, DestroyedBody, EntryBody, FooterBody, ForgetBody, HeadBody,
+    InheritedBody, JournalBody, MarkBody, MovedBody, NameBody, PinBody, PlanBody, PointBody, RepackBody,
+    RetiredBody, SessionBody, VaultBody, VoidBody, WornBody, decode_body, encode,
 };
 use crate::frame::FrameDecoder;
 use crate::journal::JournalEntry;
@@ -24,7 +24,7 @@ use crate::pack::NodeSlot;
 pub type Target = fn(&[u8]);
 
 /// Every function here by its name, which is also that of its fuzz target and of its corpus.
-pub const TARGETS: [(&str, Target); 29] = [
+pub const TARGETS: [(&str, Target); 31] = [
     ("vault_body", vault_body),
     ("name_body", name_body),
     ("point_body", point_body),
@@ -34,6 +34,8 @@ pub const TARGETS: [(&str, Target); 29] = [
     ("retired_body", retired_body),
     ("session_body", session_body),
     ("forget_body", forget_body),
+    ("checkpoint_body", checkpoint_body),
+    ("entry_body", entry_body),
     ("journal_body", journal_body),
     ("mark_body", mark_body),
     ("pin_body", pin_body),
@@ -105,7 +107,17 @@ pub fn forget_body(data: &[u8]) {
     body::<ForgetBody>(data);
 }
 
-/// The body of a journal record.
+/// The body of an entry of a journal.
+pub fn entry_body(data: &[u8]) {
+    body::<EntryBody>(data);
+}
+
+/// The body of a checkpoint.
+pub fn checkpoint_body(data: &[u8]) {
+    body::<CheckpointBody>(data);
+}
+
+/// The body of an entry of a journal of the first form.
 pub fn journal_body(data: &[u8]) {
     body::<JournalBody>(data);
 }

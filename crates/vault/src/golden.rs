@@ -16,11 +16,11 @@ use vmkeep_model::{
 
 use crate::authority::RoleChange;
 use crate::format::{
-    Body, ChangesBody, ClosedBody, DeadPackBody, DestroyedBody, DiskBody, DiskKeysBody, EncryptionBody,
-    FooterBody, FooterSlot, ForgetBody, HeadBody, InheritedBody, JobBody, JournalBody, MarkBody, MovedBody,
-    MovedSlotBody, NameBody, Origin, Part, PinBody, PlaceBody, PlanBody, PointBody, PointHead, RepackBody,
-    RetiredBody, RootBody, SessionBody, SlotBirth, StoredBody, Thinned, TrackingBody, VaultBody, VoidBody,
-    WornBody, decode_body, encode,
+    Body, ChangesBody, CheckpointBody, ClosedBody, DeadPackBody, DestroyedBody, DiskBody, DiskKeysBody,
+    EncryptionBody, EntryBody, FooterBody, FooterSlot, ForgetBody, HeadBody, InheritedBody, JobBody,
+    JournalBody, MarkBody, MovedBody, MovedSlotBody, NameBody, Origin, Part, PinBody, PlaceBody, PlanBody,
+    PointBody, PointHead, RepackBody, RetiredBody, RootBody, SessionBody, SlotBirth, StoredBody, Thinned,
+    TrackingBody, VaultBody, VoidBody, WornBody, decode_body, encode,
 };
 use crate::journal::JournalEntry;
 
@@ -121,6 +121,13 @@ fn records_of_the_sweep_are_stored_as_ever() {
     let by = "alice@example.org".to_owned();
     let body = DestroyedBody { domain: DOMAIN, epoch: 1, at: AT, by, branches: vec![3], points: 30 };
     record("destroyed", &body);
+    let checkpoint = CheckpointBody {
+        vault: [0x44; 16],
+        at: AT,
+        heads: vec![([0x01; 16], 3, [0x45; 32]), ([0x44; 16], 1, [0x46; 32])],
+        tops: vec![(LINEAGE, 12)],
+    };
+    record("checkpoint", &checkpoint);
 }
 
 #[test]
@@ -163,8 +170,15 @@ fn journal_entries_of_every_kind_are_stored_as_ever() {
         let (kind, body) = entry.encode().unwrap();
         assert_eq!(JournalEntry::decode(kind, &body).unwrap(), entry);
         let before = if n == 1 { [0; 32] } else { [0x66; 32] };
-        let journal = JournalBody { stream: LINEAGE, n, before, at: AT, kind, body };
-        record(&format!("journal-{kind}-{name}"), &journal);
+        // Kinds that came when entries had begun to say who did it were never written the earlier way.
+        if kind < 14 {
+            let body = body.clone();
+            let journal = JournalBody { stream: LINEAGE, n, before, at: AT, kind, body };
+            record(&format!("journal-{kind}-{name}"), &journal);
+        }
+        let by = "alice@example.org".to_owned();
+        let entry = EntryBody { stream: LINEAGE, n, before, at: AT, by, kind, body };
+        record(&format!("entry-{kind}-{name}"), &entry);
     }
 }
 

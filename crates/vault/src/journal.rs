@@ -4,11 +4,13 @@
 //! one out or changing its place shows. Acts that must be visible at once (a forgotten point) have an object of
 //! their own; the entry records that they happened.
 
-use vmkeep_model::{BlockIndex, DomainId, LineageId, PointNumber, SessionId, Timestamp, VmName};
+use vmkeep_model::{
+    BlockIndex, DomainId, LineageId, NameError, PointNumber, Principal, SessionId, Timestamp, VmName,
+};
 
 use crate::authority::RoleChange;
 use crate::error::VaultError;
-use crate::format::{FormatError, JournalBody, decode_exact, encode};
+use crate::format::{Body, EntryBody, FormatError, JournalBody, decode_exact, encode};
 use crate::layout::{ObjectName, highest_taken};
 use crate::records;
 use crate::store::{Created, ResultExt};
@@ -146,6 +148,8 @@ pub struct JournalRecord {
     pub number: u64,
     /// When, by the clock of the host that wrote it.
     pub at: Timestamp,
+    /// Who did it, by the permit that was used; `None` in entries of early vaults, which do not say.
+    pub by: Option<Principal>,
     /// What happened.
     pub entry: JournalEntry,
 }
@@ -229,8 +233,13 @@ impl JournalEntry {
     }
 }
 
-/// Appends `entry` to `stream`. A number that another writer takes first is left to it.
-pub(crate) fn append(vault: &Inner, stream: [u8; 16], entry: &JournalEntry) -> Result<(), VaultError> {
+/// Appends `entry`, an act of `by`, to `stream`. A number that another writer takes first is left to it.
+pub(crate) fn append(
+    vault: &Inner,
+    stream: [u8; 16],
+    by: &Principal,
+    entry: &JournalEntry,
+) -> Result<(), VaultError> {
     for _ in 0..APPEND_TRIES {
         let last = last_number(vault, stream)?;
         let before = match last {
@@ -242,7 +251,8 @@ pub(crate) fn append(vault: &Inner, stream: [u8; 16], entry: &JournalEntry) -> R
         };
         let name = ObjectName::Journal(stream, last + 1);
         let (kind, body) = entry.encode().map_err(|e| VaultError::malformed(&name, e))?;
-        let record = JournalBody { stream, n: last + 1, before, at: vault.ports.clock.now().0, kind, body };
+        let (at, by) = (vault.ports.clock.now().0, by.to_string());
+        let record = EntryBody { stream, n: last + 1, before, at, by, kind, body };
         let object =
             records::seal(&name, &record, &vault.record, &vault.sealer.context(&*vault.ports.entropy))?;
         if vault.objects.create(&name, &object)? == Created::Ours {
@@ -273,14 +283,28 @@ pub(crate) fn entry(
 ) -> Result<Option<(JournalRecord, [u8; 32])>, VaultError> {
     let name = ObjectName::Journal(stream, n);
     let Some(bytes) = vault.objects.read(&name)? else { return Ok(None) };
-    let body: JournalBody = records::open(&name, &bytes, &vault.record)?;
+    let (body, by) = open_entry(vault, &name, &bytes)?;
     if (body.stream, body.n) != (stream, n) || before.is_some_and(|before| before != body.before) {
         let what = FormatError("the chain of entries is broken here".to_owned());
         return Err(VaultError::malformed(&name, what));
     }
     let entry = JournalEntry::decode(body.kind, &body.body).map_err(|e| VaultError::malformed(&name, e))?;
-    let record = JournalRecord { number: n, at: Timestamp(body.at), entry };
+    let record = JournalRecord { number: n, at: Timestamp(body.at), by, entry };
     Ok(Some((record, *blake3::hash(&bytes).as_bytes())))
+}
+
+/// The body of an entry in either form, and who did it where it says so.
+fn open_entry(
+    vault: &Inner,
+    name: &ObjectName,
+    bytes: &[u8],
+) -> Result<(JournalBody, Option<Principal>), VaultError> {
+    if records::head(name, bytes)?.kind == JournalBody::KIND.number() {
+        return Ok((records::open(name, bytes, &vault.record)?, None));
+    }
+    let EntryBody { stream, n, before, at, by, kind, body } = records::open(name, bytes, &vault.record)?;
+    let by = by.parse().map_err(|e: NameError| VaultError::malformed(name, FormatError(e.to_string())))?;
+    Ok((JournalBody { stream, n, before, at, kind, body }, Some(by)))
 }
 
 impl Vault {

@@ -48,6 +48,7 @@ mod keyring;
 mod keys;
 mod layout;
 mod lineage;
+mod log;
 pub mod map;
 mod mark;
 mod noise;
@@ -76,6 +77,7 @@ pub use keys::{
     EpochBytes, EpochInfo, KekEvent, KekRotation, WrapInfo,
 };
 pub use layout::ObjectName;
+pub use log::{Checkpoint, Log, LogEntry, LogFault, LogStream};
 pub use map::Change as BlockChange;
 pub use mark::{Pin, PinInfo};
 pub use object_store;

@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use vmkeep_model::{
-    LineageId, Permit, PointNumber, PointRef, PointSelector, RecoveryPoint, SessionId, Timestamp, VmName, op,
+    LineageId, Permit, PointNumber, PointRef, PointSelector, Principal, RecoveryPoint, SessionId, Timestamp,
+    VmName, op,
 };
 
 use crate::drive::{Driver, NoData};
@@ -133,7 +134,7 @@ impl Vault {
     /// back, until a sweep takes it. Forgetting twice is no error.
     pub fn forget(&self, permit: &Permit<op::Forget>, point: &PointRef) -> Result<RecoveryPoint, VaultError> {
         permit.check(&point.vm)?;
-        self.mark(point, Change::Forget, |number| JournalEntry::Forgotten { number })
+        self.mark(permit.who(), point, Change::Forget, |number| JournalEntry::Forgotten { number })
     }
 
     /// Takes back that a point was forgotten. Fails with [`VaultError::PointTaken`] when a sweep was first.
@@ -143,13 +144,13 @@ impl Vault {
         point: &PointRef,
     ) -> Result<RecoveryPoint, VaultError> {
         permit.check(&point.vm)?;
-        self.mark(point, Change::Undelete, |number| JournalEntry::Undeleted { number })
+        self.mark(permit.who(), point, Change::Undelete, |number| JournalEntry::Undeleted { number })
     }
 
     /// Holds a point: while it is held no sweep takes it, forgotten or not.
     pub fn hold(&self, permit: &Permit<op::Hold>, point: &PointRef) -> Result<RecoveryPoint, VaultError> {
         permit.check(&point.vm)?;
-        self.mark(point, Change::Hold, |number| JournalEntry::Held { number })
+        self.mark(permit.who(), point, Change::Hold, |number| JournalEntry::Held { number })
     }
 
     /// Releases a hold.
@@ -159,11 +160,12 @@ impl Vault {
         point: &PointRef,
     ) -> Result<RecoveryPoint, VaultError> {
         permit.check(&point.vm)?;
-        self.mark(point, Change::Release, |number| JournalEntry::Released { number })
+        self.mark(permit.who(), point, Change::Release, |number| JournalEntry::Released { number })
     }
 
     fn mark(
         &self,
+        by: &Principal,
         point: &PointRef,
         change: Change,
         entry: impl FnOnce(u64) -> JournalEntry,
@@ -183,7 +185,7 @@ impl Vault {
         let mut set = SetMark::new(mark, change, 0, vault.rules);
         let mut data = NoData;
         match Driver::new(vault, None, &mut data).finish(|reply| set.step(reply))? {
-            MarkOutcome::Set => journal::append(vault, lineage.0, &entry(number.0))?,
+            MarkOutcome::Set => journal::append(vault, lineage.0, by, &entry(number.0))?,
             MarkOutcome::Was => {}
             MarkOutcome::Taken if change == Change::Forget => {}
             MarkOutcome::Taken => return Err(VaultError::PointTaken { point: open.reference() }),
@@ -247,7 +249,8 @@ impl Vault {
         if !self.inner.objects.exists(&name)? {
             return Ok(false);
         }
-        journal::append(&self.inner, open.lineage.id.0, &JournalEntry::PinBroken { number: number.0, pin })?;
+        let entry = JournalEntry::PinBroken { number: number.0, pin };
+        journal::append(&self.inner, open.lineage.id.0, permit.who(), &entry)?;
         self.inner.objects.delete(&name)?;
         Ok(true)
     }
@@ -259,13 +262,13 @@ impl Vault {
     pub fn close(&self, permit: &Permit<op::Close>, vm: &VmName) -> Result<bool, VaultError> {
         permit.check(vm)?;
         let lineage = self.inner.lineage(vm)?.ok_or_else(|| VaultError::NoSuchVm(vm.clone()))?;
-        self.inner.close_lineage(&lineage)
+        self.inner.close_lineage(&lineage, permit.who())
     }
 }
 
 impl Inner {
     /// Closes a lineage; false when it was closed already.
-    pub(crate) fn close_lineage(&self, lineage: &Lineage) -> Result<bool, VaultError> {
+    pub(crate) fn close_lineage(&self, lineage: &Lineage, by: &Principal) -> Result<bool, VaultError> {
         for _ in 0..CLOSE_TRIES {
             let head = lineage.head(self)?;
             if head.closed {
@@ -278,7 +281,7 @@ impl Inner {
             let mut data = NoData;
             let taken = Driver::new(self, Some(lineage), &mut data).finish(|reply| take.step(reply))?;
             if taken == Taken::Ours {
-                journal::append(self, lineage.id.0, &JournalEntry::Closed { number })?;
+                journal::append(self, lineage.id.0, by, &JournalEntry::Closed { number })?;
                 return Ok(true);
             }
         }

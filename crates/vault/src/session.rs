@@ -8,7 +8,7 @@ use vmkeep_envelope::{
 };
 use vmkeep_model::{
     BlockIndex, BlockSize, ByteLen, ChangeProvenance, ConsistencyLevel, DiskDescription, DiskName, DiskRole,
-    LineageId, PointNumber, RecoveryPoint, SessionId, Tracking, VmDescription,
+    LineageId, PointNumber, Principal, RecoveryPoint, SessionId, Tracking, VmDescription,
 };
 
 use crate::drive::{Driver, NoData};
@@ -64,6 +64,8 @@ pub(crate) struct Writing {
     pub(crate) adopted: Option<Adopted>,
     pub(crate) orphans: Orphans,
     pub(crate) sealer: Sealer,
+    /// Who makes the point.
+    pub(crate) by: Principal,
 }
 
 /// What a disk was in the base point.
@@ -264,7 +266,7 @@ impl Session {
         let Some(to) = self.base().filter(|base| *base >= from) else { return Ok(None) };
         let (disk, found) = (disk.to_string(), self.target().0);
         let entry = JournalEntry::Suspect { disk, from: from.0, to: to.0, found, block: block.0 };
-        journal::append(&self.writing.vault, self.writing.lineage.id.0, &entry)?;
+        journal::append(&self.writing.vault, self.writing.lineage.id.0, &self.writing.by, &entry)?;
         Ok(Some((from, to)))
     }
 

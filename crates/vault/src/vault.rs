@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use object_store::ObjectStore;
 use vmkeep_envelope::{BranchKey, Entropy, KeyVault, OsEntropy, SlotCiphers};
 use vmkeep_model::{
-    Clock, DomainId, LineageId, PointNumber, PointRef, PointSelector, RecoveryPoint, SessionId, SystemClock,
-    VaultId, VmName,
+    Clock, DomainId, LineageId, PointNumber, PointRef, PointSelector, Principal, RecoveryPoint, SessionId,
+    SystemClock, VaultId, VmName,
 };
 
 use crate::error::{StoreOperation, VaultError};
@@ -155,7 +155,7 @@ impl Vault {
             return Err(VaultError::VaultExists { store: objects.place() });
         }
         let vault = Self::open_with(objects, key_vault, ports)?;
-        journal::append(&vault.inner, vault.inner.id.0, &JournalEntry::VaultCreated)?;
+        journal::append(&vault.inner, vault.inner.id.0, &Principal::owner(), &JournalEntry::VaultCreated)?;
         Ok(vault)
     }
 

@@ -11,6 +11,7 @@ mod hold;
 mod init;
 mod keys;
 mod keyvault;
+mod log;
 mod pins;
 mod points;
 mod release;
@@ -48,6 +49,7 @@ pub(crate) fn run(context: &Context<'_>, command: Command) -> Result<Outcome, Er
         Command::Close(args) => close::run(context, &args),
         Command::Keys(args) => keys::run(context, &args),
         Command::Keyvault(args) => keyvault::run(context, &args),
+        Command::Log(args) => log::run(context, &args),
         Command::Roles(args) => roles::run(context, &args),
         Command::Completions(args) => completions::run(context, &args),
     }

@@ -50,6 +50,8 @@ pub(crate) enum RecordKind {
     Repack = 17,
     Destroyed = 18,
     CapturedKeys = 19,
+    Entry = 20,
+    Checkpoint = 21,
 }
 
 impl RecordKind {
@@ -194,6 +196,53 @@ impl Body for ForgetBody {
     const KIND: RecordKind = RecordKind::Forget;
 }
 
+/// An entry of a journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EntryBody {
+    pub(crate) stream: [u8; 16],
+    pub(crate) n: u64,
+    /// BLAKE3 of the whole object of the entry before; zeros for the first.
+    pub(crate) before: [u8; 32],
+    pub(crate) at: i64,
+    /// Who did it.
+    pub(crate) by: String,
+    pub(crate) kind: u16,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Body for EntryBody {
+    const KIND: RecordKind = RecordKind::Entry;
+
+    fn check(&self) -> Result<(), FormatError> {
+        self.by.parse::<vmkeep_model::Principal>().map(drop).map_err(|e| FormatError(e.to_string()))
+    }
+}
+
+/// How far a reader has seen the vault: kept by the reader, outside of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CheckpointBody {
+    pub(crate) vault: [u8; 16],
+    pub(crate) at: i64,
+    /// Of each journal stream, ascending: the newest entry, and BLAKE3 of its whole object.
+    pub(crate) heads: Vec<([u8; 16], u64, [u8; 32])>,
+    /// Of each lineage, ascending: the newest number taken.
+    pub(crate) tops: Vec<([u8; 16], u64)>,
+}
+
+impl Body for CheckpointBody {
+    const KIND: RecordKind = RecordKind::Checkpoint;
+
+    fn check(&self) -> Result<(), FormatError> {
+        let heads = self.heads.windows(2).all(|pair| pair[0].0 < pair[1].0);
+        let tops = self.tops.windows(2).all(|pair| pair[0].0 < pair[1].0);
+        if heads && tops && self.heads.iter().all(|(_, n, _)| *n > 0) {
+            return Ok(());
+        }
+        Err(FormatError("streams or lineages of a checkpoint do not ascend, or are empty".to_owned()))
+    }
+}
+
+/// An entry as it was written before entries said who did it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct JournalBody {
     pub(crate) stream: [u8; 16],

@@ -73,7 +73,7 @@ impl Vault {
         let mut keks: Vec<&dyn KeyVault> = vec![&*vault.key_vault];
         keks.extend(also.iter().map(|kek| &**kek));
         let epoch = vault.next_epoch(&lineage, &keks)?;
-        journal::append(vault, lineage.id.0, &JournalEntry::BekRotated { epoch })?;
+        journal::append(vault, lineage.id.0, permit.who(), &JournalEntry::BekRotated { epoch })?;
         let mut old = by_epoch(&vault.data_packs(&lineage, cancel)?);
         old.retain(|&found, _| found < epoch);
         Ok(BekRotation { epoch, old: old.into_values().collect() })
@@ -154,11 +154,11 @@ impl Inner {
         let differ = |object: &str| VaultError::KeysDiffer { object: object.to_owned() };
         let all = self.opened_by(by, from)?.ok_or_else(|| differ(from))?;
         let branches = like.keys.branches();
-        let all = match branches.contains(&Branch::DataPublic) {
-            true => all
-                .write_only()
-                .map_err(|source| VaultError::Key { what: format!("the keys in {from}"), source })?,
-            false => all,
+        let all = if branches.contains(&Branch::DataPublic) {
+            let what = || format!("the keys in {from}");
+            all.write_only().map_err(|source| VaultError::Key { what: what(), source })?
+        } else {
+            all
         };
         let without = all.branches().into_iter().filter(|branch| !branches.contains(branch));
         let some = without.fold(all, DomainKeys::without);

@@ -86,7 +86,7 @@ impl Vault {
         }
         if grant.added > 0 {
             let entry = JournalEntry::ClientGranted { kek: grant.kek.clone(), added: grant.added };
-            journal::append(vault, vault.id.0, &entry)?;
+            journal::append(vault, vault.id.0, permit.who(), &entry)?;
         }
         Ok(grant)
     }
@@ -121,7 +121,7 @@ impl Vault {
         // The vault's own last: as long as it is there, this finds what is left.
         let all: Vec<ObjectName> = theirs.into_iter().chain(own).collect();
         let entry = JournalEntry::ClientWithdrawn { kek: kek.to_owned(), removed: all.len() as u64 };
-        journal::append(vault, vault.id.0, &entry)?;
+        journal::append(vault, vault.id.0, permit.who(), &entry)?;
         for name in &all {
             vault.objects.delete(name)?;
         }

@@ -12,7 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use vmkeep_envelope::{Branch, DomainKeys, KeyVault, OpenedKeys, WrapNaming, open_key_object};
-use vmkeep_model::{CancelToken, DomainId, LineageId, Permit, PointRef, SessionId, Timestamp, VmName, op};
+use vmkeep_model::{
+    CancelToken, DomainId, LineageId, Permit, PointRef, Principal, SessionId, Timestamp, VmName, op,
+};
 
 use super::resting::{EpochBytes, Needing, Needs, by_epoch};
 use crate::error::VaultError;
@@ -186,8 +188,8 @@ impl Vault {
             return Err(outdated());
         }
         // Nothing is to be built on what cannot be read, nor sealed with a key that is gone.
-        let closed = now.closes && vault.close_lineage(&lineage)?;
-        let ended = self.end_sessions(&lineage)?;
+        let closed = now.closes && vault.close_lineage(&lineage, permit.who())?;
+        let ended = self.end_sessions(&lineage, permit.who())?;
         let now = vault.plan(&lineage, epochs, cancel)?;
         if !now.points.iter().all(|point| agreed.contains(point)) || now.closes {
             return Err(outdated());
@@ -198,7 +200,7 @@ impl Vault {
             let entry = JournalEntry::KeysDestroyed { domain: lineage.domain.id, epoch: epoch.epoch, points };
             for stream in [lineage.id.0, vault.id.0] {
                 if !journal::read(vault, stream)?.iter().any(|record| record.entry == entry) {
-                    journal::append(vault, stream, &entry)?;
+                    journal::append(vault, stream, permit.who(), &entry)?;
                 }
             }
         }
@@ -211,7 +213,7 @@ impl Vault {
 
     /// Ends every session of a lineage that may still commit. One that goes on from another has its record before that one
     /// ends: so the sessions are listed until none is left.
-    fn end_sessions(&self, lineage: &Lineage) -> Result<Vec<SessionId>, VaultError> {
+    fn end_sessions(&self, lineage: &Lineage, by: &Principal) -> Result<Vec<SessionId>, VaultError> {
         let mut ended = Vec::new();
         for _ in 0..ROUNDS {
             let open = self.inner.sessions_left(lineage)?;
@@ -219,7 +221,7 @@ impl Vault {
                 return Ok(ended);
             }
             for session in open {
-                match self.inner.end_session(session) {
+                match self.inner.end_session(session, by) {
                     Ok(true) => ended.push(session),
                     Ok(false) | Err(VaultError::NoSuchSession { .. }) => {}
                     Err(e) => return Err(e),

@@ -12,7 +12,7 @@ use vmkeep_envelope::{
     Branch, DomainKeys, KeyObjectHead, KeyVault, OpenedKeys, WrapNaming, open_key_object, seal_key_object_as,
     wrap_name,
 };
-use vmkeep_model::{CancelToken, DomainId, Permit, op};
+use vmkeep_model::{CancelToken, DomainId, Permit, Principal, op};
 
 use crate::error::VaultError;
 use crate::journal::{self, JournalEntry};
@@ -82,6 +82,7 @@ struct Rotation<'a> {
     vault: &'a Inner,
     from: &'a dyn KeyVault,
     to: &'a dyn KeyVault,
+    by: &'a Principal,
     cancel: &'a CancelToken,
     events: &'a mut dyn FnMut(KekEvent),
     from_id: Vec<u8>,
@@ -123,6 +124,7 @@ impl Vault {
             vault,
             from: &*from,
             to: &*to,
+            by: permit.who(),
             cancel,
             events,
             from_id: Vec::new(),
@@ -184,7 +186,7 @@ impl Rotation<'_> {
             let (added, removed) = (self.added, self.removed + own.len() as u64);
             let (from, to) = (self.from_id.clone(), self.to_id.clone());
             let entry = JournalEntry::KekRotated { added, removed, from, to };
-            journal::append(self.vault, self.vault.id.0, &entry)?;
+            journal::append(self.vault, self.vault.id.0, self.by, &entry)?;
         }
         self.remove(&own)?;
         Ok(left)

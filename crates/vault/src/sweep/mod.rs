@@ -12,7 +12,7 @@ mod rewrite;
 use std::collections::BTreeMap;
 
 use vmkeep_model::{
-    CancelToken, LineageId, Permit, PointNumber, PointRef, PointSelector, SessionId, VmName, op,
+    CancelToken, LineageId, Permit, PointNumber, PointRef, PointSelector, Principal, SessionId, VmName, op,
 };
 
 pub use self::rewrite::Rewritten;
@@ -161,6 +161,7 @@ impl Vault {
             events(SweepEvent::Vm { vm: lineage.vm.clone() });
             for round in 1..=ROUNDS {
                 let again = self.sweep_lineage(
+                    permit.who(),
                     &lineage,
                     waiting,
                     settings,
@@ -181,6 +182,7 @@ impl Vault {
     #[allow(clippy::too_many_arguments)] // one caller, and each is a thing of its own
     fn sweep_lineage(
         &self,
+        by: &Principal,
         lineage: &Lineage,
         waiting: Waiting,
         settings: &SweepSettings,
@@ -240,11 +242,11 @@ impl Vault {
         if !settings.dry_run {
             for (session, number) in &done.voided {
                 let entry = JournalEntry::Voided { number: *number, session: *session };
-                journal::append(vault, lineage.id.0, &entry)?;
+                journal::append(vault, lineage.id.0, by, &entry)?;
             }
             if !done.retired.is_empty() {
                 let entry = JournalEntry::Swept { ranges: ranges_of(&done.retired), bytes: freed };
-                journal::append(vault, lineage.id.0, &entry)?;
+                journal::append(vault, lineage.id.0, by, &entry)?;
             }
         }
         Ok(done.again)
