@@ -92,6 +92,7 @@ pub fn back_up(vault: &Vault, disk: &Memory, settings: &backup::Settings) -> Rep
         consistency: ConsistencyLevel::Crash,
         keys: Vec::new(),
         evidence: Vec::new(),
+        labels: vmkeep::model::Labels::default(),
         config: None,
     };
     backup::run(&permit(), vault, &plan, settings, &Silent, &CancelToken::new())

@@ -72,6 +72,7 @@ impl Protected {
             consistency: ConsistencyLevel::Crash,
             keys: Vec::new(),
             evidence: Vec::new(),
+            labels: vmkeep::model::Labels::default(),
             config: None,
         };
         let settings = Settings { audit, ..Settings::default() };

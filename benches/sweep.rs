@@ -47,6 +47,7 @@ fn vault_with(points: u64) -> InMemory {
             consistency: ConsistencyLevel::Crash,
             keys: Vec::new(),
             evidence: Vec::new(),
+            labels: vmkeep::model::Labels::default(),
             config: None,
         };
         let settings = backup::Settings { workers: 1, ..backup::Settings::default() };

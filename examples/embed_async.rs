@@ -129,6 +129,7 @@ fn back_up(
         consistency: ConsistencyLevel::Crash,
         keys: Vec::new(),
         evidence: Vec::new(),
+        labels: vmkeep::model::Labels::default(),
         config: None,
     };
     backup::run(&Owner.permit(Scope::Vault), vault, &plan, &backup::Settings::default(), observer, cancel)

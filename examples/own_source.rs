@@ -128,6 +128,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             keys: Vec::new(),
             evidence: vec!["guest agent froze 1 file system".to_owned()],
             // Opaque to vmkeep, sealed, and given back with the point.
+            labels: vmkeep::model::Labels::default(),
             config: Some(b"<domain>guest-7</domain>".to_vec()),
         };
         let observer = Printing::default();

@@ -18,7 +18,7 @@ use vmkeep::backup::{self, Plan, Report, Source, SourceDisk};
 use vmkeep::disk::{BlockRead, Format, OpenOptions, Overwrite, RawTarget, open};
 use vmkeep::envelope::{KeyFileVault, OsEntropy};
 use vmkeep::model::{
-    BlockSize, CancelToken, ConsistencyLevel, DiskDescription, DiskName, DiskRole, Owner, Scope, VmName, op,
+    BlockSize, CancelToken, DiskDescription, DiskName, DiskRole, Owner, Scope, VmName, op,
 };
 use vmkeep::restore::{self, Depth, copy_disk, verify_vault};
 use vmkeep::vault::{BlockChange, OpenPoint, Ports, Vault};
@@ -113,9 +113,7 @@ fn back_up(vault: &Vault, vm: &VmName, folder: &Path) -> Result<Report> {
         disks.push(SourceDisk { description, source: Source::Read(&**disk) });
     }
     // Nobody froze this VM: its disks are as after a power cut.
-    let consistency = ConsistencyLevel::Crash;
-    let plan =
-        Plan { vm: vm.clone(), disks, consistency, keys: Vec::new(), evidence: Vec::new(), config: None };
+    let plan = Plan::new(vm.clone(), disks);
     Ok(backup::run(
         &Owner.permit(Scope::Vault),
         vault,

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use vmkeep_blockdiff::{AuditRate, AuditSettings, ChangeSource};
 use vmkeep_disk::BlockRead;
 use vmkeep_envelope::guest::{DiskEncryption, GuestKeyStores};
-use vmkeep_model::{BlockSize, ByteLen, ConsistencyLevel, DiskDescription, DiskName, PointNumber, VmName};
+use vmkeep_model::{
+    BlockSize, ByteLen, ConsistencyLevel, DiskDescription, DiskName, Labels, PointNumber, VmName,
+};
 use vmkeep_vault::CompressionLevel;
 
 use crate::{BackupError, Limits, Resume};
@@ -25,8 +27,25 @@ pub struct Plan<'a> {
     pub consistency: ConsistencyLevel,
     /// Why, one line per finding.
     pub evidence: Vec<String>,
+    /// What is to be found on the point again: why it was made, say.
+    pub labels: Labels,
     /// The VM's configuration, opaque; at most [`vmkeep_vault::CONFIG_MAX`] bytes.
     pub config: Option<Vec<u8>>,
+}
+
+impl<'a> Plan<'a> {
+    /// A plan of disks that nobody froze: crash-consistent, and nothing said beside them.
+    pub fn new(vm: VmName, disks: Vec<SourceDisk<'a>>) -> Self {
+        Self {
+            vm,
+            disks,
+            keys: Vec::new(),
+            consistency: ConsistencyLevel::Crash,
+            evidence: Vec::new(),
+            labels: Labels::default(),
+            config: None,
+        }
+    }
 }
 
 /// A disk of the plan.

@@ -234,7 +234,7 @@ fn walk_disks(
 
 fn finish(
     plan: &Plan<'_>,
-    session: Session,
+    mut session: Session,
     mut walked: BTreeMap<usize, Walked>,
     keys: Option<CapturedKeys>,
     vanished: Vec<String>,
@@ -308,6 +308,7 @@ fn finish(
         bytes_read,
         duration_ms,
     };
+    session.set_labels(plan.labels.clone());
     let committed = session.commit(draft).map_err(BackupError::Commit)?;
     Ok(Report {
         point: committed.point,

@@ -48,6 +48,7 @@ fn plan<'a>(disks: &[(&str, &'a dyn BlockRead)]) -> Plan<'a> {
         consistency: ConsistencyLevel::Crash,
         keys: Vec::new(),
         evidence: Vec::new(),
+        labels: vmkeep_model::Labels::default(),
         config: None,
     }
 }

@@ -41,6 +41,7 @@ fn back_up(vault: &Vault, disk: &Memory) -> (Report, Vec<String>) {
         consistency: ConsistencyLevel::Crash,
         keys: Vec::new(),
         evidence: vec![],
+        labels: vmkeep_model::Labels::default(),
         config: None,
     };
     let unreadable = Mutex::new(Vec::new());

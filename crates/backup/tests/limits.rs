@@ -73,6 +73,7 @@ fn back_up(
         consistency: ConsistencyLevel::Crash,
         keys: Vec::new(),
         evidence: Vec::new(),
+        labels: vmkeep_model::Labels::default(),
         config: None,
     };
     run(&permit(), vault, &plan, settings, observer, cancel)

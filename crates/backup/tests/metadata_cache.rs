@@ -40,6 +40,7 @@ fn back_up(vault: &Vault, disk: &Memory) {
         consistency: ConsistencyLevel::Crash,
         keys: Vec::new(),
         evidence: vec![],
+        labels: vmkeep_model::Labels::default(),
         config: None,
     };
     let settings = Settings { block_size: BlockSize::MIN, workers: 1, ..Settings::default() };

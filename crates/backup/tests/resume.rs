@@ -53,6 +53,7 @@ fn plan(disk: &GeneratedDisk) -> Plan<'_> {
         consistency: ConsistencyLevel::Crash,
         keys: Vec::new(),
         evidence: Vec::new(),
+        labels: vmkeep_model::Labels::default(),
         config: None,
     }
 }

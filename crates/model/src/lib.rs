@@ -20,6 +20,7 @@ mod extent_set;
 mod geometry;
 mod hash;
 mod id;
+mod label;
 mod name;
 mod page;
 mod point;
@@ -38,6 +39,7 @@ pub use id::{
     DomainId, IdParseError, LineageId, PointNumber, PointRef, PointRefError, PointSelector, SessionId,
     VaultId,
 };
+pub use label::{LabelError, Labels};
 pub use name::{DiskName, NameError, Principal, VmName};
 pub use page::{PageMask, PageMaskError};
 pub use point::{

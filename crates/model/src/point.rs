@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::{
-    BlockSize, ByteLen, ContentHash, DiskDescription, LineageId, PointNumber, SessionId, Timestamp, VmName,
+    BlockSize, ByteLen, ContentHash, DiskDescription, Labels, LineageId, PointNumber, SessionId, Timestamp,
+    VmName,
 };
 
 /// How consistent the data of a point is, from least to most.
@@ -188,4 +189,6 @@ pub struct RecoveryPoint {
     pub storage_encryption: StorageEncryption,
     /// Whether it was forgotten and awaits the sweep.
     pub forgotten: bool,
+    /// Why it was made, and what else its maker wants to find again.
+    pub labels: Labels,
 }

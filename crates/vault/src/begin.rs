@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use vmkeep_model::{LineageId, Permit, PointNumber, Principal, SessionId, Timestamp, VmName, op};
+use vmkeep_model::{Labels, LineageId, Permit, PointNumber, Principal, SessionId, Timestamp, VmName, op};
 
 use crate::drive::{Driver, NoData};
 use crate::error::VaultError;
@@ -104,6 +104,7 @@ impl Session {
                 unreadable: head.unreadable,
                 body,
                 retired: head.retired,
+                labels: Labels::default(),
                 inherited: inherited.clone(),
                 stored,
             };

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use vmkeep_envelope::{Codec, PackName, SlotId, SlotKind};
 use vmkeep_model::{
-    Approval, BlockIndex, BlockSize, ContentHash, DomainId, LineageId, Operation, PointNumber, Scope,
+    Approval, BlockIndex, BlockSize, ContentHash, DomainId, Labels, LineageId, Operation, PointNumber, Scope,
     SessionId, Timestamp,
 };
 
@@ -165,6 +165,7 @@ fn journal_entries_of_every_kind_are_stored_as_ever() {
         ),
         (15, "authority", approved()),
         (16, "client-granted", JournalEntry::ClientGranted { kek: "0123abcd".to_owned(), added: 4 }),
+        (18, "note", JournalEntry::Note { topic: "policy".to_owned(), body: b"{}".to_vec() }),
         (17, "client-withdrawn", JournalEntry::ClientWithdrawn { kek: "0123abcd".to_owned(), removed: 4 }),
     ] {
         let (kind, body) = entry.encode().unwrap();
@@ -241,6 +242,7 @@ fn point() -> PointBody {
             (1, vec![]),
         ],
         encryption: None,
+        labels: Labels::default(),
         keys: None,
         copy: None,
         unknown: Vec::new(),
@@ -305,7 +307,12 @@ fn points_are_stored_as_ever() {
         keys: Some(vec![0x5e; 40]),
         ..known.clone()
     };
+    let mut labelled = known.clone();
+    for (name, value) in [("kind", "scheduled"), ("policy", "daily@3"), ("tag/before-upgrade", "")] {
+        labelled.labels.insert(name, value).unwrap();
+    }
     for (name, point) in [
+        ("point-labelled", labelled),
         ("point-encrypted", encrypted),
         ("point", known),
         ("point-tracked", tracked),

@@ -123,6 +123,13 @@ pub enum JournalEntry {
         /// Key objects that were to be removed.
         removed: u64,
     },
+    /// What was decided outside of this crate; in the stream of notes.
+    Note {
+        /// What kind of note it is.
+        topic: String,
+        /// What it says, to whoever wrote it.
+        body: Vec<u8>,
+    },
     /// Somebody was refused an operation.
     Denied {
         /// Who.
@@ -174,6 +181,7 @@ impl JournalEntry {
             Self::Authority(change) => (15, change.encode()?),
             Self::ClientGranted { kek, added } => (16, encode(&(kek, added))?),
             Self::ClientWithdrawn { kek, removed } => (17, encode(&(kek, removed))?),
+            Self::Note { topic, body } => (18, encode(&(topic, body))?),
             Self::Unknown { kind } => return Err(FormatError(format!("journal kind {kind} is not written"))),
         })
     }
@@ -226,6 +234,10 @@ impl JournalEntry {
             17 => {
                 let (kek, removed) = decode_exact(body)?;
                 Self::ClientWithdrawn { kek, removed }
+            }
+            18 => {
+                let (topic, body) = decode_exact(body)?;
+                Self::Note { topic, body }
             }
             1 => return Err(FormatError("an entry without a body has one".to_owned())),
             kind => Self::Unknown { kind },

@@ -24,6 +24,8 @@ pub enum LogStream {
     Vault,
     /// Who may do what.
     Authority,
+    /// What was decided about VMs: policies, states of their protection.
+    Notes,
     /// That of a VM, with the generation of its lineage.
     Vm {
         /// Which VM.
@@ -132,6 +134,7 @@ impl fmt::Display for LogStream {
         match self {
             Self::Vault => f.write_str("the vault"),
             Self::Authority => f.write_str("roles"),
+            Self::Notes => f.write_str("protection"),
             Self::Vm { vm, generation: 0 } => write!(f, "{vm}"),
             Self::Vm { vm, generation } => write!(f, "{vm} (line {})", generation + 1),
             Self::Other { id } => write!(f, "journal {id}"),
@@ -187,6 +190,7 @@ impl Vault {
         let mut streams = BTreeMap::from([
             (vault.id.0, LogStream::Vault),
             (vault.authority_stream(), LogStream::Authority),
+            (vault.note_stream(), LogStream::Notes),
         ]);
         for (body, vm) in vault.name_records()? {
             streams.insert(body.lineage, LogStream::Vm { vm: vm.clone(), generation: body.generation });

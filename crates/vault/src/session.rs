@@ -8,7 +8,7 @@ use vmkeep_envelope::{
 };
 use vmkeep_model::{
     BlockIndex, BlockSize, ByteLen, ChangeProvenance, ConsistencyLevel, DiskDescription, DiskName, DiskRole,
-    LineageId, PointNumber, Principal, RecoveryPoint, SessionId, Tracking, VmDescription,
+    Labels, LineageId, PointNumber, Principal, RecoveryPoint, SessionId, Tracking, VmDescription,
 };
 
 use crate::drive::{Driver, NoData};
@@ -46,6 +46,8 @@ pub struct Session {
     /// What its own record says.
     pub(crate) body: SessionBody,
     pub(crate) retired: Option<RetiredBody>,
+    /// What the point is to say of why it was made.
+    pub(crate) labels: Labels,
     /// The sessions it goes on from, the first of them first.
     pub(crate) inherited: Vec<SessionId>,
     /// Bytes stored when it began: its own record, and the VM's keys and name when it is the first.
@@ -270,6 +272,11 @@ impl Session {
         Ok(Some((from, to)))
     }
 
+    /// Puts `labels` on the point that is being made, in place of those put on it before.
+    pub fn set_labels(&mut self, labels: Labels) {
+        self.labels = labels;
+    }
+
     /// Makes the point visible: one create-if-absent, whose outcome is final whoever asks.
     pub fn commit(self, draft: Draft) -> Result<Committed, VaultError> {
         let vault = Arc::clone(&self.writing.vault);
@@ -378,6 +385,7 @@ impl Session {
             change_lists,
             changes,
             encryption: self.encryption(draft)?,
+            labels: self.labels.clone(),
             keys: self.sealed_keys(draft)?,
             copy: None,
             unknown: Vec::new(),

@@ -33,14 +33,8 @@
 //! let disk = Memory::new(1 << 20);
 //! disk.write_at(ByteOffset(70_000), b"a guest wrote this")?;
 //! let description = DiskDescription { name: "os".parse()?, role: DiskRole::Os, lun: Some(0) };
-//! let plan = Plan {
-//!     vm: "web-01".parse()?,
-//!     disks: vec![SourceDisk { description, source: Source::Read(&disk) }],
-//!     consistency: ConsistencyLevel::Crash,
-//!     keys: vec![],
-//!     evidence: vec![],
-//!     config: None,
-//! };
+//! let disks = vec![SourceDisk { description, source: Source::Read(&disk) }];
+//! let plan = Plan::new("web-01".parse()?, disks);
 //! // A permit says who may; the owner may do everything. See `model::Authorizer`.
 //! let may_back_up = Owner.permit(Scope::Vault);
 //! let settings = backup::Settings::default();

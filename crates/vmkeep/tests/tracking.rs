@@ -70,6 +70,7 @@ fn back_up_tracked(
         consistency: ConsistencyLevel::Crash,
         keys: Vec::new(),
         evidence: Vec::new(),
+        labels: vmkeep::model::Labels::default(),
         config: None,
     };
     let report = backup::run(&permit(), vault, &plan, settings, &observer, &CancelToken::new()).unwrap();

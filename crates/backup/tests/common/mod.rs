@@ -55,6 +55,7 @@ pub fn back_up(vault: &Vault, vm: &str, disk: &dyn BlockRead, settings: &Setting
         consistency: ConsistencyLevel::Crash,
         keys: Vec::new(),
         evidence: Vec::new(),
+        labels: vmkeep_model::Labels::default(),
         config: None,
     };
     run(&permit(), vault, &plan, settings, &Silent, &CancelToken::new()).unwrap()
@@ -73,6 +74,7 @@ pub fn back_up_all(vault: &Vault, vm: &str, disks: &[GeneratedDisk], settings: &
         consistency: ConsistencyLevel::Crash,
         keys: Vec::new(),
         evidence: Vec::new(),
+        labels: vmkeep_model::Labels::default(),
         config: None,
     };
     run(&permit(), vault, &plan, settings, &Silent, &CancelToken::new()).unwrap()

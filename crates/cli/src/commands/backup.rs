@@ -143,6 +143,7 @@ pub(crate) fn run(context: &Context<'_>, args: BackupArgs) -> Result<Outcome, Er
         consistency: ConsistencyLevel::Crash,
         keys,
         evidence: vec!["the disks were read as they were found; nothing was quiesced".to_owned()],
+        labels: vmkeep::model::Labels::default(),
         config,
     };
     let progress = Progress::new(context.output);

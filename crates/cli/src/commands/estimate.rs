@@ -118,6 +118,7 @@ pub(crate) fn run(context: &Context<'_>, args: &EstimateArgs) -> Result<Outcome,
         consistency: ConsistencyLevel::Crash,
         keys: Vec::new(),
         evidence: Vec::new(),
+        labels: vmkeep::model::Labels::default(),
         config: None,
     };
     let progress = Progress::new(context.output);

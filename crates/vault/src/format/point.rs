@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use vmkeep_model::{
     BlockSize, ByteLen, ChangeMethod, ChangeProvenance, ConsistencyLevel, ContentHash, DiskDescription,
-    DiskName, DiskRecord, DiskRole, GuestEncryption, LineageId, PointId, PointNumber, RecoveryPoint,
+    DiskName, DiskRecord, DiskRole, GuestEncryption, Labels, LineageId, PointId, PointNumber, RecoveryPoint,
     SessionId, StorageEncryption, StoredDisk, Timestamp, Tracking, VmDescription,
 };
 
@@ -21,6 +21,7 @@ const CHANGE_LISTS: u16 = 7;
 const COPY: u16 = 8;
 const CHANGES: u16 = 9;
 const ENCRYPTION: u16 = 10;
+const LABELS: u16 = 11;
 const CRITICAL: u8 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -174,6 +175,8 @@ pub(crate) struct PointBody {
     pub(crate) changes: Vec<ChangesBody>,
     /// What there is to say of encryption; `None` when the vault's keys were its own and no guest encrypts a disk.
     pub(crate) encryption: Option<EncryptionBody>,
+    /// Why it was made and the like.
+    pub(crate) labels: Labels,
     /// Captured keys of guests, a record of its own, sealed with the data key.
     pub(crate) keys: Option<Vec<u8>>,
     /// Where the second copy of the sections lies; the copy itself does not say.
@@ -195,6 +198,9 @@ impl PointBody {
         sections.push((CAPTURED_KEYS, 0, self.keys.clone().unwrap_or_default()));
         if let Some(encryption) = &self.encryption {
             sections.push((ENCRYPTION, 0, encode(encryption)?));
+        }
+        if !self.labels.is_empty() {
+            sections.push((LABELS, 0, encode(&self.labels.iter().collect::<Vec<_>>())?));
         }
         if !self.changes.is_empty() {
             sections.push((CHANGES, 0, encode(&self.changes)?));
@@ -226,7 +232,7 @@ impl PointBody {
         let (mut vm, mut disks, mut config, mut consistency, mut job) = (None, None, None, None, None);
         let (mut change_lists, mut changes, mut copy, mut unknown) =
             (Vec::new(), Vec::new(), None, Vec::new());
-        let (mut encryption, mut keys) = (None, None);
+        let (mut encryption, mut keys, mut labels) = (None, None, Labels::default());
         let (mut rest, mut last) = (&bytes[used..], 0);
         while !rest.is_empty() {
             let (tag, flags, body, after) = section(rest)?;
@@ -244,6 +250,7 @@ impl PointBody {
                 CHANGE_LISTS => change_lists = decode_exact(body)?,
                 COPY => copy = Some(decode_exact(body)?),
                 CHANGES => changes = decode_exact(body)?,
+                LABELS => labels = decode_labels(body)?,
                 _ if flags & CRITICAL != 0 => {
                     return Err(FormatError(format!("critical section {tag} is not known to this version")));
                 }
@@ -262,6 +269,7 @@ impl PointBody {
             change_lists,
             changes,
             encryption,
+            labels,
             keys,
             copy,
             unknown,
@@ -312,8 +320,22 @@ impl PointBody {
                 Some(key) => StorageEncryption::CustomerManaged { key: key.clone() },
             },
             forgotten,
+            labels: self.labels.clone(),
         })
     }
+}
+
+fn decode_labels(body: &[u8]) -> Result<Labels, FormatError> {
+    let mut labels = Labels::default();
+    let mut last = None;
+    for (name, value) in decode_exact::<Vec<(String, String)>>(body)? {
+        if last.as_ref().is_some_and(|last| *last >= name) {
+            return Err(FormatError("labels do not ascend".to_owned()));
+        }
+        last = Some(name.clone());
+        labels.insert(name, value).map_err(invalid)?;
+    }
+    Ok(labels)
 }
 
 /// Tag, flags, body, and what follows.

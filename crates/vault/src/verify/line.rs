@@ -328,6 +328,7 @@ impl Auditor<'_> {
                 | JournalEntry::ClientGranted { .. }
                 | JournalEntry::ClientWithdrawn { .. }
                 | JournalEntry::Denied { .. }
+                | JournalEntry::Note { .. }
                 | JournalEntry::Authority(_)
                 | JournalEntry::Unknown { .. } => {}
             }
