@@ -17,9 +17,7 @@ use std::time::{Duration, Instant};
 use vmkeep::backup::{self, Plan, Report, Source, SourceDisk};
 use vmkeep::disk::{BlockRead, Format, OpenOptions, Overwrite, RawTarget, open};
 use vmkeep::envelope::{KeyFileVault, OsEntropy};
-use vmkeep::model::{
-    BlockSize, CancelToken, DiskDescription, DiskName, DiskRole, Owner, Scope, VmName, op,
-};
+use vmkeep::model::{BlockSize, CancelToken, DiskDescription, DiskName, DiskRole, Owner, Scope, VmName, op};
 use vmkeep::restore::{self, Depth, copy_disk, verify_vault};
 use vmkeep::vault::{BlockChange, OpenPoint, Ports, Vault};
 

@@ -193,6 +193,9 @@ impl Error {
                 "with the vault's own key: vmkeep keys grant-client VAULT --vm VM --client-key-file FILE",
             ),
             (Some(VaultError::NoSuchEpoch { .. }), _) => Some("vmkeep keys list shows the epochs"),
+            (Some(VaultError::SweepUnderWay { .. }), _) => {
+                Some("of one that was stopped, vmkeep sweep --abandoned-after 0s removes what is left")
+            }
             (Some(VaultError::PlanOutdated { .. }), _) => Some("run the command again"),
             (Some(VaultError::ForeignWraps { .. }), _) => Some(
                 "give the others with --also-key-file or --also-kek; when a change of the vault's key was interrupted, finish it \

@@ -331,6 +331,22 @@ pub enum VaultError {
         /// The VM.
         vm: VmName,
     },
+    /// A sweep is repacking, and may seal what it moves with keys that are to be destroyed.
+    #[error(
+        "a sweep is repacking data of {vm}, or was stopped while it did; wait for it, or run a sweep to its end, and then destroy the keys"
+    )]
+    SweepUnderWay {
+        /// Whose data.
+        vm: VmName,
+    },
+    /// Another change of the KEK is under way, and removes what this one would rest on.
+    #[error(
+        "the KEK {to} is itself being changed for another; finish that change first, by the command that began it, and then run this"
+    )]
+    RotationUnderWay {
+        /// The KEK whose wraps are being removed, by its id in hex.
+        to: String,
+    },
     /// There are no keys of this epoch.
     #[error("{what} has no keys of epoch {epoch}")]
     NoSuchEpoch {

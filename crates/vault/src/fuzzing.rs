@@ -12,7 +12,7 @@ use vmkeep_model::ByteLen;
 use crate::format::{
     Body, CheckpointBody, ClosedBody, DestroyedBody, EntryBody, FooterBody, ForgetBody, HeadBody,
     InheritedBody, JournalBody, MarkBody, MovedBody, NameBody, PinBody, PlanBody, PointBody, RepackBody,
-    RetiredBody, SessionBody, VaultBody, VoidBody, WornBody, decode_body, encode,
+    RetiredBody, RotationBody, SessionBody, VaultBody, VoidBody, WornBody, decode_body, encode,
 };
 use crate::frame::FrameDecoder;
 use crate::journal::JournalEntry;
@@ -24,7 +24,7 @@ use crate::pack::NodeSlot;
 pub type Target = fn(&[u8]);
 
 /// Every function here by its name, which is also that of its fuzz target and of its corpus.
-pub const TARGETS: [(&str, Target); 31] = [
+pub const TARGETS: [(&str, Target); 32] = [
     ("vault_body", vault_body),
     ("name_body", name_body),
     ("point_body", point_body),
@@ -36,6 +36,7 @@ pub const TARGETS: [(&str, Target); 31] = [
     ("forget_body", forget_body),
     ("checkpoint_body", checkpoint_body),
     ("entry_body", entry_body),
+    ("rotation_body", rotation_body),
     ("journal_body", journal_body),
     ("mark_body", mark_body),
     ("pin_body", pin_body),
@@ -110,6 +111,11 @@ pub fn forget_body(data: &[u8]) {
 /// The body of an entry of a journal.
 pub fn entry_body(data: &[u8]) {
     body::<EntryBody>(data);
+}
+
+/// The body of the marker of a KEK being changed.
+pub fn rotation_body(data: &[u8]) {
+    body::<RotationBody>(data);
 }
 
 /// The body of a checkpoint.

@@ -19,8 +19,8 @@ use crate::format::{
     Body, ChangesBody, CheckpointBody, ClosedBody, DeadPackBody, DestroyedBody, DiskBody, DiskKeysBody,
     EncryptionBody, EntryBody, FooterBody, FooterSlot, ForgetBody, HeadBody, InheritedBody, JobBody,
     JournalBody, MarkBody, MovedBody, MovedSlotBody, NameBody, Origin, Part, PinBody, PlaceBody, PlanBody,
-    PointBody, PointHead, RepackBody, RetiredBody, RootBody, SessionBody, SlotBirth, StoredBody, Thinned,
-    TrackingBody, VaultBody, VoidBody, WornBody, decode_body, encode,
+    PointBody, PointHead, RepackBody, RetiredBody, RootBody, RotationBody, SessionBody, SlotBirth,
+    StoredBody, Thinned, TrackingBody, VaultBody, VoidBody, WornBody, decode_body, encode,
 };
 use crate::journal::JournalEntry;
 
@@ -128,6 +128,7 @@ fn records_of_the_sweep_are_stored_as_ever() {
         tops: vec![(LINEAGE, 12)],
     };
     record("checkpoint", &checkpoint);
+    record("rotation", &RotationBody { from: vec![1; 16], to: vec![2; 16], at: AT });
 }
 
 #[test]

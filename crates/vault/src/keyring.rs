@@ -274,7 +274,14 @@ pub(crate) fn scan(
                             found.opened.entry(epoch).or_default().push(keys);
                         }
                         Ok(OpenedKeys::NotMine) => {}
-                        Err(source) => broken = Some(VaultError::open(&name, source)),
+                        // Whoever holds the KEK did not answer: nothing is known of what is in it.
+                        Err(source @ OpenError::KeyVault(_)) => return Err(VaultError::open(&name, source)),
+                        Err(source) => {
+                            let error = VaultError::open(&name, source);
+                            if broken.as_ref().is_none_or(|(newest, _)| *newest <= epoch) {
+                                broken = Some((epoch, error));
+                            }
+                        }
                     }
                 }
                 Some(ObjectName::KeyDestroyed { epoch, .. }) => {
@@ -290,11 +297,14 @@ pub(crate) fn scan(
         for keys in found.opened.values_mut() {
             keys.sort_by_key(|keys| Reverse((keys.data().is_ok(), keys.branches().len())));
         }
-        match (found.opened.is_empty(), broken) {
-            (true, Some(broken)) => return Err(broken),
-            (true, None) if gone => {}
-            (true, None) => break,
-            (false, _) => return Ok(found),
+        let newest = found.opened.keys().next_back().copied();
+        match (newest, broken) {
+            (None, Some((_, broken))) => return Err(broken),
+            // New data is sealed with the newest keys: older ones are none in their place.
+            (Some(newest), Some((epoch, broken))) if epoch > newest => return Err(broken),
+            (None, None) if gone => {}
+            (None, None) => break,
+            (Some(_), _) => return Ok(found),
         }
     }
     Err(VaultError::WrongKey { what: what.to_owned() })

@@ -24,6 +24,8 @@ pub enum ObjectName {
         /// Which KEK, as [`vmkeep_envelope::wrap_name`] gives it.
         wrap: String,
     },
+    /// That a KEK is being changed: hex of what its two ids make.
+    Rotation(String),
     /// The tombstone of keys that were destroyed.
     KeyDestroyed {
         /// Whose keys.
@@ -90,6 +92,7 @@ impl ObjectName {
                 domain: domain.parse().ok()?,
                 epoch: u32::try_from(number(epoch)?).ok()?,
             },
+            ["keys", "rotations", ids] if is_hex16(ids) => Self::Rotation((*ids).to_owned()),
             ["names", hash] if is_hex16(hash) => Self::Name((*hash).to_owned()),
             ["points", lineage, n] => Self::Point(lineage.parse().ok()?, positive(n)?),
             ["heads", lineage] => Self::Head(lineage.parse().ok()?),
@@ -175,6 +178,7 @@ impl fmt::Display for ObjectName {
             Self::Vault => f.write_str("vault"),
             Self::Key { domain, epoch, wrap } => write!(f, "keys/{domain}/{epoch}/{wrap}"),
             Self::KeyDestroyed { domain, epoch } => write!(f, "keys/{domain}/{epoch}/destroyed"),
+            Self::Rotation(ids) => write!(f, "keys/rotations/{ids}"),
             Self::Name(hash) => write!(f, "names/{hash}"),
             Self::Point(lineage, n) => write!(f, "points/{lineage}/{n}"),
             Self::Head(lineage) => write!(f, "heads/{lineage}"),
@@ -216,6 +220,7 @@ mod tests {
             ObjectName::Vault,
             ObjectName::Key { domain: DomainId([3; 16]), epoch: 0, wrap: wrap.clone() },
             ObjectName::KeyDestroyed { domain: DomainId([3; 16]), epoch: 7 },
+            ObjectName::Rotation("0f".repeat(16)),
             ObjectName::Name(wrap),
             ObjectName::Point(lineage, PointNumber(1)),
             ObjectName::Head(lineage),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vmkeep_envelope::Branch;
-use vmkeep_model::{LineageId, PointNumber, VmName};
+use vmkeep_model::{DomainId, LineageId, PointNumber, VmName};
 
 use crate::drive::{Driver, NoData};
 use crate::error::VaultError;
@@ -49,6 +49,11 @@ pub(crate) struct Head {
 }
 
 impl Lineage {
+    /// The domain and epoch of the data key that new data is sealed with, where it is at hand.
+    pub(crate) fn seals_with(&self) -> Option<(DomainId, u32)> {
+        self.domain.data_key().ok().map(|key| (key.id().domain, key.id().epoch))
+    }
+
     /// What stands at `number`; `None` when the number is free.
     pub(crate) fn at(&self, vault: &Inner, number: u64) -> Result<Option<AtNumber>, VaultError> {
         let name = ObjectName::Point(self.id, PointNumber(number));

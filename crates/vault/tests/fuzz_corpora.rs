@@ -77,6 +77,7 @@ fn golden_bodies_are_among_the_seeds() {
         ("retired_body", "record-07-retired.bin"),
         ("session_body", "record-08-session.bin"),
         ("forget_body", "record-09-forget.bin"),
+        ("rotation_body", "record-22-rotation.bin"),
         ("checkpoint_body", "record-21-checkpoint.bin"),
         ("entry_body", "record-20-entry-15-authority.bin"),
         ("journal_body", "record-10-journal-3-voided.bin"),

@@ -254,8 +254,12 @@ fn what_was_destroyed_can_be_swept_and_stays_destroyed_when_the_kek_is_changed()
     }
     let vault = open(store.clone(), 2);
     let done = vault.rotate_kek(&permit(), kek_of(8), None, &CancelToken::new(), &mut |_| {}).unwrap();
+    // A tombstone alone is no reason to destroy anything; it is told of.
+    assert_eq!(done.unfinished, 1);
     let vault = Vault::open(store.clone(), kek_of(8), ports(3)).unwrap();
     gone(&vault, "web@1");
+    assert!(!assert_vault_clean(&vault, "not finished").destroyed[0].finished);
+    destroy(&vault, &plan_to_destroy(&vault, None).unwrap()).unwrap();
     for object in key_objects(&store) {
         let Some(ObjectName::Key { .. }) = ObjectName::parse(&object) else { continue };
         let keys = done.vault.keys().unwrap();
@@ -355,7 +359,7 @@ fn a_tombstone_that_was_damaged_moved_or_removed_is_told_of() {
 }
 
 #[test]
-fn keys_destroyed_at_any_time_of_a_change_of_the_kek_do_not_come_back_by_it() {
+fn keys_destroyed_at_any_time_of_a_change_of_the_kek_are_told_of_and_can_be_destroyed() {
     let base = Arc::new(InMemory::new());
     let vault = create(base.clone(), 1);
     back_up_version(&vault, 1);
@@ -387,6 +391,11 @@ fn keys_destroyed_at_any_time_of_a_change_of_the_kek_do_not_come_back_by_it() {
             vault.rotate_kek(&permit(), kek_of(8), Some(kek()), &CancelToken::new(), &mut |_| {}).unwrap();
         assert_restores(&done.vault, "db@1", &version(2), "another VM");
         gone(&done.vault, "web@1");
+        let report = assert_vault_clean(&done.vault, &format!("event {at}"));
+        if !report.destroyed[0].finished {
+            // What was wrapped anew while it was destroyed: told of, and destroyed when that is asked for.
+            destroy(&done.vault, &plan_to_destroy(&done.vault, None).unwrap()).unwrap();
+        }
         let report = assert_vault_clean(&done.vault, &format!("event {at}"));
         assert!(report.destroyed[0].finished, "event {at}: {report:?}");
         for domain in done.vault.keys().unwrap() {

@@ -108,8 +108,8 @@ fn rotating_the_kek_of_a_thousand_vms_touches_key_objects_alone_and_costs_a_cons
     assert_eq!(more.1 - some.1, 1800);
     assert_eq!(more.2 - some.2, 900);
     assert_eq!(
-        many.list, 3,
-        "to begin with, for whatever came meanwhile, and to see that the new KEK opens it"
+        many.list, 5,
+        "whether the new KEK is a client's, to begin with, for whatever came meanwhile, markers, and that the new KEK opens it"
     );
 }
 

@@ -157,6 +157,9 @@ pub(crate) struct DestroyArgs {
     /// Only the data key of this epoch, as vmkeep keys list shows it [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) epoch: Option<u32>,
+    /// Another line of points of the VM than its newest, as vmkeep keys list shows it: 0 is the first
+    #[arg(long, value_name = "N")]
+    pub(crate) generation: Option<u32>,
     /// Change nothing; show what would be lost
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -7,6 +7,7 @@ mod codec;
 mod destroyed;
 mod footer;
 mod point;
+mod rotation;
 mod thinned;
 mod upkeep;
 
@@ -21,6 +22,7 @@ pub(crate) use point::{
     ChangesBody, DiskBody, DiskKeysBody, EncryptionBody, JobBody, PlaceBody, PointBody, PointHead, RootBody,
     StoredBody, TrackingBody,
 };
+pub(crate) use rotation::RotationBody;
 pub(crate) use thinned::{Part, Thinned, Unit};
 pub(crate) use upkeep::{
     DOOMED, DeadPackBody, FORGOTTEN, HELD, InheritedBody, MarkBody, MovedBody, MovedSlotBody, PIN_REASON_MAX,
@@ -52,6 +54,7 @@ pub(crate) enum RecordKind {
     CapturedKeys = 19,
     Entry = 20,
     Checkpoint = 21,
+    Rotation = 22,
 }
 
 impl RecordKind {

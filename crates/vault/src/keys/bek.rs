@@ -105,7 +105,10 @@ impl Inner {
                 let mut wraps = found.wraps.iter();
                 wraps.any(|other| (other.by, other.keys.branches()) == (wrap.by, wrap.keys.branches()))
             };
-            let missing: Vec<&Wrap> = before.wraps.iter().filter(|wrap| !is_there(wrap)).collect();
+            // What seals nothing (of a client, for points that are there) has no place in the next epoch.
+            let seals = |wrap: &&Wrap| wrap.keys.sealing().is_ok();
+            let missing: Vec<&Wrap> =
+                before.wraps.iter().filter(seals).filter(|wrap| !is_there(wrap)).collect();
             if !missing.is_empty() && found.foreign.is_empty() {
                 let first = full(&found, &what())?;
                 let path = format!("keys/{}/{newest}/{}", lineage.domain.id, first.segment);

@@ -115,7 +115,7 @@ impl Vault {
             }
             if domain == DomainId::VAULT { own.push(name) } else { theirs.push(name) }
         }
-        if own.is_empty() {
+        if own.is_empty() && theirs.is_empty() {
             return Err(VaultError::NoClient { why: "the vault has no client of this KEK" });
         }
         // The vault's own last: as long as it is there, this finds what is left.

@@ -4,18 +4,23 @@
 //! say what there was and where it lies, and without them nothing could be swept or checked any more.
 //!
 //! The order is: the lineage is closed when data is lost, or the newest keys go, so that nothing is ever built on what cannot be
-//! read; sessions that could still commit under the old keys are ended; the tombstone is created; the journals say so; the
-//! object without the data key is created and read back; every other key object of the epoch goes. From the tombstone on the
+//! read; sessions that could still commit under the old keys are ended; the tombstone is created, and what would be lost is looked at
+//! once more; the object without the data key is created and read back; every other key object of the epoch that may hold the data
+//! key goes; the journals say so. From the tombstone on the
 //! epoch counts as destroyed, whatever is left; whoever does it again finishes it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use vmkeep_envelope::{Branch, DomainKeys, KeyVault, OpenedKeys, WrapNaming, open_key_object};
+use vmkeep_envelope::{
+    Branch, DomainKeys, KeyError, KeyObjectHead, KeyVault, OpenError, OpenedKeys, WrapNaming,
+    open_key_object, wrap_name_of_some,
+};
 use vmkeep_model::{
     CancelToken, DomainId, LineageId, Permit, PointRef, Principal, SessionId, Timestamp, VmName, op,
 };
 
+use super::info::hex;
 use super::resting::{EpochBytes, Needing, Needs, by_epoch};
 use crate::error::VaultError;
 use crate::format::DestroyedBody;
@@ -24,11 +29,15 @@ use crate::keyring;
 use crate::layout::ObjectName;
 use crate::lineage::Lineage;
 use crate::records;
-use crate::store::{Created, ResultExt};
+use crate::store::Created;
 use crate::vault::{Inner, Vault};
 
 /// How often something is looked at again because somebody else was at it too.
 const ROUNDS: u32 = 16;
+
+/// Sets of branches without a data key, as the names of key objects say them.
+const REDUCED: [&[Branch]; 2] =
+    [&[Branch::Map, Branch::Identity], &[Branch::Map, Branch::Identity, Branch::DataPublic]];
 
 /// What destroying keys would destroy. Nothing is changed by making one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +66,8 @@ pub struct DestroyPlan {
     pub other_keks: Vec<String>,
     /// It was begun before, and is finished.
     pub resumes: bool,
+    /// Generations of other lines of points of the VM that have data keys, which this plan leaves as they are.
+    pub earlier: Vec<u32>,
 }
 
 /// What was destroyed.
@@ -136,7 +147,9 @@ impl Vault {
 
     /// What would be lost if the data keys of `vm` were destroyed: those of one epoch, or all.
     ///
-    /// When an earlier lineage of the VM has keys whose destruction was begun and not finished, the plan is to finish that.
+    /// When an earlier lineage of the VM has keys whose destruction was begun and not finished, the plan is to finish that. Else it
+    /// is of the newest; [`DestroyPlan::earlier`] names others that have data keys, for
+    /// [`destroy_plan_of`](Self::destroy_plan_of).
     /// Reads the header of each data pack, and the maps of points until it is known what they need.
     pub fn destroy_plan(
         &self,
@@ -152,11 +165,22 @@ impl Vault {
                 return vault.plan(&lineage, unfinished, cancel);
             }
         }
-        let epochs = match epoch {
-            Some(epoch) => BTreeSet::from([epoch]),
-            None => vault.key_names(&newest)?.into_keys().collect(),
-        };
-        vault.plan(&newest, epochs, cancel)
+        vault.plan_epochs(&newest, epoch, cancel)
+    }
+
+    /// The same for a line of points of `vm` by its generation: 0 for its first, more after it was closed and protected again.
+    pub fn destroy_plan_of(
+        &self,
+        vm: &VmName,
+        generation: u32,
+        epoch: Option<u32>,
+        cancel: &CancelToken,
+    ) -> Result<DestroyPlan, VaultError> {
+        let vault = &self.uncached().inner;
+        let at = usize::try_from(generation).unwrap_or(usize::MAX);
+        let lineage = vault.lineages_of(vm)?.into_iter().nth(at);
+        let lineage = lineage.ok_or_else(|| VaultError::NoSuchVm(vm.clone()))?;
+        vault.plan_epochs(&lineage, epoch, cancel)
     }
 
     /// Destroys the data keys that `plan` names, for ever. What they sealed can be read by nobody any more.
@@ -175,38 +199,74 @@ impl Vault {
         permit.check(&plan.vm)?;
         let inner = self.uncached().inner;
         let vault = &inner;
+        if vault.is_client {
+            let source = KeyError::BranchMissing {
+                domain: plan.domain,
+                epoch: plan.epochs.first().map_or(0, |epoch| epoch.epoch),
+                branch: Branch::Data,
+            };
+            return Err(VaultError::Key { what: format!("VM {}", plan.vm), source });
+        }
         let outdated = || VaultError::PlanOutdated { vm: plan.vm.clone() };
         let lineage = vault.lineages_of(&plan.vm)?.into_iter().find(|lineage| lineage.id == plan.lineage);
         let lineage = lineage.ok_or_else(outdated)?;
         let epochs: BTreeSet<u32> = plan.epochs.iter().map(|epoch| epoch.epoch).collect();
         let agreed: BTreeSet<&PointRef> = plan.points.iter().collect();
-        let now = vault.plan(&lineage, epochs.clone(), cancel)?;
         let keys: BTreeSet<&PointRef> = plan.guest_keys.iter().collect();
-        let more = !now.points.iter().all(|point| agreed.contains(point))
-            || !now.guest_keys.iter().all(|point| keys.contains(point));
-        if more || (now.closes && !plan.closes) {
+        let loses_more = |now: &DestroyPlan| {
+            !now.points.iter().all(|point| agreed.contains(point))
+                || !now.guest_keys.iter().all(|point| keys.contains(point))
+        };
+        let now = vault.plan(&lineage, epochs.clone(), cancel)?;
+        if loses_more(&now) || (now.closes && !plan.closes) {
             return Err(outdated());
         }
         // Nothing is to be built on what cannot be read, nor sealed with a key that is gone.
         let closed = now.closes && vault.close_lineage(&lineage, permit.who())?;
         let ended = self.end_sessions(&lineage, permit.who())?;
-        let now = vault.plan(&lineage, epochs, cancel)?;
-        if !now.points.iter().all(|point| agreed.contains(point)) || now.closes {
+        let now = vault.plan(&lineage, epochs.clone(), cancel)?;
+        if loses_more(&now) || now.closes {
             return Err(outdated());
         }
+        let mut buried = Vec::new();
         for epoch in &now.epochs {
             let points = now.points_of.get(&epoch.epoch).copied().unwrap_or(0);
-            let points = vault.bury(&lineage, epoch.epoch, permit.who().as_str(), points)?;
-            let entry = JournalEntry::KeysDestroyed { domain: lineage.domain.id, epoch: epoch.epoch, points };
-            for stream in [lineage.id.0, vault.id.0] {
-                if !journal::read(vault, stream)?.iter().any(|record| record.entry == entry) {
-                    journal::append(vault, stream, permit.who(), &entry)?;
+            buried.push((epoch.epoch, vault.bury(&lineage, epoch.epoch, permit.who().as_str(), points)?));
+        }
+        // A sweep that repacks may seal what it moves with these keys. One that is not seen here sees the tombstone, and leaves all
+        // as it is; what one moved before shows in the plan.
+        let checked = vault.repacking(&lineage).and_then(|is_repacking| {
+            if is_repacking {
+                return Err(VaultError::SweepUnderWay { vm: plan.vm.clone() });
+            }
+            let now = self.uncached().inner.plan(&lineage, epochs, cancel)?;
+            if loses_more(&now) { Err(outdated()) } else { Ok(()) }
+        });
+        if let Err(error) = checked {
+            for (epoch, (_, created)) in buried {
+                if created == Created::Ours {
+                    vault.objects.delete(&ObjectName::KeyDestroyed { domain: lineage.domain.id, epoch })?;
                 }
             }
+            return Err(error);
         }
+        // The keys before the journal: a journal that cannot be read keeps nothing from being destroyed.
         let mut removed = 0;
         for epoch in &now.epochs {
             removed += vault.finish_destroying(&*vault.key_vault, lineage.domain.id, epoch.epoch)?;
+        }
+        for (epoch, (points, _)) in buried {
+            let entry = JournalEntry::KeysDestroyed { domain: lineage.domain.id, epoch, points };
+            for stream in [lineage.id.0, vault.id.0] {
+                let is_there = match journal::read(vault, stream) {
+                    Ok(records) => records.iter().any(|record| record.entry == entry),
+                    Err(e) if e.is_of_one_object() => false,
+                    Err(e) => return Err(e),
+                };
+                if !is_there {
+                    journal::append(vault, stream, permit.who(), &entry)?;
+                }
+            }
         }
         Ok(Destroyed { points: now.points, removed, closed, ended })
     }
@@ -233,6 +293,37 @@ impl Vault {
 }
 
 impl Inner {
+    fn plan_epochs(
+        self: &Arc<Self>,
+        lineage: &Lineage,
+        epoch: Option<u32>,
+        cancel: &CancelToken,
+    ) -> Result<DestroyPlan, VaultError> {
+        let epochs = match epoch {
+            Some(epoch) => BTreeSet::from([epoch]),
+            None => self.key_names(lineage)?.into_keys().collect(),
+        };
+        self.plan(lineage, epochs, cancel)
+    }
+
+    /// Generations of other lines of points of the same VM that have data keys.
+    fn others_with_keys(&self, lineage: &Lineage) -> Result<Vec<u32>, VaultError> {
+        let mut found = Vec::new();
+        for (generation, other) in (0_u32..).zip(self.lineages_of(&lineage.vm)?) {
+            let mut epochs = other.domain.epochs();
+            if other.id != lineage.id && epochs.any(|epoch| other.domain.data_key_of(epoch).is_ok()) {
+                found.push(generation);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether a sweep is repacking packs of a lineage, or died doing so.
+    fn repacking(&self, lineage: &Lineage) -> Result<bool, VaultError> {
+        let records = self.objects.list(&format!("sweep/{}/repack", lineage.id))?;
+        Ok(records.iter().any(|(path, _)| matches!(ObjectName::parse(path), Some(ObjectName::Repack(..)))))
+    }
+
     /// Every lineage that ever had this name, the oldest first.
     fn lineages_of(&self, vm: &VmName) -> Result<Vec<Lineage>, VaultError> {
         let mut found = Vec::new();
@@ -264,7 +355,9 @@ impl Inner {
             for path in names.iter().filter(|_| lineage.domain.destroyed().contains_key(&epoch)) {
                 let info = self.wrap_info(path)?;
                 let is_safe = |branches: &Vec<Branch>| !branches.contains(&Branch::Data);
-                if info.is_some_and(|info| !info.branches.as_ref().is_some_and(is_safe)) {
+                if info.is_some_and(|info| {
+                    !info.branches.as_ref().is_some_and(is_safe) && !Self::is_reduced(path, &info.kek)
+                }) {
                     unfinished.insert(epoch);
                 }
             }
@@ -312,6 +405,7 @@ impl Inner {
             sessions: self.sessions_left(lineage)?,
             other_keks: other_keks.into_iter().collect(),
             resumes,
+            earlier: self.others_with_keys(lineage)?,
             epochs: epochs.into_iter().map(rests).collect(),
         })
     }
@@ -329,8 +423,14 @@ impl Inner {
         Ok(left.into_iter().map(|body| SessionId(body.session)).collect())
     }
 
-    /// Creates the tombstone of an epoch, unless there is one; gives how many points it says were lost.
-    fn bury(&self, lineage: &Lineage, epoch: u32, by: &str, points: u64) -> Result<u64, VaultError> {
+    /// Creates the tombstone of an epoch, unless there is one; gives how many points it says were lost, and whether it is new.
+    fn bury(
+        &self,
+        lineage: &Lineage,
+        epoch: u32,
+        by: &str,
+        points: u64,
+    ) -> Result<(u64, Created), VaultError> {
         let domain = lineage.domain.id;
         let name = ObjectName::KeyDestroyed { domain, epoch };
         let body = DestroyedBody {
@@ -343,16 +443,32 @@ impl Inner {
         };
         let context = self.sealer.context(&*self.ports.entropy);
         let object = records::seal(&name, &body, &self.record, &context)?;
-        if self.objects.create(&name, &object)? == Created::Ours {
-            return Ok(points);
+        for _ in 0..ROUNDS {
+            if self.objects.create(&name, &object)? == Created::Ours {
+                return Ok((points, Created::Ours));
+            }
+            if let Some(there) = keyring::tombstone(&self.objects, &self.record, domain, epoch)? {
+                return Ok((there.points, Created::Other));
+            }
+            // One that does not open, or is that of other keys, says nothing to anybody.
+            self.objects.delete(&name)?;
         }
-        let bytes = self.objects.read(&name).or_missing(&name)?;
-        let there: DestroyedBody = records::open(&name, &bytes, &self.record)?;
-        if (there.domain, there.epoch) == (domain.0, epoch) {
-            return Ok(there.points);
-        }
-        let what = crate::format::FormatError("it is the tombstone of other keys".to_owned());
-        Err(VaultError::malformed(&name, what))
+        Err(VaultError::Taken { object: name.to_string() })
+    }
+
+    /// Whether the key object `path` of the KEK `kek`, by its id in hex, is named as one without a data key: it opens under that
+    /// name only when it holds none.
+    fn is_reduced(path: &str, kek: &str) -> bool {
+        let digits = kek.as_bytes().chunks(2).map(|pair| {
+            let pair = std::str::from_utf8(pair).unwrap_or_default();
+            u8::from_str_radix(pair, 16)
+        });
+        let Ok(kek) = digits.collect::<Result<Vec<u8>, _>>() else { return false };
+        REDUCED.iter().any(|branches| path.ends_with(&format!("/{}", wrap_name_of_some(&kek, branches))))
+    }
+
+    fn is_reduced_object(path: &str, bytes: &[u8]) -> bool {
+        KeyObjectHead::parse(bytes).is_ok_and(|head| Self::is_reduced(path, &hex(&head.kek_id)))
     }
 
     /// Removes every key object of a destroyed epoch that may hold its data key, once one without it is there; gives how many
@@ -378,6 +494,11 @@ impl Inner {
                         let more = source.as_ref().is_none_or(|s| s.branches().len() < keys.branches().len());
                         source = if more { Some(keys) } else { source };
                     }
+                    // Another KEK's that holds no data key by its name: nothing is to be taken from it, and a change of the
+                    // KEK may rest on it.
+                    Ok(OpenedKeys::NotMine) if Self::is_reduced_object(&path, &bytes) => {}
+                    // Whoever holds the KEK did not answer: nothing is known of what is in it.
+                    Err(source @ OpenError::KeyVault(_)) => return Err(VaultError::open(&name, source)),
                     Ok(OpenedKeys::NotMine) | Err(_) => surplus.push(name),
                 }
             }
@@ -387,8 +508,11 @@ impl Inner {
             if !kept {
                 let what = || format!("key domain {domain}, epoch {epoch}");
                 let keys = source.ok_or_else(|| VaultError::WrongKey { what: what() })?.without(Branch::Data);
+                let keys = keys.without(Branch::DataPublic);
                 let (path, object) = self.wrapped(&keys, key_vault, WrapNaming::KekAndBranches)?;
-                self.objects.create(&keyring::key_name(&path)?, &object)?;
+                let name = keyring::key_name(&path)?;
+                self.objects.create(&name, &object)?;
+                surplus.retain(|other| *other != name);
                 if !self.opened_by(key_vault, &path)?.is_some_and(|found| found.same_keys(&keys)) {
                     return Err(VaultError::KeysDiffer { object: path });
                 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vmkeep_envelope::PackName;
-use vmkeep_model::{LineageId, SessionId};
+use vmkeep_model::{DomainId, LineageId, SessionId};
 
 use super::carry::pack_objects;
 use super::{
@@ -53,6 +53,8 @@ pub(crate) struct Repack {
     at: i64,
     rules: Rules,
     head: Head,
+    /// The domain and epoch of the data key that what is thinned is sealed with; `None` when nothing is.
+    seals_with: Option<(DomainId, u32)>,
     worn: Vec<PackBody>,
     group: Vec<PackBody>,
     births: BTreeSet<PackBody>,
@@ -70,6 +72,7 @@ pub(crate) struct Repack {
 enum State {
     Begin,
     Open(CreateOnce),
+    Tombstone,
     Group,
     Births(usize),
     Moved(NewestMoved),
@@ -97,6 +100,7 @@ impl Repack {
         lineage: LineageId,
         (sweep, at): ([u8; 16], i64),
         head: Head,
+        seals_with: Option<(DomainId, u32)>,
         worn: Vec<PackBody>,
         rules: Rules,
     ) -> Self {
@@ -106,6 +110,7 @@ impl Repack {
             at,
             rules,
             head,
+            seals_with,
             worn,
             group: Vec::new(),
             births: BTreeSet::new(),
@@ -133,8 +138,17 @@ impl Repack {
                 }
                 State::Open(create) => {
                     good!(wait!(create, reply));
-                    State::Group
+                    State::Tombstone
                 }
+                // After its own record: whoever destroys keys looks, after the tombstone, for the records of sweeps that repack.
+                // So either it is seen here that nothing is to be sealed with these keys, or they are not destroyed yet.
+                State::Tombstone => match (reply, self.seals_with) {
+                    (_, None) | (Reply::There(false), _) => State::Group,
+                    (Reply::Begin, Some((domain, epoch))) => {
+                        return Step::Ask(Request::Exists(ObjectName::KeyDestroyed { domain, epoch }));
+                    }
+                    _ => State::End,
+                },
                 State::Group => {
                     let take = self.worn.len().min(GROUP);
                     self.group = self.worn.drain(..take).collect();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vmkeep_envelope::PackName;
-use vmkeep_model::{LineageId, SessionId};
+use vmkeep_model::{DomainId, LineageId, SessionId};
 
 use super::leftover::Leftovers;
 use super::reap::{Reap, Reaped};
@@ -109,6 +109,8 @@ pub(crate) struct SweepInput {
     pub(crate) void_before: i64,
     /// Whether worn packs are repacked, and how many at most.
     pub(crate) repack: usize,
+    /// The domain and epoch of the data key that what is thinned is sealed with; `None` when nothing is.
+    pub(crate) seals_with: Option<(DomainId, u32)>,
     pub(crate) rules: Rules,
 }
 
@@ -186,7 +188,7 @@ impl LineageSweep {
     }
 
     pub(crate) fn step(&mut self, reply: Reply) -> Step<Result<SweepReport, Trouble>> {
-        let SweepInput { lineage, sweep, at, void_before, rules, repack } = self.input;
+        let SweepInput { lineage, sweep, at, void_before, rules, repack, seals_with } = self.input;
         let mut next = Some(reply);
         loop {
             let reply = next.take().unwrap_or(Reply::Begin);
@@ -314,7 +316,7 @@ impl LineageSweep {
                         }
                         worn.worn.truncate(repack);
                         let head = self.head.clone();
-                        State::Repack(Repack::new(lineage, (sweep, at), head, worn.worn, rules))
+                        State::Repack(Repack::new(lineage, (sweep, at), head, seals_with, worn.worn, rules))
                     }
                     // Only what this sweep, or one before, found worn.
                     Reply::Begin

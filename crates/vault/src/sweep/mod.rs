@@ -201,6 +201,7 @@ impl Vault {
             at: now,
             void_before: settings.abandoned_after_ms.map_or(i64::MIN, |after| now.saturating_sub(after)),
             repack: if *budget == 0 { 0 } else { usize::MAX },
+            seals_with: lineage.seals_with(),
             rules: vault.rules,
         };
         let marked = waiting.marks.clone();

@@ -103,7 +103,7 @@ impl Inner {
         let mut find = FindHead::new(lineage.id);
         let head = Driver::new(self, Some(lineage), &mut none).finish(|reply| find.step(reply))?;
         let (sweep, at) = (data.sweep().0, self.ports.clock.now().0);
-        let mut repack = Repack::new(lineage.id, (sweep, at), head, packs, self.rules);
+        let mut repack = Repack::new(lineage.id, (sweep, at), head, lineage.seals_with(), packs, self.rules);
         Driver::new(self, Some(lineage), data).finish(|reply| repack.step(reply))
     }
 }

@@ -8,7 +8,7 @@ use vmkeep_model::{CancelToken, DomainId, LineageId, PointNumber, PointRef, Sess
 
 use super::{Accounting, Audit, AuditDepth, Damage};
 use crate::error::VaultError;
-use crate::format::{DestroyedBody, FormatError, SessionBody};
+use crate::format::{DestroyedBody, FormatError, RotationBody, SessionBody};
 use crate::journal::{self, JournalEntry};
 use crate::keys::{DestroyedKeys, Needs};
 use crate::layout::ObjectName;
@@ -82,7 +82,14 @@ impl<'a> Auditor<'a> {
         self.account(&ObjectName::Vault.to_string(), Class::Live);
         self.keys(DomainId::VAULT)?;
         self.journal(self.vault.id.0)?;
-        self.journal(self.vault.authority_stream()).map(drop)
+        self.journal(self.vault.authority_stream())?;
+        self.journal(self.vault.note_stream())?;
+        for path in self.under("keys/rotations/") {
+            if let Some(name @ ObjectName::Rotation(_)) = ObjectName::parse(&path) {
+                self.record::<RotationBody>(&name, Class::Live)?;
+            }
+        }
+        Ok(())
     }
 
     /// Checks the key objects of a domain that is in use and gives their names.

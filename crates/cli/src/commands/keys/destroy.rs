@@ -32,6 +32,8 @@ struct PlanLine<'a> {
     /// Other VMs whose data is sealed with the same keys.
     shared_with: &'a [String],
     resumes: bool,
+    /// Other lines of points of the VM that have data keys and are left as they are.
+    earlier: &'a [u32],
 }
 
 #[derive(Serialize)]
@@ -78,14 +80,14 @@ pub(super) fn run(context: &Context<'_>, args: &DestroyArgs) -> Result<Outcome, 
     let vm = &args.vm.vm;
     if args.dry_run {
         context.may_view(&vault, Some(vm))?;
-        let plan = vault.destroy_plan(vm, args.epoch, context.cancel)?;
+        let plan = plan(context, &vault, args)?;
         show(context.output, &Told::of(&vault, &plan)?);
         context.output.text("nothing was changed");
         context.output.json(&Summary::of_plan(&plan));
         return Ok(Outcome::Good);
     }
     let permit = context.permit(&vault, Some(vm))?;
-    let plan = vault.destroy_plan(vm, args.epoch, context.cancel)?;
+    let plan = plan(context, &vault, args)?;
     show(context.output, &Told::of(&vault, &plan)?);
     confirm(
         context.output,
@@ -99,6 +101,14 @@ pub(super) fn run(context: &Context<'_>, args: &DestroyArgs) -> Result<Outcome, 
     })?;
     report(context.output, &plan, &done);
     Ok(Outcome::Good)
+}
+
+fn plan(context: &Context<'_>, vault: &Vault, args: &DestroyArgs) -> Result<DestroyPlan, Error> {
+    let vm = &args.vm.vm;
+    Ok(match args.generation {
+        Some(generation) => vault.destroy_plan_of(vm, generation, args.epoch, context.cancel)?,
+        None => vault.destroy_plan(vm, args.epoch, context.cancel)?,
+    })
 }
 
 impl<'a> Told<'a> {
@@ -147,6 +157,7 @@ fn show(output: &Output, told: &Told<'_>) {
         other_keks: &plan.other_keks,
         shared_with: &told.shared_with,
         resumes: plan.resumes,
+        earlier: &plan.earlier,
     });
 }
 
@@ -194,6 +205,13 @@ fn lines(told: &Told<'_>) -> Vec<String> {
         lines.push(format!(
             "other VMs whose data is sealed with the same keys, and is lost as well: {}",
             told.shared_with.join(", ")
+        ));
+    }
+    if !plan.earlier.is_empty() {
+        let earlier: Vec<String> = plan.earlier.iter().map(ToString::to_string).collect();
+        lines.push(format!(
+            "other lines of points of {vm} keep their data keys (--generation names one): {}",
+            earlier.join(", ")
         ));
     }
     lines.push("what this cannot do:".to_owned());

@@ -45,6 +45,8 @@ struct Summary {
     added: u64,
     removed: u64,
     damaged: usize,
+    /// Data keys with a tombstone that are still there.
+    unfinished: u64,
     /// The old key opened the vault no more: an earlier run had come that far.
     resumed: bool,
     key: &'static str,
@@ -99,6 +101,7 @@ pub(super) fn run(context: &Context<'_>, args: &RotateKekArgs) -> Result<Outcome
         added: done.added,
         removed: done.removed,
         damaged: done.damaged.len(),
+        unfinished: done.unfinished,
         resumed,
         key: new.kind(),
         key_file,
@@ -141,6 +144,13 @@ fn report(context: &Context<'_>, done: &KekRotation, key_file: Option<&str>) -> 
             sweep::count(removed, "wrap")
         ),
     });
+    if done.unfinished > 0 {
+        output.text(format!(
+            "{} with a tombstone still there: vmkeep keys destroy finishes destroying {}",
+            sweep::count(done.unfinished, "data key"),
+            if done.unfinished == 1 { "it" } else { "them" }
+        ));
+    }
     if done.left > 0 {
         return Err(Error::KeysLeft(done.left));
     }

@@ -381,6 +381,7 @@ impl Sweeper {
             at: OPENED,
             void_before: NOW,
             repack: if self.repack { 8 } else { 0 },
+            seals_with: None,
             rules: self.rules,
         }
     }
