@@ -63,7 +63,10 @@ impl fmt::Display for Anomaly {
             }
             Self::Backwards { number, by_ms, points } => {
                 let minutes = by_ms / 60_000;
-                write!(f, "{points} points are older than points made before them, number {number} by {minutes} minutes")
+                write!(
+                    f,
+                    "{points} points are older than points made before them, number {number} by {minutes} minutes"
+                )
             }
             Self::Future { number, time, points } => {
                 write!(f, "{points} points are from the future, number {number} from {time}")
@@ -132,7 +135,13 @@ fn too_many(
         let is_ours = settings.policy_version.is_none() || point.policy_version == settings.policy_version;
         here += u32::from(is_ours);
         all += 1;
-        let bad = if here > ours { Some((here, ours)) } else if all > others { Some((all, others)) } else { None };
+        let bad = if here > ours {
+            Some((here, ours))
+        } else if all > others {
+            Some((all, others))
+        } else {
+            None
+        };
         if let Some((found, allowed)) = bad {
             bad_days += u32::from(!counted_bad);
             counted_bad = true;

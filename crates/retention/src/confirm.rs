@@ -66,19 +66,27 @@ impl Irreversible {
                 )
             }
             Self::AlwaysOnSoftDelete { days } => {
-                format!("soft delete can never be switched off or shortened again: what is deleted stays for {days} days")
+                format!(
+                    "soft delete can never be switched off or shortened again: what is deleted stays for {days} days"
+                )
             }
             Self::DeleteForGood { vm, points } => {
                 format!("all {points} points of {vm} are removed at once, and nothing brings them back")
             }
             Self::Purge { vm, until } => {
-                format!("the points of {vm} are removed now rather than at {until}, and nothing brings them back")
+                format!(
+                    "the points of {vm} are removed now rather than at {until}, and nothing brings them back"
+                )
             }
             Self::PruneToZero { vm, points } => {
-                format!("{points} points of {vm} are removed, the newest among them, and none is left to restore from")
+                format!(
+                    "{points} points of {vm} are removed, the newest among them, and none is left to restore from"
+                )
             }
             Self::LongRetentionUnderLock { days } => {
-                format!("points made from now on are kept for up to {days} days, and immutability is locked: that can never be shortened")
+                format!(
+                    "points made from now on are kept for up to {days} days, and immutability is locked: that can never be shortened"
+                )
             }
         }
     }
@@ -86,7 +94,9 @@ impl Irreversible {
     /// Until when it binds; `None` is for ever.
     pub fn until(&self) -> Option<Timestamp> {
         match self {
-            Self::LockImmutability { .. } | Self::LongRetentionUnderLock { .. } | Self::AlwaysOnSoftDelete { .. } => None,
+            Self::LockImmutability { .. }
+            | Self::LongRetentionUnderLock { .. }
+            | Self::AlwaysOnSoftDelete { .. } => None,
             Self::DeleteForGood { .. } | Self::PruneToZero { .. } | Self::Purge { .. } => None,
         }
     }

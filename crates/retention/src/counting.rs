@@ -71,7 +71,8 @@ fn restic(rules: &KeepRules, candidates: &[Candidate], now: i64, out: &mut Vec<(
             let oldest = place + 1 == candidates.len();
             if own != last || oldest {
                 nth += 1;
-                let reason = if own == last { Reason::Oldest { bucket } } else { Reason::Counted { bucket, nth } };
+                let reason =
+                    if own == last { Reason::Oldest { bucket } } else { Reason::Counted { bucket, nth } };
                 out.push((place, reason));
                 last = own;
             }
@@ -138,7 +139,8 @@ fn proxmox(rules: &KeepRules, candidates: &[Candidate], out: &mut Vec<(usize, Re
             continue;
         }
         let all = || candidates.iter().enumerate().map(|(place, c)| (place, period(bucket, place, c)));
-        let before: HashSet<i64> = all().filter(|(place, _)| marks[*place] == Mark::Keep).map(|(_, p)| p).collect();
+        let before: HashSet<i64> =
+            all().filter(|(place, _)| marks[*place] == Mark::Keep).map(|(_, p)| p).collect();
         let (mut nth, mut seen) = (0, HashSet::new());
         for (place, own) in all() {
             if marks[place] != Mark::None || before.contains(&own) {

@@ -76,7 +76,9 @@ pub fn diff_of_policies(
                 continue;
             }
         };
-        let words = |plan: &Plan, reason: Option<&Reason>| reason.map_or_else(String::new, |r| r.words(&plan.policy, now));
+        let words = |plan: &Plan, reason: Option<&Reason>| {
+            reason.map_or_else(String::new, |r| r.words(&plan.policy, now))
+        };
         list.push(PointChange {
             number: was.number,
             time: was.time,
@@ -87,7 +89,16 @@ pub fn diff_of_policies(
         });
     }
     let weakenings = weakenings(old, new);
-    Ok(PolicyDiff { lost, saved, sooner, later, unchanged, lost_bytes_at_least: lost_bytes, weakenings, plan: after })
+    Ok(PolicyDiff {
+        lost,
+        saved,
+        sooner,
+        later,
+        unchanged,
+        lost_bytes_at_least: lost_bytes,
+        weakenings,
+        plan: after,
+    })
 }
 
 /// Where `new` may keep some point for less time than `old`, whatever the points are; empty when it cannot.
@@ -97,7 +108,10 @@ pub fn diff_of_policies(
 pub fn weakenings(old: &Policy, new: &Policy) -> Vec<String> {
     let mut found = Vec::new();
     if old.zone != new.zone {
-        found.push(format!("the time zone changes from {} to {}: days begin at other times", old.zone, new.zone));
+        found.push(format!(
+            "the time zone changes from {} to {}: days begin at other times",
+            old.zone, new.zone
+        ));
     }
     match (&old.retention, &new.retention) {
         (Retention::Calendar(old), Retention::Calendar(new)) => calendar(old, new, &mut found),
@@ -136,7 +150,10 @@ fn calendar(old: &CalendarRules, new: &CalendarRules, found: &mut Vec<String>) {
     if let (Some(old), Some(new)) = (old.yearly, new.yearly)
         && !(old.on.is_subset(&new.on) && old.months.is_subset(new.months))
     {
-        found.push(format!("the yearly rule tags {} of {} in place of {} of {}", new.on, new.months, old.on, old.months));
+        found.push(format!(
+            "the yearly rule tags {} of {} in place of {} of {}",
+            new.on, new.months, old.on, old.months
+        ));
     }
     if old.late && !new.late {
         found.push("tags of failed days are no longer carried by the next point".to_owned());

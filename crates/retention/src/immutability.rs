@@ -119,7 +119,9 @@ pub enum Blocked {
         state: Immutability,
     },
     /// A VM under the policy is suspended: its points would not follow.
-    #[error("{change} is refused under immutability while protection of a VM under the policy is stopped; resume it first")]
+    #[error(
+        "{change} is refused under immutability while protection of a VM under the policy is stopped; resume it first"
+    )]
     Suspended {
         /// What was asked for.
         change: Change,
@@ -143,7 +145,9 @@ pub enum ProtectionChangeError {
         to: Immutability,
     },
     /// From off to locked in one step.
-    #[error("immutability goes from disabled to unlocked first, so that its effects can be seen before it is locked")]
+    #[error(
+        "immutability goes from disabled to unlocked first, so that its effects can be seen before it is locked"
+    )]
     NotAtOnce,
     /// Soft delete is always on.
     #[error("soft delete is always on, for {now} days at least; it cannot become {to}")]
@@ -245,7 +249,8 @@ impl SoftDelete {
 
     /// Whether `to` protects less.
     pub fn is_weakened_by(self, to: Self) -> bool {
-        to.days() < self.days() || (matches!(self, Self::AlwaysOn { .. }) && !matches!(to, Self::AlwaysOn { .. }))
+        to.days() < self.days()
+            || (matches!(self, Self::AlwaysOn { .. }) && !matches!(to, Self::AlwaysOn { .. }))
     }
 
     /// What it becomes. What was deleted before keeps the days it was deleted with.

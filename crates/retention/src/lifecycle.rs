@@ -266,7 +266,10 @@ impl State {
         let vm = context.vm.clone();
         match (self, event) {
             (
-                Self::Protected | Self::VmGone { .. } | Self::StoppedRetain { .. } | Self::StoppedByPolicy { .. },
+                Self::Protected
+                | Self::VmGone { .. }
+                | Self::StoppedRetain { .. }
+                | Self::StoppedByPolicy { .. },
                 Event::StopDelete,
             ) if context.soft_delete == SoftDelete::Disabled => {
                 Some(Irreversible::DeleteForGood { vm, points: context.points })
@@ -308,11 +311,18 @@ impl State {
             }
             (Self::Protected | Self::VmGone { .. }, Event::StopByPolicy) => Self::StoppedByPolicy { since },
             (
-                Self::Protected | Self::VmGone { .. } | Self::StoppedRetain { .. } | Self::StoppedByPolicy { .. },
+                Self::Protected
+                | Self::VmGone { .. }
+                | Self::StoppedRetain { .. }
+                | Self::StoppedByPolicy { .. },
                 Event::StopDelete,
             ) => self.delete(context)?,
-            (Self::SoftDeleted { until, .. }, Event::Undelete) if context.now < until => Self::StoppedRetain { since },
-            (Self::SoftDeleted { until, .. }, Event::Undelete) => return Err(LifecycleError::TooLate { until }),
+            (Self::SoftDeleted { until, .. }, Event::Undelete) if context.now < until => {
+                Self::StoppedRetain { since }
+            }
+            (Self::SoftDeleted { until, .. }, Event::Undelete) => {
+                return Err(LifecycleError::TooLate { until });
+            }
             (Self::SoftDeleted { until, .. }, Event::Tick) if context.now >= until => Self::Purged { since },
             (Self::SoftDeleted { until, .. }, Event::Purge) => self.purge(until, context)?,
             // A VM that comes or goes changes nothing where no backups are made of it.
@@ -387,9 +397,13 @@ fn effects(from: StateKind, to: State) -> Vec<Effect> {
         _ => {}
     }
     match to {
-        State::SoftDeleted { until, .. } if from != StateKind::SoftDeleted => effects.push(Effect::PointsDeleted { until }),
+        State::SoftDeleted { until, .. } if from != StateKind::SoftDeleted => {
+            effects.push(Effect::PointsDeleted { until })
+        }
         State::Purged { .. } if from != StateKind::Purged => effects.push(Effect::PointsRemoved),
-        _ if from == StateKind::SoftDeleted && kind != StateKind::SoftDeleted => effects.push(Effect::PointsRestored),
+        _ if from == StateKind::SoftDeleted && kind != StateKind::SoftDeleted => {
+            effects.push(Effect::PointsRestored)
+        }
         _ => {}
     }
     effects

@@ -235,13 +235,12 @@ impl<'a> Planner<'a> {
                 }
             }
             Retention::Keep(rules) => {
-                let takes_part = |point: &Point| point.is_ruled() && !(rules.mode == KeepMode::Proxmox && point.held);
+                let takes_part =
+                    |point: &Point| point.is_ruled() && !(rules.mode == KeepMode::Proxmox && point.held);
                 let newest_first = (0..self.order.len()).rev().filter(|index| takes_part(self.order[*index]));
                 let places: Vec<usize> = newest_first.collect();
-                let candidates: Vec<Candidate> = places
-                    .iter()
-                    .map(|&index| Candidate { index, local_ms: self.local[index] })
-                    .collect();
+                let candidates: Vec<Candidate> =
+                    places.iter().map(|&index| Candidate { index, local_ms: self.local[index] }).collect();
                 let now_local = LocalTime::new(&self.policy.zone).local(self.now);
                 let tags = |candidate: usize| self.order[candidate].tags.as_slice();
                 let mut kept = counting::kept(rules, &candidates, tags, now_local);
@@ -293,7 +292,11 @@ impl<'a> Planner<'a> {
         let own = &mut self.reasons[from..];
         own.sort_by_key(|reason| std::cmp::Reverse((reason.keeps(self.now), reason.ends(), reason.rank())));
         let kept = own[0].keeps(self.now);
-        let expires = if kept || own[0].ends() != Expiry::At(Timestamp(i64::MIN)) { own[0].ends() } else { Expiry::At(point.time) };
+        let expires = if kept || own[0].ends() != Expiry::At(Timestamp(i64::MIN)) {
+            own[0].ends()
+        } else {
+            Expiry::At(point.time)
+        };
         self.verdicts.push(Verdict {
             number: point.number,
             time: point.time,
@@ -409,7 +412,8 @@ impl Plan {
 
     /// The points that go as runs between points that stay, by number.
     pub fn runs(&self) -> Vec<ExpiredRun> {
-        let mut all: Vec<(PointNumber, Decision)> = self.verdicts.iter().map(|v| (v.number, v.decision)).collect();
+        let mut all: Vec<(PointNumber, Decision)> =
+            self.verdicts.iter().map(|v| (v.number, v.decision)).collect();
         all.sort_unstable_by_key(|(number, _)| *number);
         let mut runs: Vec<ExpiredRun> = Vec::new();
         let (mut kept, mut open) = (None, false);
@@ -423,7 +427,13 @@ impl Plan {
                 }
                 (Decision::Expire, Some(run)) if open => (run.last, run.points) = (number, run.points + 1),
                 (Decision::Expire, _) => {
-                    runs.push(ExpiredRun { after: kept, first: number, last: number, points: 1, before: None });
+                    runs.push(ExpiredRun {
+                        after: kept,
+                        first: number,
+                        last: number,
+                        points: 1,
+                        before: None,
+                    });
                     open = true;
                 }
             }

@@ -68,7 +68,11 @@ impl Runs<'_> {
             Schedule::Daily { at } => vec![run(i64::from(at.minutes()))],
             Schedule::Weekly { days, at } => {
                 let weekday = Weekday::ALL.get(usize::from(day.weekday()));
-                if weekday.is_some_and(|w| days.contains(*w)) { vec![run(i64::from(at.minutes()))] } else { Vec::new() }
+                if weekday.is_some_and(|w| days.contains(*w)) {
+                    vec![run(i64::from(at.minutes()))]
+                } else {
+                    Vec::new()
+                }
             }
             Schedule::Hourly { start, every, .. } => {
                 let count = self.schedule.runs_per_day_max();

@@ -113,9 +113,9 @@ impl<'z> Tagger<'z> {
         let rule = |name, slots, keep| Rule { name, slots, keep, ends: LocalTime::new(zone) };
         let daily = rules.daily.map(|keep| rule(RuleName::Daily, Slots::Daily, keep));
         let weekly = rules.weekly.map(|r| rule(RuleName::Weekly, Slots::Weekly(r.days), r.keep));
-        let monthly = rules.monthly.map(|r| {
-            rule(RuleName::Monthly, Slots::Monthly(MonthSlots::new(r.on, MonthSet::all())), r.keep)
-        });
+        let monthly = rules
+            .monthly
+            .map(|r| rule(RuleName::Monthly, Slots::Monthly(MonthSlots::new(r.on, MonthSet::all())), r.keep));
         let yearly = rules
             .yearly
             .map(|r| rule(RuleName::Yearly, Slots::Monthly(MonthSlots::new(r.on, r.months)), r.keep));

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::LazyLock;
 
-use icu_time::zone::windows::WindowsParser;
 use icu_time::zone::iana::IanaParserExtended;
+use icu_time::zone::windows::WindowsParser;
 use jiff::civil::DateTime;
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use thiserror::Error;
@@ -40,7 +40,9 @@ pub struct Zone {
 
 /// No time zone has this name.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("no time zone is called {name:?}; write an IANA name such as Europe/Berlin or a Windows name such as Pacific Standard Time")]
+#[error(
+    "no time zone is called {name:?}; write an IANA name such as Europe/Berlin or a Windows name such as Pacific Standard Time"
+)]
 pub struct UnknownZone {
     /// The name, at most its first 64 bytes.
     pub name: String,
@@ -115,7 +117,10 @@ impl fmt::Display for Zone {
 fn windows_to_iana(name: &str) -> Option<String> {
     let parser = WindowsParser::new();
     let found = spellings(name).into_iter().find_map(|spelling| parser.parse(&spelling, None))?;
-    IanaParserExtended::new().iter().find(|known| known.time_zone == found).map(|known| known.canonical.to_owned())
+    IanaParserExtended::new()
+        .iter()
+        .find(|known| known.time_zone == found)
+        .map(|known| known.canonical.to_owned())
 }
 
 /// The name in the capitals that the table may have it in: words of places, with the abbreviations all in capitals.
@@ -190,7 +195,8 @@ impl<'z> LocalTime<'z> {
         // One millisecond on, so that a change at this very instant is before it.
         let changed = self.rules.preceding(after_millisecond(instant)).next();
         self.from = changed.map_or(i64::MIN / 4, |t| t.timestamp().as_millisecond());
-        let after = self.rules.following(instant).next().map_or(i64::MAX / 4, |t| t.timestamp().as_millisecond());
+        let after =
+            self.rules.following(instant).next().map_or(i64::MAX / 4, |t| t.timestamp().as_millisecond());
         self.offset = i64::from(self.rules.to_offset(instant).seconds()) * 1000;
         self.until = after;
     }

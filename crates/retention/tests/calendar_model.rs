@@ -12,7 +12,7 @@ use jiff::{ToSpan, Zoned};
 use proptest::prelude::*;
 use vmkeep_model::{PointNumber, Timestamp};
 use vmkeep_retention::{
-    CalendarRules, DayPick, Decision, Month, PointKind, Point, Reason, Retention, RuleName, Span, SpanUnit,
+    CalendarRules, DayPick, Decision, Month, Point, PointKind, Reason, Retention, RuleName, Span, SpanUnit,
     WeekOfMonth, Weekday, plan_with,
 };
 
@@ -55,7 +55,8 @@ fn rules_of(rules: &CalendarRules) -> Vec<(RuleName, Span, TaggedDays)> {
         all.push((RuleName::Monthly, rule.keep, Box::new(move |date| picks(&rule.on, date))));
     }
     if let Some(rule) = rules.yearly {
-        let named = move |date: Date| rule.months.contains(Month::ALL[usize::try_from(date.month() - 1).unwrap()]);
+        let named =
+            move |date: Date| rule.months.contains(Month::ALL[usize::try_from(date.month() - 1).unwrap()]);
         all.push((RuleName::Yearly, rule.keep, Box::new(move |date| named(date) && picks(&rule.on, date))));
     }
     all
@@ -73,7 +74,11 @@ fn later(at: &Zoned, span: Span) -> Timestamp {
 }
 
 /// Which tags each point has, until when.
-fn model(points: &[Point], rules: &CalendarRules, zone: &TimeZone) -> BTreeMap<PointNumber, Vec<(RuleName, bool, Timestamp)>> {
+fn model(
+    points: &[Point],
+    rules: &CalendarRules,
+    zone: &TimeZone,
+) -> BTreeMap<PointNumber, Vec<(RuleName, bool, Timestamp)>> {
     let mut by_day: BTreeMap<Date, Vec<(Zoned, PointNumber)>> = BTreeMap::new();
     let mut tags: BTreeMap<PointNumber, Vec<(RuleName, bool, Timestamp)>> = BTreeMap::new();
     for point in points.iter().filter(|p| p.complete && p.kind != PointKind::OnDemand) {
@@ -155,7 +160,10 @@ fn every_zone_agrees_over_ten_whole_years_with_a_failure_now_and_then() {
     let rules = CalendarRules {
         every: None,
         daily: Some(Span::days(30)),
-        weekly: Some(vmkeep_retention::WeeklyRule { days: [Weekday::Sunday].into_iter().collect(), keep: Span::weeks(12) }),
+        weekly: Some(vmkeep_retention::WeeklyRule {
+            days: [Weekday::Sunday].into_iter().collect(),
+            keep: Span::weeks(12),
+        }),
         monthly: Some(vmkeep_retention::MonthlyRule {
             on: DayPick::Weekdays {
                 weeks: [WeekOfMonth::Last].into_iter().collect(),

@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{BEGIN, DAY, YEARS, ZONES, calendar, daily_at_two, history, keep_rules, longer, policy, trusting};
+use common::{BEGIN, YEARS, ZONES, calendar, daily_at_two, history, keep_rules, longer, policy, trusting};
 use proptest::prelude::*;
 use vmkeep_model::{PointNumber, Timestamp};
 use vmkeep_retention::keep::{Bucket, Count, KeepMode};
@@ -145,7 +145,11 @@ proptest! {
 
 #[test]
 fn hostile_points_are_errors() {
-    let policy = policy("UTC", daily_at_two(), Retention::Keep(vmkeep_retention::keep::KeepRules::default().with(Bucket::Last, Count::Most(1))));
+    let policy = policy(
+        "UTC",
+        daily_at_two(),
+        Retention::Keep(vmkeep_retention::keep::KeepRules::default().with(Bucket::Last, Count::Most(1))),
+    );
     let at = |time| Point::scheduled(PointNumber(1), Timestamp(time));
     for time in [i64::MIN, -1, i64::MAX, vmkeep_retention::TIME_MAX.0 + 1] {
         assert!(plan(&[at(time)], &policy, Timestamp(0)).is_err(), "{time}");

@@ -15,8 +15,11 @@ fn time() -> impl Strategy<Value = TimeOfDay> {
 fn schedule() -> impl Strategy<Value = Schedule> {
     let weekly = (prop::sample::subsequence(Weekday::ALL, 1..=7), time())
         .prop_map(|(days, at)| Schedule::Weekly { days: days.into_iter().collect(), at });
-    let hourly = (time(), 1u32..=12, 1u32..=24)
-        .prop_map(|(start, every, window)| Schedule::Hourly { start, every, window: window.max(every) });
+    let hourly = (time(), 1u32..=12, 1u32..=24).prop_map(|(start, every, window)| Schedule::Hourly {
+        start,
+        every,
+        window: window.max(every),
+    });
     prop_oneof![time().prop_map(|at| Schedule::Daily { at }), weekly, hourly]
 }
 
@@ -40,7 +43,8 @@ fn model(schedule: &Schedule, zone: &Zone, from: i64, until: i64) -> Vec<i64> {
                 .collect(),
         };
         for minute in minutes {
-            let civil = date.to_datetime(jiff::civil::time(0, 0, 0, 0)).checked_add(minute.minutes()).unwrap();
+            let civil =
+                date.to_datetime(jiff::civil::time(0, 0, 0, 0)).checked_add(minute.minutes()).unwrap();
             all.insert(tz.to_ambiguous_timestamp(civil).compatible().unwrap().as_millisecond());
         }
         date = date.tomorrow().unwrap();
@@ -117,6 +121,8 @@ fn a_pause_is_made_up_for_once() {
     let never = CatchUp { enabled: false, ..CatchUp::default() };
     assert!(matches!(due(&schedule, &zone, hour(2), hour(4 * 24 + 12), never), Due::At(_)));
     // The clock was set back: what was done is not due again.
-    assert!(matches!(due(&schedule, &zone, hour(26), hour(20), CatchUp::default()), Due::At(run) if run.at == hour(50)));
+    assert!(
+        matches!(due(&schedule, &zone, hour(26), hour(20), CatchUp::default()), Due::At(run) if run.at == hour(50))
+    );
     assert_eq!(due(&Schedule::OnDemandOnly, &zone, hour(0), hour(9), CatchUp::default()), Due::Never);
 }

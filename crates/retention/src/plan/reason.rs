@@ -124,10 +124,14 @@ impl Reason {
     /// When it stops keeping the point; of what never kept it, the beginning of time.
     pub fn ends(&self) -> Expiry {
         match *self {
-            Self::Tag { until, .. } | Self::Immutable { until } | Self::Minimum { until } => Expiry::At(until),
+            Self::Tag { until, .. } | Self::Immutable { until } | Self::Minimum { until } => {
+                Expiry::At(until)
+            }
             Self::Own { until } => until.map_or(Expiry::Never, Expiry::At),
             Self::Held | Self::Stopped { .. } | Self::TagList { .. } => Expiry::Never,
-            Self::Counted { .. } | Self::Oldest { .. } | Self::Within { .. } | Self::Newest => Expiry::WhenReplaced,
+            Self::Counted { .. } | Self::Oldest { .. } | Self::Within { .. } | Self::Newest => {
+                Expiry::WhenReplaced
+            }
             Self::NoRule | Self::Incomplete => Expiry::At(Timestamp(i64::MIN)),
         }
     }
@@ -146,7 +150,9 @@ impl Reason {
             Self::NoRule | Self::Incomplete => 0,
             Self::Newest | Self::Stopped { .. } => 1,
             Self::Tag { rule, .. } => 2 + *rule as u8,
-            Self::Counted { bucket, .. } | Self::Oldest { bucket } | Self::Within { bucket } => 2 + *bucket as u8,
+            Self::Counted { bucket, .. } | Self::Oldest { bucket } | Self::Within { bucket } => {
+                2 + *bucket as u8
+            }
             Self::TagList { .. } => 8,
             Self::Own { .. } => 9,
             Self::Minimum { .. } => 10,
@@ -165,7 +171,8 @@ impl Reason {
         match *self {
             Self::Tag { rule, slot, late, until } => {
                 let span = span_of(policy, rule);
-                let missed = if late { format!(", standing for {slot}, which has no point") } else { String::new() };
+                let missed =
+                    if late { format!(", standing for {slot}, which has no point") } else { String::new() };
                 format!("{rule} rule{missed}: kept for {span}, {}", upto(until))
             }
             Self::Counted { bucket, nth } => {
@@ -176,11 +183,16 @@ impl Reason {
                 format!("{} rule: number {nth}{of}, newest first", bucket.name())
             }
             Self::Oldest { bucket } => {
-                format!("{} rule: the oldest point, while fewer are there than the rule may keep", bucket.name())
+                format!(
+                    "{} rule: the oldest point, while fewer are there than the rule may keep",
+                    bucket.name()
+                )
             }
             Self::Within { bucket } => {
                 let span = match &policy.retention {
-                    Retention::Keep(rules) => rules.within(bucket).map_or_else(String::new, |w| w.to_string()),
+                    Retention::Keep(rules) => {
+                        rules.within(bucket).map_or_else(String::new, |w| w.to_string())
+                    }
                     Retention::Calendar(_) => String::new(),
                 };
                 format!("{} rule: made within {span}", bucket.within_name())
@@ -193,11 +205,15 @@ impl Reason {
                 Retention::Calendar(_) => "has tags".to_owned(),
             },
             Self::Own { until: Some(until) } => format!("its own expiry: kept {}", upto(until)),
-            Self::Own { until: None } => "made on demand without an expiry: kept until somebody removes it".to_owned(),
+            Self::Own { until: None } => {
+                "made on demand without an expiry: kept until somebody removes it".to_owned()
+            }
             Self::Held => "held: nothing removes it until the hold is released".to_owned(),
             Self::Immutable { until } => format!("immutable {}", upto(until)),
             Self::Minimum { until } => format!("minimum retention: kept {}", upto(until)),
-            Self::Newest => "the newest point: no policy removes it; ask for that by pruning to zero".to_owned(),
+            Self::Newest => {
+                "the newest point: no policy removes it; ask for that by pruning to zero".to_owned()
+            }
             Self::Stopped { state } => format!("protection is {state}: nothing expires"),
             Self::NoRule => "no rule of the policy keeps it".to_owned(),
             Self::Incomplete => "its backup failed: it restores nothing".to_owned(),

@@ -97,7 +97,11 @@ impl Check<'_> {
             }
             Schedule::Hourly { start, every, window } => {
                 if kind == PolicyKind::Standard {
-                    self.say("schedule", "hourly", "a standard policy is daily or weekly; make it an enhanced one");
+                    self.say(
+                        "schedule",
+                        "hourly",
+                        "a standard policy is daily or weekly; make it an enhanced one",
+                    );
                 }
                 self.time("schedule.start", *start);
                 let latest = self.limits.hourly_start_latest;
@@ -111,9 +115,17 @@ impl Check<'_> {
                 }
                 self.range("schedule.window", *window, &self.limits.hourly_window.clone(), "hours");
                 if window < every {
-                    self.say("schedule.window", window, format!("not less than the {every} hours between two runs"));
+                    self.say(
+                        "schedule.window",
+                        window,
+                        format!("not less than the {every} hours between two runs"),
+                    );
                 } else if *every > 0 && !window.is_multiple_of(*every) && self.limits.strict {
-                    self.say("schedule.window", window, format!("a multiple of the {every} hours between two runs"));
+                    self.say(
+                        "schedule.window",
+                        window,
+                        format!("a multiple of the {every} hours between two runs"),
+                    );
                 }
             }
         }
@@ -176,7 +188,9 @@ impl Check<'_> {
             self.pick("retention.yearly.on", &yearly.on, schedule);
             if yearly.months.is_empty() {
                 self.say("retention.yearly.months", "empty", "at least one month");
-            } else if !yearly.on.is_empty() && (0..8).all(|y| yearly.months.iter().all(|m| yearly.on.mask(2000 + y, m as u8 + 1) == 0)) {
+            } else if !yearly.on.is_empty()
+                && (0..8).all(|y| yearly.months.iter().all(|m| yearly.on.mask(2000 + y, m as u8 + 1) == 0))
+            {
                 self.say("retention.yearly.on", yearly.on, format!("a day that {} has", yearly.months));
             }
         }
@@ -191,17 +205,26 @@ impl Check<'_> {
             if !days.is_subset(*run) {
                 self.say("retention.weekly.days", days, format!("days on which the schedule runs: {run}"));
             } else if self.limits.strict && days != *run {
-                self.say("retention.weekly.days", days, format!("every day on which the schedule runs: {run}"));
+                self.say(
+                    "retention.weekly.days",
+                    days,
+                    format!("every day on which the schedule runs: {run}"),
+                );
             }
         }
     }
 
     fn goes_with_schedule(&mut self, rules: &CalendarRules, schedule: &Schedule) {
-        let none = rules.daily.is_none() && rules.weekly.is_none() && rules.monthly.is_none() && rules.yearly.is_none();
+        let none = rules.daily.is_none()
+            && rules.weekly.is_none()
+            && rules.monthly.is_none()
+            && rules.yearly.is_none();
         match schedule {
             Schedule::OnDemandOnly => {}
             _ if none && rules.every.is_none() => self.say("retention", "empty", "at least one rule"),
-            Schedule::Daily { .. } | Schedule::Hourly { .. } if self.limits.strict && rules.daily.is_none() => {
+            Schedule::Daily { .. } | Schedule::Hourly { .. }
+                if self.limits.strict && rules.daily.is_none() =>
+            {
                 self.say("retention.daily", "absent", "needed under a daily or hourly schedule");
             }
             Schedule::Weekly { .. } if self.limits.strict => {
@@ -219,22 +242,38 @@ impl Check<'_> {
     fn number_of_points(&mut self, rules: &CalendarRules, schedule: &Schedule) {
         let most = expected_points(rules, schedule);
         if most > u64::from(self.limits.points) {
-            self.say("retention", format!("up to {most} points"), format!("no more than {} of one VM", self.limits.points));
+            self.say(
+                "retention",
+                format!("up to {most} points"),
+                format!("no more than {} of one VM", self.limits.points),
+            );
         }
     }
 
     fn keep(&mut self, rules: &KeepRules) {
         let counts = Bucket::ALL.iter().any(|b| rules.count(*b).limit() > 0 || rules.within(*b).is_some());
         if !counts && rules.tags.iter().all(Vec::is_empty) {
-            self.say("keep", "empty", "at least one rule; one that keeps nothing would remove all but the newest point");
+            self.say(
+                "keep",
+                "empty",
+                "at least one rule; one that keeps nothing would remove all but the newest point",
+            );
         }
         let within = Bucket::ALL.iter().copied().find(|b| rules.within(*b).is_some());
         match (rules.mode, within) {
             (KeepMode::Proxmox, Some(bucket)) => {
-                self.say(&format!("keep.{}", bucket.within_name()), "there", "absent: Proxmox knows no such rule");
+                self.say(
+                    &format!("keep.{}", bucket.within_name()),
+                    "there",
+                    "absent: Proxmox knows no such rule",
+                );
             }
             (KeepMode::Borg, Some(bucket)) if bucket != Bucket::Last => {
-                self.say(&format!("keep.{}", bucket.within_name()), "there", "absent: borg knows only within");
+                self.say(
+                    &format!("keep.{}", bucket.within_name()),
+                    "there",
+                    "absent: borg knows only within",
+                );
             }
             _ => {}
         }
@@ -293,8 +332,8 @@ fn expected_points(rules: &CalendarRules, schedule: &Schedule) -> u64 {
     let daily = rules.daily.map_or(0, |span| days(span) * per_day);
     let weekly = rules.weekly.map_or(0, |r| days(r.keep).div_ceil(7) * u64::from(r.days.len()));
     let monthly = rules.monthly.map_or(0, |r| days(r.keep).div_ceil(31) * u64::from(r.on.count()));
-    let yearly = rules.yearly.map_or(0, |r| {
-        days(r.keep).div_ceil(366) * u64::from(r.months.len()) * u64::from(r.on.count())
-    });
+    let yearly = rules
+        .yearly
+        .map_or(0, |r| days(r.keep).div_ceil(366) * u64::from(r.months.len()) * u64::from(r.on.count()));
     every.max(daily) + weekly + monthly + yearly
 }

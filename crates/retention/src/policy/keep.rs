@@ -153,12 +153,19 @@ impl Within {
 
     /// Days it has at most.
     pub(crate) fn day_bound(self) -> u64 {
-        u64::from(self.years) * 366 + u64::from(self.months) * 31 + u64::from(self.days) + u64::from(self.hours / 24) + 1
+        u64::from(self.years) * 366
+            + u64::from(self.months) * 31
+            + u64::from(self.days)
+            + u64::from(self.hours / 24)
+            + 1
     }
 
     /// Whether it reaches as far back as `other` in each of its parts.
     pub fn is_at_least(self, other: Self) -> bool {
-        self.years >= other.years && self.months >= other.months && self.days >= other.days && self.hours >= other.hours
+        self.years >= other.years
+            && self.months >= other.months
+            && self.days >= other.days
+            && self.hours >= other.hours
     }
 }
 

@@ -6,9 +6,9 @@ use proptest::prelude::*;
 use vmkeep_model::{PointNumber, Timestamp};
 use vmkeep_retention::keep::{Bucket, Count, KeepMode, KeepRules};
 use vmkeep_retention::{
-    Archiving, CalendarRules, DayPick, Limits, Month, MonthDays, MonthlyRule, PlanSettings, Point, PointKind, Policy,
-    PolicyKind, PolicySpec, Retention, Schedule, Span, SpanUnit, TimeOfDay, Vaulting, WeekOfMonth, Weekday, WeeklyRule,
-    YearlyRule, Zone,
+    Archiving, CalendarRules, DayPick, Limits, Month, MonthDays, MonthlyRule, PlanSettings, Point, PointKind,
+    Policy, PolicyKind, PolicySpec, Retention, Schedule, Span, SpanUnit, TimeOfDay, Vaulting, WeekOfMonth,
+    Weekday, WeeklyRule, YearlyRule, Zone,
 };
 
 pub(crate) const ZONES: [&str; 10] = [
@@ -83,7 +83,9 @@ pub(crate) fn calendar() -> impl Strategy<Value = CalendarRules> {
     let months = some_of(&Month::ALL[..]);
     let yearly = (months, pick(), span(3000)).prop_map(|(months, on, keep)| YearlyRule { months, on, keep });
     let possible = |rule: &YearlyRule| match &rule.on {
-        DayPick::Days(days) if days.days().all(|d| d > 28) && !days.last() => rule.months.contains(Month::January),
+        DayPick::Days(days) if days.days().all(|d| d > 28) && !days.last() => {
+            rule.months.contains(Month::January)
+        }
         _ => true,
     };
     let yearly = yearly.prop_filter("a day that is there", possible);
@@ -115,7 +117,12 @@ pub(crate) fn longer(rules: CalendarRules) -> impl Strategy<Value = CalendarRule
         _ => Span { count: span.count + by, ..span },
     };
     (prop::array::uniform5(0u32..3), some_of(Weekday::ALL), some_of(&Month::ALL[..]), calendar()).prop_map(
-        move |(by, days, months, others): (_, vmkeep_retention::WeekdaySet, vmkeep_retention::MonthSet, _)| {
+        move |(by, days, months, others): (
+            _,
+            vmkeep_retention::WeekdaySet,
+            vmkeep_retention::MonthSet,
+            _,
+        )| {
             CalendarRules {
                 every: rules.every.map(|s| more(s, by[0])).or(others.every),
                 daily: rules.daily.map(|s| more(s, by[1])).or(others.daily),
@@ -123,7 +130,9 @@ pub(crate) fn longer(rules: CalendarRules) -> impl Strategy<Value = CalendarRule
                     let days = r.days.iter().chain(days.iter()).collect();
                     Some(WeeklyRule { days, keep: more(r.keep, by[2]) })
                 }),
-                monthly: rules.monthly.map_or(others.monthly, |r| Some(MonthlyRule { keep: more(r.keep, by[3]), ..r })),
+                monthly: rules
+                    .monthly
+                    .map_or(others.monthly, |r| Some(MonthlyRule { keep: more(r.keep, by[3]), ..r })),
                 yearly: rules.yearly.map_or(others.yearly, |r| {
                     let months = r.months.iter().chain(months.iter()).collect();
                     Some(YearlyRule { months, keep: more(r.keep, by[4]), ..r })
@@ -135,7 +144,8 @@ pub(crate) fn longer(rules: CalendarRules) -> impl Strategy<Value = CalendarRule
 }
 
 pub(crate) fn keep_rules(mode: KeepMode) -> impl Strategy<Value = KeepRules> {
-    let count = prop_oneof![3 => Just(Count::Off), 5 => (1u32..12).prop_map(Count::Most), 1 => Just(Count::All)];
+    let count =
+        prop_oneof![3 => Just(Count::Off), 5 => (1u32..12).prop_map(Count::Most), 1 => Just(Count::All)];
     prop::array::uniform6(count).prop_filter("some rule", |c| c.iter().any(|c| *c != Count::Off)).prop_map(
         move |counts| {
             let rules = KeepRules::of(mode);
@@ -159,7 +169,9 @@ pub(crate) fn history(every: i64) -> impl Strategy<Value = Vec<Point>> {
             for slot in from..(from + count).min(length) {
                 if random.below(100) < u64::from(share) {
                     let jitter = i64::try_from(random.below(120)).expect("small");
-                    let at = BEGIN + i64::try_from(slot).expect("small") * every * 3_600_000 + (minute + jitter) * 60_000;
+                    let at = BEGIN
+                        + i64::try_from(slot).expect("small") * every * 3_600_000
+                        + (minute + jitter) * 60_000;
                     times.insert(at, ());
                 }
             }
