@@ -14,9 +14,11 @@ mod plan;
 mod point;
 mod policy;
 mod schedule;
+mod spread;
 mod tagging;
 #[cfg(test)]
 mod testing;
+mod tier;
 mod zone;
 
 pub use anomaly::Anomaly;
@@ -40,4 +42,9 @@ pub use policy::{
     Schedule, TextError, Vaulting, Violation, WeeklyRule, YearlyRule, azure, keep,
 };
 pub use schedule::{CatchUp, Due, Run, Runs, due, runs};
+pub use spread::{Spread, SpreadVm, SpreadWarning, SpreadWindow, spread};
+pub use tier::{
+    ArchiveMove, NotEligible, PointBytes, REHYDRATED_DAYS, Rehydration, RehydrationPriority, Tier,
+    TierPrices, archive_eligibility, archive_moves, early_deletion_charge, expired_snapshots, vault_bound,
+};
 pub use zone::{Edge, UnknownZone, Zone};
