@@ -124,17 +124,24 @@ fn too_many(
     let mut worst: Option<(u32, Day, u32)> = None;
     let (mut bad_days, mut today, mut here, mut all) = (0, None, 0, 0);
     let mut counted_bad = false;
+    let mut suspect = false;
     for (index, point) in points.iter().enumerate() {
-        if point.kind != PointKind::Scheduled || !point.complete || trusted(point) {
+        if point.kind != PointKind::Scheduled || !point.complete {
             continue;
         }
         let day = days(index);
         if today != Some(day) {
-            (today, here, all, counted_bad) = (Some(day), 0, 0, false);
+            (today, here, all) = (Some(day), 0, 0);
+            (counted_bad, suspect) = (false, false);
         }
         let is_ours = settings.policy_version.is_none() || point.policy_version == settings.policy_version;
         here += u32::from(is_ours);
         all += 1;
+        // A day is as it should be when somebody looked at all of its points.
+        suspect |= !trusted(point);
+        if !suspect {
+            continue;
+        }
         let bad = if here > ours {
             Some((here, ours))
         } else if all > others {
@@ -154,7 +161,7 @@ fn too_many(
 }
 
 fn backwards(points: &[&Point], trusted: &impl Fn(&Point) -> bool) -> Option<Anomaly> {
-    let of_here = |point: &&&Point| point.kind != PointKind::Imported && !trusted(point);
+    let of_here = |point: &&&Point| point.kind != PointKind::Imported;
     if points.iter().filter(of_here).is_sorted_by_key(|point| point.number) {
         return None;
     }
@@ -163,12 +170,13 @@ fn backwards(points: &[&Point], trusted: &impl Fn(&Point) -> bool) -> Option<Ano
     let (mut latest, mut first, mut worst, mut count) = (i64::MIN, None, 0, 0);
     for point in by_number {
         let by_ms = latest.saturating_sub(point.time.0);
-        if by_ms > TOLERANCE_MS {
+        if by_ms > TOLERANCE_MS && !trusted(point) {
             first = first.or(Some(point.number));
             worst = worst.max(by_ms);
             count += 1;
         }
-        latest = latest.max(point.time.0);
+        // Whoever looked at it has seen where time went on from there.
+        latest = if trusted(point) { point.time.0 } else { latest.max(point.time.0) };
     }
     first.map(|number| Anomaly::Backwards { number, by_ms: worst, points: count })
 }
