@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use criterion::{Criterion, Throughput, criterion_group};
-use vmkeep_model::{PointNumber, Timestamp};
+use vmkeep::model::{PointNumber, Timestamp};
 use vmkeep_retention::{Limits, Plan, PlanSettings, Point, Policy, PolicySpec, plan_with, runs};
 
 const POINTS: usize = 3650;

@@ -265,7 +265,7 @@ impl DayPick {
     }
 
     /// The tagged days of a month: bit 0 is the first.
-    pub(crate) fn mask(&self, year: i32, month: u8) -> u32 {
+    pub(crate) fn mask(self, year: i32, month: u8) -> u32 {
         let length = days_in_month(year, month);
         match self {
             Self::Days(days) => {
@@ -422,8 +422,7 @@ impl Span {
     /// different units, `false`.
     pub fn is_at_least(self, other: Self) -> bool {
         match (self.in_months(), other.in_months(), self.in_days(), other.in_days()) {
-            (Some(a), Some(b), ..) => a >= b,
-            (.., Some(a), Some(b)) => a >= b,
+            (Some(a), Some(b), ..) | (.., Some(a), Some(b)) => a >= b,
             _ => self.day_bounds().0 >= other.day_bounds().1,
         }
     }

@@ -91,16 +91,6 @@ impl Irreversible {
         }
     }
 
-    /// Until when it binds; `None` is for ever.
-    pub fn until(&self) -> Option<Timestamp> {
-        match self {
-            Self::LockImmutability { .. }
-            | Self::LongRetentionUnderLock { .. }
-            | Self::AlwaysOnSoftDelete { .. } => None,
-            Self::DeleteForGood { .. } | Self::PruneToZero { .. } | Self::Purge { .. } => None,
-        }
-    }
-
     fn word(&self) -> &'static str {
         match self {
             Self::LockImmutability { .. } => "lock",

@@ -61,16 +61,16 @@ pub fn diff_of_policies(
     let after = plan_with(points, new, now, &after_settings)?;
     let (mut lost, mut saved, mut sooner, mut later) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut unchanged = 0;
-    let mut lost_bytes = Some(ByteLen(0));
-    for (was, is) in before.verdicts().iter().zip(after.verdicts()) {
-        let list = match (was.decision, is.decision) {
+    let mut freed = Some(ByteLen(0));
+    for (was, now_is) in before.verdicts().iter().zip(after.verdicts()) {
+        let changes = match (was.decision, now_is.decision) {
             (Decision::Keep, Decision::Expire) => {
-                lost_bytes = lost_bytes.and_then(|sum| Some(ByteLen(sum.0.saturating_add(is.unique?.0))));
+                freed = freed.and_then(|sum| Some(ByteLen(sum.0.saturating_add(now_is.unique?.0))));
                 &mut lost
             }
             (Decision::Expire, Decision::Keep) => &mut saved,
-            (Decision::Keep, Decision::Keep) if is.expires < was.expires => &mut sooner,
-            (Decision::Keep, Decision::Keep) if is.expires > was.expires => &mut later,
+            (Decision::Keep, Decision::Keep) if now_is.expires < was.expires => &mut sooner,
+            (Decision::Keep, Decision::Keep) if now_is.expires > was.expires => &mut later,
             _ => {
                 unchanged += 1;
                 continue;
@@ -79,13 +79,13 @@ pub fn diff_of_policies(
         let words = |plan: &Plan, reason: Option<&Reason>| {
             reason.map_or_else(String::new, |r| r.words(&plan.policy, now))
         };
-        list.push(PointChange {
+        changes.push(PointChange {
             number: was.number,
             time: was.time,
             before: words(&before, before.governing(was)),
-            after: words(&after, after.governing(is)),
+            after: words(&after, after.governing(now_is)),
             expires_before: was.expires,
-            expires_after: is.expires,
+            expires_after: now_is.expires,
         });
     }
     let weakenings = weakenings(old, new);
@@ -95,7 +95,7 @@ pub fn diff_of_policies(
         sooner,
         later,
         unchanged,
-        lost_bytes_at_least: lost_bytes,
+        lost_bytes_at_least: freed,
         weakenings,
         plan: after,
     })

@@ -326,9 +326,9 @@ impl State {
             (Self::SoftDeleted { until, .. }, Event::Tick) if context.now >= until => Self::Purged { since },
             (Self::SoftDeleted { until, .. }, Event::Purge) => self.purge(until, context)?,
             // A VM that comes or goes changes nothing where no backups are made of it.
-            (_, Event::Tick) => self,
-            (Self::Protected, Event::VmBack) => self,
-            (
+            (_, Event::Tick)
+            | (Self::Protected, Event::VmBack)
+            | (
                 Self::VmGone { .. }
                 | Self::StoppedRetain { .. }
                 | Self::StoppedByPolicy { .. }
@@ -398,11 +398,11 @@ fn effects(from: StateKind, to: State) -> Vec<Effect> {
     }
     match to {
         State::SoftDeleted { until, .. } if from != StateKind::SoftDeleted => {
-            effects.push(Effect::PointsDeleted { until })
+            effects.push(Effect::PointsDeleted { until });
         }
         State::Purged { .. } if from != StateKind::Purged => effects.push(Effect::PointsRemoved),
         _ if from == StateKind::SoftDeleted && kind != StateKind::SoftDeleted => {
-            effects.push(Effect::PointsRestored)
+            effects.push(Effect::PointsRestored);
         }
         _ => {}
     }

@@ -223,13 +223,13 @@ impl<'a> Planner<'a> {
     fn rule(&mut self) {
         match &self.policy.retention {
             Retention::Calendar(rules) => {
-                let mut stands = self.who_stands_for_a_day();
+                let stands = self.who_stands_for_a_day();
                 let since = self.settings.since.map(|since| self.policy.zone.day_of(since));
                 let mut tagger = Tagger::new(rules, &self.policy.zone, since);
-                for index in 0..self.order.len() {
+                for (index, stands) in stands.into_iter().enumerate() {
                     let from = self.reasons.len();
                     if self.order[index].is_ruled() {
-                        tagger.tag(self.local[index], std::mem::take(&mut stands[index]), &mut self.reasons);
+                        tagger.tag(self.local[index], stands, &mut self.reasons);
                     }
                     self.judge(index, from);
                 }
@@ -278,7 +278,7 @@ impl<'a> Planner<'a> {
         let point = self.order[index];
         self.own_reasons(point, self.local[index]);
         let keeps = |reason: &Reason| reason.keeps(self.now);
-        if self.reasons[from..].len() == 0 {
+        if self.reasons.len() == from {
             self.reasons.push(Reason::NoRule);
         }
         let is_newest = Some(point.number) == self.newest.0 || Some(point.number) == self.newest.1;

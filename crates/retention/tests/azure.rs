@@ -1,5 +1,7 @@
 //! Azure's documents: read, written, refused.
 
+#![allow(clippy::unwrap_used)] // a test may panic, in its helpers too
+
 mod common;
 
 use proptest::prelude::*;
@@ -255,10 +257,10 @@ fn pointers(value: &Value, at: &str, all: &mut Vec<String>) {
     all.push(at.to_owned());
     match value {
         Value::Object(map) => {
-            map.iter().for_each(|(key, value)| pointers(value, &format!("{at}/{key}"), all))
+            map.iter().for_each(|(key, value)| pointers(value, &format!("{at}/{key}"), all));
         }
         Value::Array(items) => {
-            items.iter().enumerate().for_each(|(n, value)| pointers(value, &format!("{at}/{n}"), all))
+            items.iter().enumerate().for_each(|(n, value)| pointers(value, &format!("{at}/{n}"), all));
         }
         _ => {}
     }

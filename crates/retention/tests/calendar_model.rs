@@ -1,6 +1,8 @@
 //! The planner against a model that walks every day of the history, and of the nine years before, which hold every day of the
 //! year, with another library's idea of dates and zones.
 
+#![allow(clippy::unwrap_used)] // a test may panic, in its helpers too
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -24,7 +26,7 @@ fn weekday(day: Weekday) -> jiff::civil::Weekday {
     jiff::civil::Weekday::from_monday_zero_offset(i8::try_from(day as u8).unwrap()).unwrap()
 }
 
-fn picks(on: &DayPick, date: Date) -> bool {
+fn picks(on: DayPick, date: Date) -> bool {
     match on {
         DayPick::Days(days) => {
             days.days().any(|d| i8::try_from(d).unwrap() == date.day())
@@ -52,12 +54,12 @@ fn rules_of(rules: &CalendarRules) -> Vec<(RuleName, Span, TaggedDays)> {
         all.push((RuleName::Weekly, rule.keep, Box::new(is)));
     }
     if let Some(rule) = rules.monthly {
-        all.push((RuleName::Monthly, rule.keep, Box::new(move |date| picks(&rule.on, date))));
+        all.push((RuleName::Monthly, rule.keep, Box::new(move |date| picks(rule.on, date))));
     }
     if let Some(rule) = rules.yearly {
         let named =
             move |date: Date| rule.months.contains(Month::ALL[usize::try_from(date.month() - 1).unwrap()]);
-        all.push((RuleName::Yearly, rule.keep, Box::new(move |date| named(date) && picks(&rule.on, date))));
+        all.push((RuleName::Yearly, rule.keep, Box::new(move |date| named(date) && picks(rule.on, date))));
     }
     all
 }
@@ -94,10 +96,10 @@ fn model(
             if is_tagged(date) {
                 missed = Some(date);
             }
-            if let Some((at, number)) = by_day.get(&date).and_then(|day| day.last()) {
-                if let Some(slot) = missed.take().filter(|slot| *slot == date || rules.late) {
-                    tags.get_mut(number).unwrap().push((rule, slot != date, later(at, keep)));
-                }
+            if let Some((at, number)) = by_day.get(&date).and_then(|day| day.last())
+                && let Some(slot) = missed.take().filter(|slot| *slot == date || rules.late)
+            {
+                tags.get_mut(number).unwrap().push((rule, slot != date, later(at, keep)));
             }
             date = date.tomorrow().unwrap();
         }

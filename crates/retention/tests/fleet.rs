@@ -1,5 +1,7 @@
 //! A fleet over three years: each day backups that now and then fail, each day a plan that is applied, a policy edit in between.
 
+#![allow(clippy::unwrap_used)] // a test may panic, in its helpers too
+
 mod common;
 
 use std::collections::BTreeSet;

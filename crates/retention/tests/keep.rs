@@ -1,5 +1,7 @@
 //! `keep` rules against what the three programs document, and against models of them.
 
+#![allow(clippy::unwrap_used)] // a test may panic, in its helpers too
+
 mod common;
 
 use std::collections::BTreeSet;

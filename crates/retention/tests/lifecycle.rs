@@ -1,5 +1,7 @@
 //! Every state with every event, a model, and what immutability and soft delete allow.
 
+#![allow(clippy::unwrap_used)] // a test may panic, in its helpers too
+
 use proptest::prelude::*;
 use vmkeep_model::{Operation, Timestamp, VmName};
 use vmkeep_retention::{
@@ -202,11 +204,11 @@ fn immutability_blocks_what_weakens() {
 
 #[test]
 fn a_lock_is_for_ever_and_takes_two_steps_and_a_token() {
+    use Immutability::{Disabled, Locked, Unlocked};
     let lock = Irreversible::LockImmutability { last_expiry: None, longest_days: 36_159, vms: 2 };
     assert!(lock.meaning().contains("36159 days") && lock.meaning().contains("never expires"));
     let sure = lock.confirm(&lock.token()).unwrap();
     let to = |from: Immutability, to, confirmed: bool| from.change_to(to, &lock, confirmed.then_some(&sure));
-    use Immutability::{Disabled, Locked, Unlocked};
     assert_eq!(to(Disabled, Unlocked, false), Ok(Unlocked));
     assert_eq!(to(Unlocked, Disabled, false), Ok(Disabled));
     assert_eq!(to(Disabled, Locked, true), Err(ProtectionChangeError::NotAtOnce));

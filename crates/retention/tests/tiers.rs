@@ -1,5 +1,7 @@
 //! Snapshots, the vault, the archive, and the spread of backups over a window.
 
+#![allow(clippy::unwrap_used)] // a test may panic, in its helpers too
+
 mod common;
 
 use std::collections::BTreeMap;

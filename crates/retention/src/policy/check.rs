@@ -146,7 +146,7 @@ impl Check<'_> {
         }
     }
 
-    fn pick(&mut self, field: &str, on: &DayPick, schedule: &Schedule) {
+    fn pick(&mut self, field: &str, on: DayPick, schedule: &Schedule) {
         if on.is_empty() {
             self.say(field, "empty", "at least one day");
         }
@@ -181,11 +181,11 @@ impl Check<'_> {
         }
         if let Some(monthly) = &rules.monthly {
             self.span("retention.monthly.keep", monthly.keep, &limits.monthly, SpanUnit::Months);
-            self.pick("retention.monthly.on", &monthly.on, schedule);
+            self.pick("retention.monthly.on", monthly.on, schedule);
         }
         if let Some(yearly) = &rules.yearly {
             self.span("retention.yearly.keep", yearly.keep, &limits.yearly, SpanUnit::Years);
-            self.pick("retention.yearly.on", &yearly.on, schedule);
+            self.pick("retention.yearly.on", yearly.on, schedule);
             if yearly.months.is_empty() {
                 self.say("retention.yearly.months", "empty", "at least one month");
             } else if !yearly.on.is_empty()

@@ -226,6 +226,10 @@ impl PolicySpec {
     }
 
     /// The same as TOML.
+    ///
+    /// # Panics
+    ///
+    /// Never: tables of text and numbers are TOML.
     pub fn to_toml(&self) -> String {
         let (retention, keep) = match &self.retention {
             Retention::Calendar(rules) => (Some(calendar_text(rules)), None),
@@ -389,11 +393,11 @@ fn keep(text: KeepText) -> Result<KeepRules> {
         match (counted, timed, value) {
             (Some(bucket), _, KeepValue::Count(n)) => rules = rules.with(bucket, Count::Most(n)),
             (Some(bucket), _, KeepValue::Word(word)) if word == "all" => {
-                rules = rules.with(bucket, Count::All)
+                rules = rules.with(bucket, Count::All);
             }
             (Some(_), ..) => return wrong(&field, "something else", "a number, or \"all\""),
             (_, Some(bucket), KeepValue::Word(word)) => {
-                rules = rules.with_within(bucket, read(&field, &word)?)
+                rules = rules.with_within(bucket, read(&field, &word)?);
             }
             (_, Some(_), _) => return wrong(&field, "something else", "a time such as \"2y5m7d3h\""),
             (.., KeepValue::Word(word)) if name == "mode" => rules.mode = read(&field, &word)?,

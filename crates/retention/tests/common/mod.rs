@@ -80,7 +80,7 @@ fn span(days: u32) -> impl Strategy<Value = Span> {
 pub(crate) fn calendar() -> impl Strategy<Value = CalendarRules> {
     let weekly = (some_of(Weekday::ALL), span(400)).prop_map(|(days, keep)| WeeklyRule { days, keep });
     let monthly = (pick(), span(2000)).prop_map(|(on, keep)| MonthlyRule { on, keep });
-    let months = some_of(&Month::ALL[..]);
+    let months = some_of(Month::ALL);
     let yearly = (months, pick(), span(3000)).prop_map(|(months, on, keep)| YearlyRule { months, on, keep });
     let possible = |rule: &YearlyRule| match &rule.on {
         DayPick::Days(days) if days.days().all(|d| d > 28) && !days.last() => {
@@ -116,7 +116,7 @@ pub(crate) fn longer(rules: CalendarRules) -> impl Strategy<Value = CalendarRule
         SpanUnit::Years => Span::months(span.count * 12 + by),
         _ => Span { count: span.count + by, ..span },
     };
-    (prop::array::uniform5(0u32..3), some_of(Weekday::ALL), some_of(&Month::ALL[..]), calendar()).prop_map(
+    (prop::array::uniform5(0u32..3), some_of(Weekday::ALL), some_of(Month::ALL), calendar()).prop_map(
         move |(by, days, months, others): (
             _,
             vmkeep_retention::WeekdaySet,
@@ -164,7 +164,7 @@ pub(crate) fn history(every: i64) -> impl Strategy<Value = Vec<Point>> {
     let stretch = (0..length, 1..length / 2, 0u8..=100, 0..24 * 60i64);
     (prop::collection::vec(stretch, 1..4), any::<u64>()).prop_map(move |(stretches, seed)| {
         let mut random = Random(seed);
-        let mut times = std::collections::BTreeMap::new();
+        let mut times = std::collections::BTreeSet::new();
         for (from, count, share, minute) in stretches {
             for slot in from..(from + count).min(length) {
                 if random.below(100) < u64::from(share) {
@@ -172,12 +172,12 @@ pub(crate) fn history(every: i64) -> impl Strategy<Value = Vec<Point>> {
                     let at = BEGIN
                         + i64::try_from(slot).expect("small") * every * 3_600_000
                         + (minute + jitter) * 60_000;
-                    times.insert(at, ());
+                    times.insert(at);
                 }
             }
         }
         let mut points = Vec::new();
-        for (number, (at, ())) in times.into_iter().enumerate() {
+        for (number, at) in times.into_iter().enumerate() {
             let mut point = Point::scheduled(PointNumber(number as u64 + 1), Timestamp(at));
             match random.below(40) {
                 0 => point.kind = PointKind::Imported,

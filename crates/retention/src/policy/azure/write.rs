@@ -141,7 +141,7 @@ fn retention(policy: &mut Map<String, Value>, rules: &CalendarRules, times: &Val
     match rules.monthly {
         Some(rule) => {
             let monthly = object(policy, "monthlySchedule");
-            pick(monthly, &rule.on);
+            pick(monthly, rule.on);
             duration(monthly, rule.keep, times);
         }
         None => drop(policy.remove("monthlySchedule")),
@@ -150,14 +150,14 @@ fn retention(policy: &mut Map<String, Value>, rules: &CalendarRules, times: &Val
         Some(rule) => {
             let yearly = object(policy, "yearlySchedule");
             set(yearly, "monthsOfYear", rule.months.iter().map(|month| json!(month.name())).collect());
-            pick(yearly, &rule.on);
+            pick(yearly, rule.on);
             duration(yearly, rule.keep, times);
         }
         None => drop(policy.remove("yearlySchedule")),
     }
 }
 
-fn pick(rule: &mut Map<String, Value>, on: &DayPick) {
+fn pick(rule: &mut Map<String, Value>, on: DayPick) {
     match on {
         DayPick::Days(month) => {
             set(rule, "retentionScheduleFormatType", json!("Daily"));
@@ -171,7 +171,7 @@ fn pick(rule: &mut Map<String, Value>, on: &DayPick) {
             set(rule, "retentionScheduleFormatType", json!("Weekly"));
             rule.remove("retentionScheduleDaily");
             let weekly = object(rule, "retentionScheduleWeekly");
-            set(weekly, "daysOfTheWeek", days(*on));
+            set(weekly, "daysOfTheWeek", days(on));
             set(weekly, "weeksOfTheMonth", weeks.iter().map(|week| json!(week.name())).collect());
         }
     }
