@@ -22,7 +22,7 @@
 //!
 //! ```
 //! use vmkeep_model::{PointNumber, Timestamp};
-//! use vmkeep_retention::{Limits, Point, Policy, PolicySpec, plan};
+//! use vmkeep_retention::{Limits, PlanSettings, Point, Policy, PolicySpec, plan_with};
 //!
 //! let spec = PolicySpec::from_toml(r#"
 //!     zone = "Europe/Berlin"
@@ -34,7 +34,9 @@
 //! // Twenty days from Thursday 2026-01-01, 01:30 UTC, on.
 //! let day = |n: u64| Timestamp(1_767_231_000_000 + n as i64 * 86_400_000);
 //! let points: Vec<Point> = (0..20).map(|n| Point::scheduled(PointNumber(n + 1), day(n))).collect();
-//! let plan = plan(&points, &policy, day(19))?;
+//! // Protection began with the first of them: the Sunday before was not missed.
+//! let settings = PlanSettings { since: Some(day(0)), ..PlanSettings::default() };
+//! let plan = plan_with(&points, &policy, day(19), &settings)?;
 //!
 //! let expired: Vec<u64> = plan.expired().map(|verdict| verdict.number.0).collect();
 //! assert_eq!(expired, [1, 2, 3, 5, 6, 7, 8, 9, 10, 12, 13]);

@@ -38,7 +38,8 @@ impl fmt::Display for Tier {
 /// Snapshots that are no longer needed, oldest first: those `days` old or more in the zone's days, but never the newest one of a
 /// complete point, which stays until the next backup succeeded. So up to one more than the days' worth exists.
 ///
-/// `points` are those that have a snapshot.
+/// `points` are those that have a snapshot. While protection is stopped or soft-deleted snapshots stay, as points do: ask this only
+/// where [`StateKind::points_expire`](crate::StateKind::points_expire).
 pub fn expired_snapshots(points: &[Point], days: u32, zone: &Zone, now: Timestamp) -> Vec<PointNumber> {
     let newest = points.iter().filter(|p| p.complete).max_by_key(|p| (p.time, p.number)).map(|p| p.number);
     let mut time = LocalTime::new(zone);

@@ -234,6 +234,13 @@ fn hostile_documents_are_short_errors() {
     let wide = format!("{{\"properties\":{{\"timeZone\":\"{}\"}}}}", "x".repeat(200_000));
     let error = AzurePolicy::parse(wide.as_bytes()).unwrap().spec().unwrap_err();
     assert!(error.to_string().len() < 1000);
+    for text in [
+        "a = ".to_owned() + &"[".repeat(60_000),
+        "[a.".to_owned() + &"a.".repeat(30_000) + "a]",
+        "x".repeat(70_000),
+    ] {
+        assert!(PolicySpec::from_toml(&text).is_err());
+    }
 }
 
 fn any_json() -> impl Strategy<Value = Value> {
