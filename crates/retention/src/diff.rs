@@ -3,6 +3,7 @@
 use vmkeep_model::{ByteLen, PointNumber, Timestamp};
 
 use crate::calendar::Span;
+use crate::immutability::Change;
 use crate::plan::{Decision, Expiry, Plan, PlanError, PlanSettings, Reason, plan_with};
 use crate::point::Point;
 use crate::policy::keep::{Bucket, KeepMode, KeepRules};
@@ -119,6 +120,34 @@ pub fn weakenings(old: &Policy, new: &Policy) -> Vec<String> {
         _ => found.push("rules of the calendar and keep rules cannot be compared".to_owned()),
     }
     found
+}
+
+/// What kind of change putting `new` in the place of `old` is: what immutability allows ([`Immutability::allows`]) and a second
+/// person approves ([`Change::needs_approval`]) goes by it. `suspended` says whether protection of a VM under the policy is
+/// stopped.
+///
+/// [`Immutability::allows`]: crate::Immutability::allows
+///
+/// ```
+/// # use vmkeep_retention::{Change, Immutability, Limits, Policy, PolicySpec, kind_of_edit};
+/// # let policy = |days: u32| {
+/// #     let text = format!("schedule.daily = {{ at = \"02:00\" }}\nretention = {{ daily = \"{days} days\" }}");
+/// #     Policy::new(PolicySpec::from_toml(&text).unwrap(), &Limits::default()).unwrap()
+/// # };
+/// let (thirty, thirty_five, forty) = (policy(30), policy(35), policy(40));
+/// let locked = Immutability::Locked;
+/// assert!(locked.allows(kind_of_edit(&thirty_five, &forty, false)).is_ok());
+/// assert!(locked.allows(kind_of_edit(&thirty_five, &thirty, false)).is_err());
+/// assert!(kind_of_edit(&thirty_five, &thirty, false).needs_approval());
+/// ```
+pub fn kind_of_edit(old: &Policy, new: &Policy, suspended: bool) -> Change {
+    if !weakenings(old, new).is_empty() {
+        Change::ReduceRetention
+    } else if old.retention != new.retention {
+        Change::IncreaseRetention { suspended }
+    } else {
+        Change::ChangeSchedule
+    }
 }
 
 fn span(rule: &str, old: Option<Span>, new: Option<Span>, found: &mut Vec<String>) {

@@ -8,7 +8,7 @@
 //! | What does a policy say, and does it hold? | [`PolicySpec`] from TOML, [`azure::AzurePolicy`] from Azure's JSON; [`Policy::new`] against [`Limits`] |
 //! | When do backups run? | [`runs`], [`due`]; [`spread`] for many VMs |
 //! | Which points go, and why? | [`plan`], [`Plan::explain`]; [`Plan::confirm_against`] before anything is removed |
-//! | What would an edit do? | [`diff_of_policies`], [`weakenings`] |
+//! | What would an edit do? | [`diff_of_policies`], [`weakenings`], [`kind_of_edit`] |
 //! | What may happen to a VM's protection? | [`State::step`], [`Immutability`], [`SoftDelete`] |
 //! | What cannot be undone? | [`Irreversible`], its meaning and its [`Confirmation`] |
 //! | Where do copies lie? | [`expired_snapshots`], [`vault_bound`], [`archive_moves`] |
@@ -73,7 +73,7 @@ pub use calendar::{
 };
 pub use civil::Day;
 pub use confirm::{Confirmation, Irreversible, NotConfirmed};
-pub use diff::{PointChange, PolicyDiff, diff_of_policies, weakenings};
+pub use diff::{PointChange, PolicyDiff, diff_of_policies, kind_of_edit, weakenings};
 pub use immutability::{Blocked, Change, Immutability, ProtectionChangeError, SOFT_DELETE_DAYS, SoftDelete};
 pub use lifecycle::{Context, Effect, Event, LifecycleError, State, StateKind, Step};
 pub use plan::{

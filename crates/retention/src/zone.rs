@@ -55,13 +55,18 @@ impl Zone {
         if name.len() > NAME_BYTES_MAX || name.is_empty() {
             return Err(unknown());
         }
-        if let Ok(rules) = TABLES.get(name) {
+        if let Some(rules) = TABLES.get(name).ok().filter(|rules| !rules.is_unknown()) {
             let iana = rules.iana_name().unwrap_or(name).to_owned();
             return Ok(Self { given: name.to_owned(), iana, rules });
         }
         let iana = windows_to_iana(name).ok_or_else(unknown)?;
         let rules = TABLES.get(&iana).map_err(|_| unknown())?;
         Ok(Self { given: name.to_owned(), iana, rules })
+    }
+
+    /// Whether it was asked for by a name of Windows, as Azure's policies want it.
+    pub fn has_windows_name(&self) -> bool {
+        self.iana == "UTC" || !self.given.eq_ignore_ascii_case(&self.iana) && TABLES.get(&self.given).is_err()
     }
 
     /// Coordinated universal time.

@@ -199,6 +199,7 @@ fn rules_of_the_service_are_checked() {
             || both.contains("retention.daily is 6: from 7 to 9999 days")
     );
     assert!(both.contains("yearly.months is empty"), "{both}");
+    assert!(wrong(|s, _| s.zone = Zone::named("Europe/Berlin").unwrap()).contains("zone is Europe/Berlin"));
     let mut spec = spec.clone();
     daily(&mut spec);
     assert!(Policy::new(spec, &limits()).unwrap_err().to_string().contains("retention.daily is absent"));

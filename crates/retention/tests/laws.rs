@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use vmkeep_model::{PointNumber, Timestamp};
 use vmkeep_retention::keep::{Bucket, Count, KeepMode};
 use vmkeep_retention::{
-    Decision, Plan, PlanSettings, Point, PointKind, Policy, Retention, StateKind, plan, plan_with, weakenings,
+    Decision, Immutability, Plan, PlanSettings, Point, PointKind, Policy, Retention, StateKind,
+    diff_of_policies, kind_of_edit, plan, plan_with, weakenings,
 };
 
 fn any_policy() -> impl Strategy<Value = Policy> {
@@ -95,6 +96,24 @@ proptest! {
         prop_assert!(less.is_subset(&more), "{:?}", less.difference(&more).collect::<Vec<_>>());
         // Nor does what is called no weakening take anything.
         prop_assert!(!weakenings(&long, &short).is_empty() || less == more);
+    }
+
+    #[test]
+    fn an_edit_that_locked_immutability_allows_loses_no_point(
+        zone in prop::sample::select(ZONES.as_slice()),
+        (a, b, c) in calendar().prop_flat_map(|rules| (longer(rules.clone()), Just(rules), calendar())),
+        points in history(24 * 2),
+        now in instants(),
+    ) {
+        let policies = [a, b, c].map(|rules| policy(zone, daily_at_two(), Retention::Calendar(rules)));
+        for old in &policies {
+            for new in &policies {
+                if Immutability::Locked.allows(kind_of_edit(old, new, false)).is_ok() {
+                    let lost = diff_of_policies(&points, old, new, now, &trusting()).unwrap().lost;
+                    prop_assert!(lost.is_empty(), "{:?}", lost);
+                }
+            }
+        }
     }
 
     #[test]

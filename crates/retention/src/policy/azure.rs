@@ -108,6 +108,10 @@ impl AzurePolicy {
     }
 
     /// The same document with another policy in it. Fields that belong to no policy stay.
+    ///
+    /// A document has no words for [`CalendarRules::late`](crate::CalendarRules::late) and for
+    /// [`Vaulting`](crate::Vaulting): read back, they are what Azure's documents mean here. The zone is written by the name it was
+    /// given by, and Azure knows names of Windows only.
     pub fn with_spec(&self, spec: &PolicySpec) -> Result<Self, AzureError> {
         if self.spec().as_ref() == Ok(spec) {
             return Ok(self.clone());

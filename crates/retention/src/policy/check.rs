@@ -44,6 +44,9 @@ impl fmt::Display for PolicyError {
 
 pub(super) fn violations(spec: &PolicySpec, limits: &Limits) -> Vec<Violation> {
     let mut check = Check { limits, found: Vec::new() };
+    if limits.strict && !spec.zone.has_windows_name() {
+        check.say("zone", &spec.zone, "a name of Windows, such as Pacific Standard Time");
+    }
     check.schedule(&spec.schedule, spec.kind);
     match &spec.retention {
         Retention::Calendar(rules) => {
