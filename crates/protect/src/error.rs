@@ -1,0 +1,84 @@
+//! What can go wrong.
+
+use thiserror::Error;
+use vmkeep_model::{Denied, VmName};
+use vmkeep_retention::azure::AzureError;
+use vmkeep_retention::{ApplyError, Blocked, PlanError, PolicyError, TextError};
+use vmkeep_vault::VaultError;
+
+/// Why something about a protected instance is not done.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ProtectError {
+    /// The vault could not be read or written.
+    #[error("the vault")]
+    Vault(#[from] VaultError),
+    /// The permit is for something else.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// A text that is no policy.
+    #[error("not a policy")]
+    Text(#[from] TextError),
+    /// A document that is no policy of Azure.
+    #[error("not a policy of Azure")]
+    Azure(#[from] Box<AzureError>),
+    /// A policy that says what none may.
+    #[error("the policy does not hold")]
+    Policy(#[from] PolicyError),
+    /// The points cannot be planned.
+    #[error("no plan can be made")]
+    Plan(#[from] PlanError),
+    /// The plan does not fit any more.
+    #[error("the plan is not applied")]
+    Apply(#[from] ApplyError),
+    /// Immutability forbids it.
+    #[error(transparent)]
+    Blocked(#[from] Blocked),
+    /// It keeps less than before, which takes a permit of its own.
+    #[error(
+        "it keeps less than before ({}); that takes leave to shorten retention",
+        what.join("; ")
+    )]
+    Shortens {
+        /// How it does.
+        what: Vec<String>,
+    },
+    /// No policy of this name.
+    #[error("no policy is called {name:?}; there are {}", known(.there))]
+    NoSuchPolicy {
+        /// The name.
+        name: String,
+        /// Those there are.
+        there: Vec<String>,
+    },
+    /// The name of a policy: 1 to 64 of a-z, 0-9, '.', '_' and '-'.
+    #[error("{name:?} is no name of a policy: 1 to 64 of a-z, 0-9, '.', '_' and '-'")]
+    PolicyName {
+        /// What was given.
+        name: String,
+    },
+    /// The VM is under no policy.
+    #[error("{vm} is under no policy")]
+    NotProtected {
+        /// Which VM.
+        vm: VmName,
+    },
+    /// A note that cannot be read.
+    #[error("note {number} of the vault cannot be read: {why}; a later version may have written it")]
+    Note {
+        /// Which.
+        number: u64,
+        /// Why not.
+        why: String,
+    },
+}
+
+fn known(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+impl From<AzureError> for ProtectError {
+    fn from(error: AzureError) -> Self {
+        Self::Azure(Box::new(error))
+    }
+}

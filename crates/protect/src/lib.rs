@@ -1,0 +1,26 @@
+//! The protected instance: which policy a VM is under, what that policy lets go, and the removal of just that.
+//!
+//! Where retention meets the vault. What is decided is left in the vault as notes, versions and all, so that whoever opens the vault
+//! sees the same; nothing is kept anywhere else.
+//!
+//! | step | what it does |
+//! |---|---|
+//! | [`Protection::open`] | replays the notes |
+//! | [`set_policy`](Protection::set_policy), [`protect`](Protection::protect) | notes; refused when immutability says so |
+//! | [`plan`](Protection::plan) | a plan with reasons, from the points as they are; changes nothing |
+//! | [`prune`](Protection::prune) | looks again, and forgets what the plan and a new one both let go |
+//!
+//! A point that is forgotten can be had back until a sweep has taken it.
+//!
+//! What a point is to retention, its labels say ([`labels`]): made by the schedule or on demand, until when it is kept, under which
+//! version of which policy, with which tags. A point without any was made on demand and is kept until somebody removes it.
+
+mod error;
+pub mod labels;
+mod note;
+mod protection;
+
+pub use error::ProtectError;
+pub use note::PolicySource;
+pub use protection::{Instance, PolicyVersion, Protection, Pruned};
+pub use vmkeep_retention as retention;
