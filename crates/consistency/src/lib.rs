@@ -50,6 +50,7 @@ mod watchdog;
 
 pub mod conformance;
 pub mod fake;
+pub mod script;
 
 pub use backoff::BackOff;
 pub use decision::{Decision, NotNow, Preflight, Reason, Refusal, Verdict, decide, preflight};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::evidence::{Mount, ScriptsEvidence, SnapshotEvidence, VssEvidence};
+use crate::evidence::{Mount, OnGuestFailure, ScriptsEvidence, SnapshotEvidence, VssEvidence};
 
 /// Why a guest agent did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -86,6 +86,9 @@ pub trait Scripts: fmt::Debug {
 
     /// What came of them.
     fn evidence(&self) -> ScriptsEvidence;
+
+    /// What their failure means; the stricter of this and the policy holds.
+    fn on_failure(&self) -> OnGuestFailure;
 }
 
 /// How to go on after the pre-script.
@@ -112,6 +115,10 @@ impl Scripts for NoScripts {
 
     fn evidence(&self) -> ScriptsEvidence {
         ScriptsEvidence::NotConfigured { code: None }
+    }
+
+    fn on_failure(&self) -> OnGuestFailure {
+        OnGuestFailure::Degrade
     }
 }
 

@@ -11,8 +11,8 @@
 use std::time::Duration;
 
 use crate::evidence::{
-    DiskOutcome, DiskSnapshot, Evidence, FreezeEvidence, Held, Mount, MountOutcome, Simultaneity,
-    SnapshotEvidence, ThawOutcome, VmState, VssEvidence,
+    DiskOutcome, DiskSnapshot, Evidence, FreezeEvidence, Held, Mount, MountOutcome, OnGuestFailure,
+    Simultaneity, SnapshotEvidence, ThawOutcome, VmState, VssEvidence,
 };
 use crate::port::{
     ArmedWatchdog, Before, FreezeState, GuestAgent, MonotonicClock, Scripts, Snapshotter, Watchdog,
@@ -168,6 +168,9 @@ impl<'a> Running<'a> {
     /// Runs the pre-script.
     pub fn quiesce(mut self) -> Quiescing<'a> {
         self.0.must_run_post = true;
+        if self.0.ports.scripts.on_failure() == OnGuestFailure::Refuse {
+            self.0.request.policy.on_failure = OnGuestFailure::Refuse;
+        }
         let advice = self.0.ports.scripts.before(self.0.snapshot.disks.len());
         if advice == Before::SnapshotOnly {
             self.0.freeze = FreezeEvidence::LeftToScripts;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use vmkeep_consistency::fake::{Agent, Guest};
 use vmkeep_consistency::{
-    Before, Decision, Evidence, FreezeEvidence, Freezing, GuestOs, Millis, Ports, PowerState,
+    Before, Decision, Evidence, FreezeEvidence, Freezing, GuestOs, Millis, OnGuestFailure, Ports, PowerState,
     ProvisioningState, Request, Running, ScriptOutcome, ScriptTrace, Scripts, ScriptsEvidence, ThawOutcome,
     VmState, Watchdog, WatchdogError, conformance, take,
 };
@@ -24,6 +24,9 @@ impl Scripts for Good {
     fn evidence(&self) -> ScriptsEvidence {
         let outcome = || ScriptOutcome::Succeeded(ScriptTrace::default());
         ScriptsEvidence::Configured { pre: outcome(), post: outcome() }
+    }
+    fn on_failure(&self) -> OnGuestFailure {
+        OnGuestFailure::Degrade
     }
 }
 
