@@ -175,7 +175,7 @@ pub enum Refusal {
     #[error("no snapshot of {}; free space or snapshots there and start the backup again", .0.join(", "))]
     DisksFailed(Vec<String>),
     /// No snapshot was attempted.
-    #[error("no snapshot was attempted{}", script_hint(.script))]
+    #[error("no snapshot was attempted{}", script_hint(*.script))]
     NoSnapshot {
         /// Azure's error code of the script that was in the way.
         script: Option<u16>,
@@ -196,7 +196,7 @@ pub enum Refusal {
     },
 }
 
-fn script_hint(code: &Option<u16>) -> String {
+fn script_hint(code: Option<u16>) -> String {
     code.map_or_else(String::new, |code| format!(": a script failed (error {code}); mend the script"))
 }
 

@@ -21,7 +21,7 @@ use crate::port::{
 use crate::{ConsistencyPolicy, Decision, Millis, Preflight, decide, preflight};
 
 /// How long a guest may be frozen.
-pub const FREEZE_DEADLINE: Duration = Duration::from_secs(60);
+pub const FREEZE_DEADLINE: Duration = Duration::from_mins(1);
 
 /// Who takes part in a session.
 #[derive(Debug)]

@@ -34,6 +34,10 @@ fn run(guest: &SimGuest, acts: &[Act]) {
     }
 }
 
+fn nth(transaction: u64) -> usize {
+    usize::try_from(transaction).expect("a few")
+}
+
 /// A seeded coin (splitmix64).
 fn coin(mut seed: u64) -> impl FnMut() -> bool {
     move || {
@@ -90,7 +94,7 @@ proptest! {
         let found = guest.boot([at, at], coin(seed));
         prop_assert!(!found.replayed && !found.torn);
         prop_assert_eq!(found.files, files);
-        prop_assert_eq!((found.transaction as usize, found.rows), (history.len() - 1, *history.last().unwrap()));
+        prop_assert_eq!((nth(found.transaction), found.rows), (history.len() - 1, *history.last().unwrap()));
     }
 
     #[test]
@@ -110,7 +114,7 @@ proptest! {
                 prop_assert!(*found >= promised, "a synced file is there at {}", at);
             }
             prop_assert!(found.transaction >= promised.transaction, "a commit is there at {}", at);
-            prop_assert_eq!(found.rows, history[found.transaction as usize], "rolled to a commit at {}", at);
+            prop_assert_eq!(found.rows, history[nth(found.transaction)], "rolled to a commit at {}", at);
             prop_assert!(found.files[0] <= found.transaction, "one instant: what file 0 tells of is there");
         }
     }

@@ -1,5 +1,6 @@
 //! Script settings, the flow around a snapshot, and real scripts that fail, hang and print.
 #![cfg(unix)]
+#![allow(clippy::unwrap_used)] // helpers of tests too
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -56,8 +57,10 @@ fn codes_have_azures_numbers_and_names() {
     assert_eq!(Code::FailedPrepostPluginConfigOwnershipError.number(), 318);
 }
 
+type Tree = BTreeMap<String, (FileFacts, Vec<u8>)>;
+
 #[derive(Debug)]
-struct Files(BTreeMap<String, (FileFacts, Vec<u8>)>);
+struct Files(Tree);
 
 impl Files {
     fn good() -> Self {
@@ -80,7 +83,7 @@ impl ScriptFiles for Files {
 
 #[test]
 fn permissions_and_owners_are_held_to() {
-    let code_with = |change: &dyn Fn(&mut BTreeMap<String, (FileFacts, Vec<u8>)>)| {
+    let code_with = |change: &dyn Fn(&mut Tree)| {
         let mut files = Files::good();
         change(&mut files.0);
         let context = ScriptContext { vm: "vm".to_owned(), job: "1".to_owned() };
@@ -94,15 +97,11 @@ fn permissions_and_owners_are_held_to() {
                 assert_eq!((trace.runs, post), (0, ScriptOutcome::NotRun), "nothing is run");
                 (code, true)
             }
-            other => panic!("{other:?}"),
+            other @ ScriptsEvidence::Configured { .. } => panic!("{other:?}"),
         }
     };
-    let mode = |path: &'static str, mode| {
-        move |files: &mut BTreeMap<String, (FileFacts, Vec<u8>)>| files.get_mut(path).unwrap().0.mode = mode
-    };
-    let owner = |path: &'static str| {
-        move |files: &mut BTreeMap<String, (FileFacts, Vec<u8>)>| files.get_mut(path).unwrap().0.owner = 1000
-    };
+    let mode = |path: &'static str, mode| move |files: &mut Tree| files.get_mut(path).unwrap().0.mode = mode;
+    let owner = |path: &'static str| move |files: &mut Tree| files.get_mut(path).unwrap().0.owner = 1000;
     assert_eq!(code_with(&|files| drop(files.remove("/c"))), (316, false));
     assert_eq!(code_with(&|files| files.get_mut("/c").unwrap().1 = b"{".to_vec()), (305, false));
     for bad in [0o700, 0o640, 0o604, 0o601] {
@@ -183,7 +182,9 @@ fn run(folder: &Path, fields: &str, pre: &str, post: &str) -> (Before, ScriptsEv
     install(&pre_path, 0o700, pre);
     install(&post_path, 0o700, post);
     let text = format!(
-        r#"{{"preScriptLocation":{pre_path:?},"postScriptLocation":{post_path:?},"timeoutInSeconds":30{fields}}}"#
+        r#"{{"preScriptLocation":"{}","postScriptLocation":"{}","timeoutInSeconds":30{fields}}}"#,
+        pre_path.display(),
+        post_path.display()
     );
     install(&config, 0o600, &text.replacen("\"timeoutInSeconds\":30,\"timeout", "\"timeout", 1));
     let owner = fs::metadata(&config).unwrap().uid();

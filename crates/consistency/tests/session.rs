@@ -58,7 +58,7 @@ fn check(agent: Agent, expected: ConsistencyLevel, events: &[&str]) -> Evidence 
     assert_eq!(guest.events(), events);
     assert!(!guest.is_frozen() && !guest.is_watched());
     assert_eq!(scripts.1, 1, "the post-script ran once");
-    evidence.unwrap()
+    evidence.expect("it came to a snapshot")
 }
 
 #[test]

@@ -182,7 +182,9 @@ impl SimGuest {
         for event in self.trace.borrow().iter() {
             if let Event::Write(_, Block::Log(_, record)) = event {
                 let mut rows = states[states.len() - 1];
-                record.iter().for_each(|(key, value)| rows[*key] = *value);
+                for (key, value) in record {
+                    rows[*key] = *value;
+                }
                 states.push(rows);
             }
         }
@@ -293,13 +295,15 @@ fn recover(blocks: &BTreeMap<Place, Block>) -> Recovered {
         _ => (0, true),
     };
     let mut rows: [u64; KEYS] = std::array::from_fn(|key| number(Place::Table(key)));
-    while db_recovered {
-        match blocks.get(&Place::Log((transaction + 1) % LOG_SLOTS)) {
-            Some(Block::Log(number, record)) if *number == transaction + 1 => {
-                record.iter().for_each(|(key, value)| rows[*key] = *value);
-                transaction += 1;
+    if db_recovered {
+        while let Some(Block::Log(number, record)) = blocks.get(&Place::Log((transaction + 1) % LOG_SLOTS)) {
+            if *number != transaction + 1 {
+                break;
             }
-            _ => break,
+            for (key, value) in record {
+                rows[*key] = *value;
+            }
+            transaction = *number;
         }
     }
     Recovered { replayed, files, torn, db_recovered, transaction, rows }

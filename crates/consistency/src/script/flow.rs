@@ -87,14 +87,12 @@ impl Flow {
     #[must_use]
     pub fn advance(mut self, event: FlowEvent) -> Self {
         let post = if self.has_scripts { FlowAction::RunPost } else { FlowAction::End };
+        let onward = if self.rules.fs_freeze { FlowAction::Freeze } else { FlowAction::Snapshot };
+        // Without freeze the pre-script alone would have made the data consistent.
+        let goes_on = self.goes_on() && (self.rules.fs_freeze || self.rules.disks == 1);
         self.action = match (self.action, event) {
-            (FlowAction::RunPre, FlowEvent::Succeeded) if self.rules.fs_freeze => FlowAction::Freeze,
-            (FlowAction::RunPre, FlowEvent::Succeeded) => FlowAction::Snapshot,
-            // Without freeze the pre-script alone would have made the data consistent.
-            (FlowAction::RunPre, FlowEvent::Failed) if !self.rules.fs_freeze && self.rules.disks != 1 => post,
-            (FlowAction::RunPre, FlowEvent::Failed) if !self.goes_on() => post,
-            (FlowAction::RunPre, FlowEvent::Failed) if self.rules.fs_freeze => FlowAction::Freeze,
-            (FlowAction::RunPre, FlowEvent::Failed) => FlowAction::Snapshot,
+            (FlowAction::RunPre, FlowEvent::Failed) if !goes_on => post,
+            (FlowAction::RunPre, _) => onward,
             // Also after a freeze that failed: the point is crash-consistent and says so.
             (FlowAction::Freeze, _) => FlowAction::Snapshot,
             (FlowAction::Snapshot, _) => FlowAction::Thaw, // idempotent, so also when nothing is frozen

@@ -11,7 +11,7 @@ pub const SETTINGS_BYTES_MAX: usize = 64 * 1024;
 /// Most retries of a script.
 pub const RETRIES_MAX: u32 = 100;
 /// Longest time for all runs of a script: longer ones are shortened to it.
-pub const TIMEOUT_MAX: Duration = Duration::from_secs(1800);
+pub const TIMEOUT_MAX: Duration = Duration::from_mins(30);
 
 /// What is wrong with scripts, with Azure's names and numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

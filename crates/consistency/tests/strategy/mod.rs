@@ -130,10 +130,10 @@ pub(crate) fn improvements(evidence: &Evidence) -> Vec<Evidence> {
         push(&|e| e.snapshot.disks[at].outcome = DiskOutcome::Taken);
     }
     if let Some(vss) = &evidence.vss {
-        push(&|e| e.vss.as_mut().unwrap().failure = None);
+        push(&|e| e.vss.as_mut().expect("it has one").failure = None);
         for at in 0..vss.writers.len() {
-            push(&|e| e.vss.as_mut().unwrap().writers[at].state = WriterState::STABLE);
-            push(&|e| e.vss.as_mut().unwrap().writers[at].last_error = 0);
+            push(&|e| e.vss.as_mut().expect("it has one").writers[at].state = WriterState::STABLE);
+            push(&|e| e.vss.as_mut().expect("it has one").writers[at].last_error = 0);
         }
     }
     if let ScriptsEvidence::Configured { .. } = evidence.scripts {
