@@ -28,10 +28,14 @@
 //! # Ok::<(), vmkeep_consistency::EvidenceError>(())
 //! ```
 //!
+//! [`script`] is Azure's pre- and post-script framework for Linux; [`promise`] says what a level is worth at restore.
+//!
 //! # What holds
 //! - [`decide`] is pure and total: better evidence never gives a worse level, and every level comes with its reasons.
 //! - A guest that was frozen is thawed, and a post-script whose pre-script was called is run, on every path: error,
 //!   panic, drop. After a kill or a hang, the [`ProcessWatchdog`] thaws.
+//!   It is set at the freeze: whoever wants the post-script run after a kill runs it in the child's closure, and a kill
+//!   between pre-script and freeze is nobody's to undo.
 //! - While a guest is frozen, nothing here writes anywhere.
 //! - A freeze counts only when the guest says after the snapshot that it is still frozen.
 //!
