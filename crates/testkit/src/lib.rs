@@ -16,6 +16,9 @@
 //! - [`GeneratedDisk`]: any size up to 32 TiB in a few bytes of memory, with a known set of allocated blocks;
 //! - [`CountingDisk`], [`FailingDisk`], [`ShrinkingDisk`]: wrap another disk.
 //!
+//! **Guests**: [`SimGuest`] has write caches, a journalling file system and a database with a log, and can be looked at
+//! as of any instant.
+//!
 //! **Tokens**: [`softhsm::Token`] makes one with the programs of SoftHSM and OpenSC; alone here it is not the same each time.
 //!
 //! **Strategies**: [`disk_history`] makes successive contents of a small disk.
@@ -38,6 +41,7 @@
 
 mod authority;
 mod disk;
+mod guest;
 pub mod softhsm;
 mod store;
 
@@ -45,6 +49,7 @@ pub use authority::permit;
 pub use disk::{
     Content, CountingDisk, DiskCounts, DiskHistory, FailingDisk, GeneratedDisk, ShrinkingDisk, disk_history,
 };
+pub use guest::{Acknowledged, Recovered, RestScripts, SimGuest};
 pub use store::{
     Action, Call, Counting, CountingStore, Counts, Fate, Fault, Faults, FaultyStore, Odds, Process,
     ProcessId, Quota, QuotaStore, Recording, RecordingStore, RequestKind, SimEvent, SimStore, Spawned, Step,

@@ -1,0 +1,162 @@
+//! A session on a fake guest: what happens in which order, and that it never stays frozen.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use vmkeep_consistency::fake::{Agent, Guest};
+use vmkeep_consistency::{
+    Before, Decision, Evidence, FreezeEvidence, Freezing, GuestOs, Millis, OnGuestFailure, Ports, PowerState,
+    ProvisioningState, Request, Running, ScriptOutcome, ScriptTrace, Scripts, ScriptsEvidence, ThawOutcome,
+    VmState, Watchdog, WatchdogError, conformance, take,
+};
+use vmkeep_model::ConsistencyLevel::{self, Application, Crash};
+
+#[derive(Debug)]
+struct Good(Before, u32);
+
+impl Scripts for Good {
+    fn before(&mut self, _disks: usize) -> Before {
+        self.0
+    }
+    fn after(&mut self) {
+        self.1 += 1;
+    }
+    fn evidence(&self) -> ScriptsEvidence {
+        let outcome = || ScriptOutcome::Succeeded(ScriptTrace::default());
+        ScriptsEvidence::Configured { pre: outcome(), post: outcome() }
+    }
+    fn on_failure(&self) -> OnGuestFailure {
+        OnGuestFailure::Degrade
+    }
+}
+
+fn request() -> Request {
+    Request::new(VmState {
+        provisioning: ProvisioningState::Succeeded,
+        power: PowerState::Running,
+        os: GuestOs::Linux,
+    })
+}
+
+fn ports<'a>(guest: &'a Guest, scripts: &'a mut Good) -> Ports<'a> {
+    Ports { agent: Some(guest), snapshotter: guest, scripts, watchdog: guest, clock: guest }
+}
+
+fn level(decision: Decision) -> ConsistencyLevel {
+    match decision {
+        Decision::Point(verdict) => verdict.level,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+fn check(agent: Agent, expected: ConsistencyLevel, events: &[&str]) -> Evidence {
+    let guest = Guest::new(["os", "data"]).with_agent(agent);
+    let mut scripts = Good(Before::Freeze, 0);
+    let (decision, evidence) = take(&request(), ports(&guest, &mut scripts));
+    assert_eq!(level(decision), expected);
+    assert_eq!(guest.events(), events);
+    assert!(!guest.is_frozen() && !guest.is_watched());
+    assert_eq!(scripts.1, 1, "the post-script ran once");
+    evidence.expect("it came to a snapshot")
+}
+
+#[test]
+fn every_agent_leaves_a_thawed_guest() {
+    let order = ["arm", "freeze", "snapshot", "thaw"];
+    let good = check(Agent::Good, Application, &order);
+    let FreezeEvidence::Done { frozen, thaw, .. } = good.freeze else { panic!("{:?}", good.freeze) };
+    assert_eq!((frozen, thaw), (Millis(15), ThawOutcome::Thawed));
+    check(Agent::HangsAtFreeze, Crash, &["arm", "freeze", "thaw", "snapshot"]);
+    check(Agent::OneMountFails, Crash, &["arm", "freeze", "thaw", "snapshot"]);
+    check(Agent::ThawsEarly, Crash, &order);
+    check(Agent::ThawFails, Application, &["arm", "freeze", "snapshot", "thaw", "watchdog thaws"]);
+}
+
+#[test]
+fn a_panic_thaws_and_runs_the_post_script() {
+    let guest = Guest::new(["os"]).with_panic();
+    let mut scripts = Good(Before::Freeze, 0);
+    let result = catch_unwind(AssertUnwindSafe(|| take(&request(), ports(&guest, &mut scripts))));
+    assert!(result.is_err());
+    assert_eq!(guest.events(), ["arm", "freeze", "snapshot", "thaw"]);
+    assert!(!guest.is_frozen() && !guest.is_watched());
+    assert_eq!(scripts.1, 1);
+}
+
+#[test]
+fn a_session_dropped_in_any_state_thaws() {
+    for steps in 0..4 {
+        let guest = Guest::new(["os"]);
+        let mut scripts = Good(Before::Freeze, 0);
+        let running = Running::new(&request(), ports(&guest, &mut scripts));
+        if steps == 0 {
+            drop(running);
+        } else {
+            let quiescing = running.quiesce();
+            if steps > 1 {
+                let Freezing::Frozen(frozen) = quiescing.freeze() else { panic!("frozen") };
+                assert!(guest.is_frozen());
+                if steps > 2 {
+                    drop(frozen.snapshot());
+                }
+            }
+        }
+        assert!(!guest.is_frozen() && !guest.is_watched(), "after {steps} steps");
+        assert_eq!(scripts.1, u32::from(steps > 0));
+    }
+}
+
+#[derive(Debug)]
+struct NoWatchdog;
+
+impl Watchdog for NoWatchdog {
+    fn arm(&self, _: Duration) -> Result<Box<dyn vmkeep_consistency::ArmedWatchdog>, WatchdogError> {
+        Err(WatchdogError(std::io::ErrorKind::OutOfMemory.into()))
+    }
+}
+
+#[test]
+fn without_a_watchdog_nothing_is_frozen() {
+    let guest = Guest::new(["os"]);
+    let mut scripts = Good(Before::Freeze, 0);
+    let ports = Ports { watchdog: &NoWatchdog, ..ports(&guest, &mut scripts) };
+    assert_eq!(level(take(&request(), ports).0), Crash);
+    assert_eq!(guest.events(), ["snapshot"]);
+}
+
+#[test]
+fn a_guest_that_is_left_alone_is_not_touched() {
+    let guest = Guest::new(["os"]);
+    let mut scripts = Good(Before::Freeze, 0);
+    let mut request = request();
+    request.vm.power = PowerState::Stopped;
+    assert_eq!(level(take(&request, ports(&guest, &mut scripts)).0), Crash);
+    assert_eq!((guest.events(), scripts.1), (vec!["snapshot"], 0));
+    request.vm.provisioning = ProvisioningState::Creating;
+    assert!(matches!(take(&request, ports(&guest, &mut scripts)), (Decision::NotNow { .. }, None)));
+    assert_eq!(guest.events().len(), 1);
+}
+
+#[test]
+fn scripts_may_stop_it_or_do_without_freeze() {
+    let guest = Guest::new(["os"]);
+    let mut scripts = Good(Before::Stop, 0);
+    assert!(matches!(take(&request(), ports(&guest, &mut scripts)).0, Decision::Refused(_)));
+    assert_eq!((guest.events(), scripts.1), (vec![], 1));
+    let mut scripts = Good(Before::SnapshotOnly, 0);
+    assert_eq!(level(take(&request(), ports(&guest, &mut scripts)).0), Application);
+    assert_eq!(guest.events(), ["snapshot"]);
+}
+
+#[test]
+fn the_fake_keeps_the_contracts() {
+    let guest = Guest::new(["os", "data"]);
+    conformance::guest_agent(&guest);
+    conformance::snapshotter(&guest);
+    let seen = std::cell::Cell::new(0);
+    conformance::watchdog(&guest, &mut |_| {
+        let count = guest.events().iter().filter(|event| **event == "watchdog thaws").count();
+        seen.replace(count) < count
+    });
+}
