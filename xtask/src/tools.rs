@@ -18,9 +18,12 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// What the tests and `disks` use.
-pub(crate) const TEST_TOOLS: [Tool; 10] = [
+pub(crate) const TEST_TOOLS: [Tool; 13] = [
     tool("qemu-img", "qemu-utils"),
     tool("qemu-io", "qemu-utils"),
+    tool("qemu-nbd", "qemu-utils"),
+    tool("qemu-storage-daemon", "qemu-utils"),
+    tool("nbdkit", "nbdkit"),
     tool("nbdinfo", "libnbd-bin"),
     tool("mke2fs", "e2fsprogs"),
     tool("e2fsck", "e2fsprogs"),
