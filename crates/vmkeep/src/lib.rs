@@ -59,12 +59,16 @@
 
 pub use vmkeep_backup as backup;
 pub use vmkeep_blockdiff as blockdiff;
+pub use vmkeep_consistency as consistency;
 pub use vmkeep_disk as disk;
 pub use vmkeep_envelope as envelope;
 pub use vmkeep_model as model;
+pub use vmkeep_nbd as nbd;
 #[cfg(feature = "pkcs11")]
 pub use vmkeep_pkcs11 as pkcs11;
+pub use vmkeep_protect as protect;
 pub use vmkeep_restore as restore;
+pub use vmkeep_retention as retention;
 pub use vmkeep_vault as vault;
 
 /// The object store port, as the `object_store` crate defines it: what a vault is made on.

@@ -9,7 +9,6 @@
 //! - An owner other than the expected one is 318; Azure's agent says 317 for it. Both count alike.
 //! - Unknown fields, fields given twice and values out of range are 305 instead of being ignored (but for the poll time).
 //! - There is one runner and no plugin host, so 304 and 310 to 315 do not come from here.
-//! - `continueBackupOnFailure: false` holds for faulty permissions of the settings file (317, 318) too.
 //! - A post-script that fails under `fsFreezeEnabled: false` makes a crash-consistent point, not an error.
 
 mod files;
