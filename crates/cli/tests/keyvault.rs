@@ -56,7 +56,8 @@ fn keys_and_secrets_have_versions_and_come_back_after_deletion() {
     json(&scratch, "keyvault get-secret bek --to x").expect(0, "there again");
     json(&scratch, "keyvault protect").expect(0, "protect");
     json(&scratch, "keyvault delete key kek").expect(0, "delete");
-    let error = json(&scratch, "keyvault purge key kek").expect(1, "protected").error();
+    json(&scratch, "keyvault purge key kek").expect(2, "nobody was asked");
+    let error = json(&scratch, "keyvault purge key kek --yes").expect(1, "protected").error();
     assert!(error["message"].as_str().unwrap().contains("purge protection"), "{error}");
 }
 

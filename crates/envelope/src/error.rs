@@ -266,6 +266,18 @@ pub enum KeyError {
     Service(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+impl OpenError {
+    /// Whether the KEK that wrapped it could not be asked, so that nothing is known of what is in it. A KEK that is not there, in a
+    /// store that answers, is none of these: another key object may do.
+    pub fn is_unanswered(&self) -> bool {
+        match self {
+            Self::KeyVault(KeyError::Store(KeyStoreError::NotFound { .. })) => false,
+            Self::KeyVault(_) => true,
+            _ => false,
+        }
+    }
+}
+
 /// An error and what lies below it, as one line.
 #[cfg(feature = "file-vault")]
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {

@@ -148,7 +148,7 @@ impl FileVault {
         settings: Settings,
         ports: Ports,
     ) -> Result<Self, KeyStoreError> {
-        let path = path.as_ref().to_owned();
+        let path = file::real(path.as_ref())?;
         if !(7..=90).contains(&settings.recoverable_days) {
             return Err(KeyStoreError::Settings { what: "recoverable days are 7 to 90" });
         }
@@ -171,7 +171,7 @@ impl FileVault {
 
     /// Opens a vault. A wrong passphrase or key is [`KeyStoreError::Credentials`].
     pub fn open(path: impl AsRef<Path>, key: FileVaultKey, ports: Ports) -> Result<Self, KeyStoreError> {
-        let path = path.as_ref().to_owned();
+        let path = file::real(path.as_ref())?;
         let lock = Lock::new(key, &*ports.entropy, &path)?;
         let mut vault = Self { url: String::new(), path, lock, ports, id: [0; 16] };
         let content = vault.read()?;

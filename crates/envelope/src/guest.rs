@@ -117,6 +117,20 @@ pub enum GuestKeysError {
         /// The store that was given, or that none was.
         store: String,
     },
+    /// The secret says that another version of the KEK wraps it than the one given.
+    #[error(
+        "disk {disk}: {secret} is wrapped by {found}, as its tag says, and not by {given}; give that version, or none"
+    )]
+    OtherKek {
+        /// Which disk.
+        disk: DiskName,
+        /// The secret.
+        secret: String,
+        /// The KEK that its tag names.
+        found: String,
+        /// The KEK that was given.
+        given: String,
+    },
     /// The secret that is there now is another than the captured one, and is not overwritten unasked.
     #[error(
         "disk {disk}: {live} is there and holds something else than was captured as {captured}; it stays unless \

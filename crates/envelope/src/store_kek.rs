@@ -1,7 +1,7 @@
 //! A key of a key store as the KEK of a vault.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::branch::half;
 use crate::kek::Kek;
@@ -37,8 +37,10 @@ const SUFFIX: &str = "+HKDF-SHA256+A256GCM";
 pub struct StoreKek {
     store: Arc<dyn KeyStore>,
     name: String,
-    /// As the store had it when this was made: what is stated in points.
+    /// As the store had it when this was made.
     url: KeyUrl,
+    /// The version that last wrapped or unwrapped: what is stated in points, as it is what the vault rests on.
+    used: Mutex<Option<String>>,
     version: Option<String>,
     algorithm: Option<WrapAlgorithm>,
 }
@@ -56,7 +58,11 @@ impl StoreKek {
     ) -> Result<Self, KeyError> {
         let url = store.key(name, version)?.url;
         let version = version.map(str::to_owned);
-        Ok(Self { store, name: name.to_owned(), url, version, algorithm })
+        Ok(Self { store, name: name.to_owned(), url, used: Mutex::default(), version, algorithm })
+    }
+
+    fn note(&self, version: &str) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Some(version.to_owned());
     }
 
     fn kek_id(&self, version: &str) -> [u8; 16] {
@@ -85,6 +91,7 @@ impl KeyVault for StoreKek {
         let wrapped =
             self.store.wrap(&self.name, info.url.version(), algorithm, transport.expose(), entropy)?;
         let version = wrapped.url.version().unwrap_or_default().to_owned();
+        self.note(&version);
         let bound = Kek::new(transport).wrap(key, context, None, entropy)?;
         let len = u16::try_from(wrapped.bytes.len()).map_err(|_| KeyError::WrapField {
             field: "key",
@@ -101,7 +108,10 @@ impl KeyVault for StoreKek {
     }
 
     fn describe(&self) -> KekDescription {
-        KekDescription { managed: KekManagement::Customer, url: Some(self.url.clone()) }
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let of_used = used.and_then(|version| KeyUrl::new(self.url.store(), &self.name, Some(&version)).ok());
+        let url = of_used.unwrap_or_else(|| self.url.clone());
+        KekDescription { managed: KekManagement::Customer, url: Some(url) }
     }
 
     fn unwrap(&self, wrapped: &WrappedKey, context: &WrapContext) -> Result<Unwrapped, KeyError> {
@@ -131,6 +141,7 @@ impl KeyVault for StoreKek {
         }) else {
             return broken();
         };
+        self.note(&wrapped.key_version);
         Ok(Kek::new(transport).unwrap_bytes(bound, context))
     }
 }

@@ -272,7 +272,7 @@ fn a_change_that_was_cut_off_leaves_the_vault_as_it_was() {
     let vault = scene.create(Settings::default());
     vault.set_secret("bek", &secret("old")).unwrap();
     // What a process that died while it wrote leaves beside the vault.
-    let half = scene.folder.path().join("keys.new");
+    let half = scene.folder.path().join(".vmkeep-stage-keys");
     fs::write(&half, b"vmkeepF1 and then nothing").unwrap();
     assert_eq!(scene.open().secret("bek", None).unwrap().value.value.expose(), b"old");
     vault.set_secret("bek", &secret("new")).unwrap();
@@ -288,11 +288,34 @@ fn a_change_that_cannot_be_written_is_an_error_and_changes_nothing() {
     let vault = scene.create(Settings::default());
     vault.set_secret("bek", &secret("old")).unwrap();
     // A folder where the new file would go: it cannot be made, whoever tries.
-    let blocked = scene.folder.path().join("keys.new");
+    let blocked = scene.folder.path().join(".vmkeep-stage-keys");
     fs::create_dir(&blocked).unwrap();
     fs::write(blocked.join("x"), b"").unwrap();
     assert!(matches!(vault.set_secret("bek", &secret("new")), Err(KeyStoreError::Io { .. })));
     assert_eq!(scene.open().secret("bek", None).unwrap().value.value.expose(), b"old");
+}
+
+/// Another vault beside it, whatever its name, is nobody's leftover; and a link to a vault stays one.
+#[test]
+fn a_change_touches_no_file_but_its_own() {
+    let scene = Scene::new();
+    let vault = scene.create(Settings::default());
+    let key = || FileVaultKey::Key(SecretKey::from_bytes(&mut [9; 32]));
+    let beside = scene.folder.path().join("keys.new");
+    let other = FileVault::create(&beside, key(), Settings::default(), Ports::default()).unwrap();
+    other.set_secret("bek", &secret("other")).unwrap();
+    vault.set_secret("bek", &secret("one")).unwrap();
+    assert_eq!(other.secret("bek", None).unwrap().value.value.expose(), b"other");
+
+    let link = scene.folder.path().join("link");
+    std::os::unix::fs::symlink(&beside, &link).unwrap();
+    let through = FileVault::open(&link, key(), Ports::default()).unwrap();
+    through.set_secret("bek", &secret("through")).unwrap();
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(other.secret("bek", None).unwrap().value.value.expose(), b"through");
+    let stage = scene.folder.path().join(".vmkeep-stage-keys");
+    let refused = FileVault::create(stage, key(), Settings::default(), Ports::default());
+    assert!(matches!(refused, Err(KeyStoreError::Settings { .. })));
 }
 
 fn damage(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {

@@ -282,6 +282,16 @@ pub enum VaultError {
         #[source]
         source: KeyError,
     },
+    /// The newest keys do not open. What older ones sealed can be read; nothing new is sealed with those.
+    #[error(
+        "the newest keys of {what}, epoch {epoch}, do not open, and nothing is sealed with older ones; verify says why"
+    )]
+    NewestKeys {
+        /// Whose keys.
+        what: String,
+        /// Their epoch.
+        epoch: u32,
+    },
     /// The keys were destroyed on purpose: what they sealed can be read by nobody any more.
     #[error("{what} was destroyed on purpose at {at} by {by}; what it sealed is gone for ever")]
     KeyDestroyed {

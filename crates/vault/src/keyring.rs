@@ -18,6 +18,9 @@ use crate::records;
 use crate::store::{Created, Objects};
 use crate::vault::Inner;
 
+/// What identity keys are compared by.
+const SAME_IDENTITY: &str = "vmkeep v1 same identity";
+
 /// How often key objects are listed again because all that were listed had gone: a rotation was at work.
 const LOOKS: u32 = 4;
 
@@ -28,6 +31,8 @@ pub(crate) struct Domain {
     epochs: BTreeMap<u32, DomainKeys>,
     /// Epochs whose data key was destroyed on purpose.
     destroyed: BTreeMap<u32, DestroyedBody>,
+    /// An epoch above those that open, whose keys are for this KEK and do not open.
+    broken: Option<u32>,
     /// Names of its key objects and tombstones when it was unlocked.
     seen: Vec<String>,
     /// Where to look for keys that were made since; nowhere in some tests.
@@ -63,6 +68,7 @@ impl Source {
 
     fn unlock(self, id: DomainId) -> Result<Domain, VaultError> {
         let scan = scan(&self.objects, &*self.key_vault, Some(&self.record), id, &self.what)?;
+        one_identity(&scan, &self.what)?;
         let first_of_each =
             scan.opened.into_iter().filter_map(|(epoch, keys)| Some((epoch, keys.into_iter().next()?)));
         let epochs = first_of_each.map(|(epoch, keys)| {
@@ -74,6 +80,7 @@ impl Source {
             id,
             epochs: epochs.collect(),
             destroyed: scan.destroyed,
+            broken: scan.broken,
             seen: scan.names,
             source: Some(self),
             later: OnceLock::new(),
@@ -102,6 +109,7 @@ impl Domain {
             id: epochs.values().next().unwrap().domain(),
             epochs,
             destroyed,
+            broken: None,
             seen: Vec::new(),
             source: None,
             later,
@@ -123,14 +131,22 @@ impl Domain {
         self.newest()?.identity().map_err(|source| self.key_error(source))
     }
 
+    /// The keys that new objects are sealed with: none, where newer ones are there and do not open.
+    fn sealing(&self) -> Result<&DomainKeys, VaultError> {
+        match self.broken {
+            Some(epoch) => Err(VaultError::NewestKeys { what: self.what(), epoch }),
+            None => self.newest(),
+        }
+    }
+
     /// The map branch that new metadata is sealed with.
     pub(crate) fn map_key(&self) -> Result<&BranchKey, VaultError> {
-        self.newest()?.map().map_err(|source| self.key_error(source))
+        self.sealing()?.map().map_err(|source| self.key_error(source))
     }
 
     /// What new data is sealed with: the data branch (the BEK), or its public side where that is all there is.
     pub(crate) fn sealing_key(&self) -> Result<SealingKey<'_>, VaultError> {
-        let keys = self.newest()?;
+        let keys = self.sealing()?;
         match self.destroyed_error(keys.epoch()) {
             Some(error) => Err(error),
             None => keys.sealing().map_err(|source| self.key_error(source)),
@@ -144,7 +160,7 @@ impl Domain {
 
     /// The data branch (the BEK) that new data is sealed with.
     pub(crate) fn data_key(&self) -> Result<&BranchKey, VaultError> {
-        self.data_key_in(self.newest()?)
+        self.data_key_in(self.sealing()?)
     }
 
     /// The map branch of `epoch`.
@@ -162,7 +178,7 @@ impl Domain {
         if let Some((_, keys)) = self.find(claimed.epoch)? {
             return keys.map().map_err(|source| self.key_error(source));
         }
-        let expected = self.map_key()?.id();
+        let expected = self.newest()?.map().map_err(|source| self.key_error(source))?.id();
         Err(VaultError::open(name, OpenError::WrongKey { expected, found: claimed }))
     }
 
@@ -232,12 +248,26 @@ impl Domain {
     }
 }
 
+/// Refuses keys of which one epoch has another identity key than the rest. It is the same for as long as a domain is; a KEK whose
+/// wrapping half is public (RSA) wraps whatever anybody makes, and who made this does not know it.
+fn one_identity(scan: &Scan, what: &str) -> Result<(), VaultError> {
+    let print = |keys: &DomainKeys| keys.identity().ok().map(|key| key.subkey(SAME_IDENTITY).hash16(&[]));
+    let mut found = scan.opened.values().flatten().filter_map(print);
+    let first = found.next();
+    if found.all(|other| Some(other) == first) {
+        return Ok(());
+    }
+    Err(VaultError::KeysDiffer { object: format!("one of the key objects of {what}") })
+}
+
 /// What there is of a domain's keys.
 pub(crate) struct Scan {
     /// What `key_vault` opens, by epoch; of each epoch those with the data key first, then those with the most branches.
     pub(crate) opened: BTreeMap<u32, Vec<DomainKeys>>,
     /// Whether one of them is named by the KEK alone, as an owner's is.
     pub(crate) owner: bool,
+    /// An epoch above those that open, whose keys are for this KEK and do not open.
+    broken: Option<u32>,
     pub(crate) destroyed: BTreeMap<u32, DestroyedBody>,
     /// Every object under the domain's prefix.
     names: Vec<String>,
@@ -255,7 +285,7 @@ pub(crate) fn scan(
 ) -> Result<Scan, VaultError> {
     for _ in 0..LOOKS {
         let (opened, destroyed) = (BTreeMap::new(), BTreeMap::new());
-        let mut found = Scan { opened, owner: false, destroyed, names: Vec::new() };
+        let mut found = Scan { opened, owner: false, broken: None, destroyed, names: Vec::new() };
         let (mut broken, mut gone) = (None, false);
         for (path, _) in objects.list(&format!("keys/{domain}"))? {
             let name = ObjectName::parse(&path);
@@ -275,7 +305,7 @@ pub(crate) fn scan(
                         }
                         Ok(OpenedKeys::NotMine) => {}
                         // Whoever holds the KEK did not answer: nothing is known of what is in it.
-                        Err(source @ OpenError::KeyVault(_)) => return Err(VaultError::open(&name, source)),
+                        Err(source) if source.is_unanswered() => return Err(VaultError::open(&name, source)),
                         Err(source) => {
                             let error = VaultError::open(&name, source);
                             if broken.as_ref().is_none_or(|(newest, _)| *newest <= epoch) {
@@ -300,11 +330,13 @@ pub(crate) fn scan(
         let newest = found.opened.keys().next_back().copied();
         match (newest, broken) {
             (None, Some((_, broken))) => return Err(broken),
-            // New data is sealed with the newest keys: older ones are none in their place.
-            (Some(newest), Some((epoch, broken))) if epoch > newest => return Err(broken),
             (None, None) if gone => {}
             (None, None) => break,
-            (Some(_), _) => return Ok(found),
+            (Some(newest), broken) => {
+                // What the older ones sealed is read all the same; new data is not sealed with them.
+                found.broken = broken.map(|(epoch, _)| epoch).filter(|epoch| *epoch > newest);
+                return Ok(found);
+            }
         }
     }
     Err(VaultError::WrongKey { what: what.to_owned() })
@@ -388,6 +420,7 @@ pub(crate) fn create_vm_domain(
         id: domain,
         epochs: BTreeMap::from([(0, keys)]),
         destroyed: BTreeMap::new(),
+        broken: None,
         seen: vec![path],
         source: Some(Source::of(vault, what)),
         later: OnceLock::new(),

@@ -185,3 +185,53 @@ fn they_are_put_back_with_the_tags_that_azure_disk_encryption_looks_for() {
     let again = put_back(Some(GuestOs::Linux)).unwrap();
     assert!(matches!(again.bek, PutBackState::AlreadyThere(_)), "nothing is changed");
 }
+
+/// The secret's tag says which version of the KEK wraps it; that one is captured, whatever is newest by now.
+#[test]
+fn the_kek_that_wraps_the_secret_is_captured_and_not_the_newest() {
+    let stores = Stores::new("unused");
+    let first = KeyStore::key(&stores.vault, "kek", None).unwrap().url;
+    let tags = [("DiskEncryptionKeyEncryptionKeyURL".to_owned(), first.to_string())].into();
+    let value = SecretBytes::new(b"wrapped".to_vec());
+    stores.vault.set_secret("bek", &SecretValue { value, content_type: None, tags }).unwrap();
+    stores.vault.create_key("kek", KeyKind::Aes256).unwrap();
+    let newest = KeyStore::key(&stores.vault, "kek", None).unwrap().url;
+    assert_ne!(first, newest);
+    let vault = create(Arc::new(InMemory::new()), 1);
+    back_up_with_keys(&vault, &stores, 1).unwrap();
+    let keys = vault.point(&point_ref("web@1")).unwrap().captured_keys(&permit()).unwrap().unwrap();
+    assert_eq!(keys.disks[0].kek.as_ref().unwrap().url, first);
+
+    // Whoever names another version is told.
+    let memory = Memory::from(disk(&[Some(block(1, 500))]));
+    let encryption = DiskEncryption { kek: Some(newest), ..stores.encryption() };
+    let name = os();
+    let keys = vec![DiskKeys { disk: &name, encryption: &encryption, stores: stores.of_guests() }];
+    let plan = Plan { keys, ..plan("web", &[("os", &memory)]) };
+    let refused = backup::run(&permit(), &vault, &plan, &inline(), &backup::Silent, &CancelToken::new());
+    assert!(format!("{:?}", refused.unwrap_err()).contains("OtherKek"));
+}
+
+/// What a point says wraps its vault's keys is what does, also when the store has a newer version.
+#[test]
+fn a_point_names_the_version_of_the_kek_that_the_vault_rests_on() {
+    let stores = Stores::new("unused");
+    let store = Arc::new(InMemory::new());
+    let files = Arc::new(stores.vault);
+    let kek = |files: &Arc<FileVault>| {
+        Arc::new(vmkeep::envelope::StoreKek::new(files.clone(), "kek", None, None).unwrap())
+    };
+    let first = KeyStore::key(&*files, "kek", None).unwrap().url;
+    Vault::create(store.clone(), kek(&files), ports(1)).unwrap();
+    files.create_key("kek", KeyKind::Aes256).unwrap();
+    let vault = Vault::open(store.clone(), kek(&files), ports(2)).unwrap();
+    assert_eq!(vault.keys().unwrap()[0].epochs[0].wraps[0].key_version, first.version().unwrap());
+    let content = disks([("os", disk(&[Some(block(1, 100))]))]);
+    // A VM that is new is wrapped by the newest; one that is there says what its keys are wrapped by.
+    back_up(&vault, "web", &content).unwrap();
+    let again = Vault::open(store, kek(&files), ports(3)).unwrap();
+    let point = back_up(&again, "web", &content).unwrap().point;
+    let newest = KeyStore::key(&*files, "kek", None).unwrap().url;
+    let said = format!("{:?}", point.storage_encryption);
+    assert!(said.contains(newest.version().unwrap()), "{said}");
+}

@@ -236,6 +236,29 @@ fn a_kek_that_does_not_answer_is_no_damage_and_nothing_is_removed_for_it() {
     });
 }
 
+/// Damage of the newest keys takes no point that older ones sealed, and no new one is made with those.
+#[test]
+fn older_points_are_read_where_the_newest_keys_are_damaged() {
+    let store = Arc::new(InMemory::new());
+    let vault = create(store.clone(), 1);
+    back_up_version(&vault, 1);
+    rotate(&vault).unwrap();
+    back_up_version(&vault, 2);
+    for (path, bytes) in snapshot(&*store) {
+        if matches!(ObjectName::parse(path.as_ref()), Some(ObjectName::Key { epoch: 1, .. })) {
+            let mut bytes = bytes.to_vec();
+            *bytes.last_mut().unwrap() ^= 1;
+            let put = ObjectStoreExt::put(&*store, &path, bytes.into());
+            tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(put).unwrap();
+        }
+    }
+    let vault = open(store, 2);
+    assert_restores(&vault, "web@1", &version(1), "the older keys");
+    assert!(restore(&vault, "web@2").is_err());
+    let refused = back_up(&vault, "web", &version(3)).unwrap_err();
+    assert!(matches!(vault_error(&refused), Some(VaultError::NewestKeys { epoch: 1, .. })), "{refused:?}");
+}
+
 #[test]
 fn a_destruction_that_is_gone_on_with_by_a_kek_that_does_not_answer_keeps_what_it_must() {
     let base = Arc::new(InMemory::new());

@@ -31,7 +31,7 @@ pub(crate) enum KeyvaultCommand {
     /// Take back that a key or secret was deleted
     Recover(ItemArgs),
     /// Remove a deleted key or secret for good
-    Purge(ItemArgs),
+    Purge(PurgeArgs),
     /// Keep everybody from purging before the days are over; this cannot be taken off again
     Protect,
 }
@@ -98,6 +98,15 @@ pub(crate) struct ItemArgs {
     pub(crate) kind: ItemKindArg,
     /// Its name
     pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PurgeArgs {
+    #[command(flatten)]
+    pub(crate) item: ItemArgs,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 /// A key or a secret.

@@ -13,6 +13,7 @@ use vmkeep::envelope::{KeyStore, KeyUrl, OsEntropy, SecretBytes, SecretStore, Se
 use crate::args::{
     GetSecretArgs, ItemArgs, KeyvaultArgs, KeyvaultCommand, KindArg, NewKeyArgs, SetSecretArgs,
 };
+use crate::confirm::confirm;
 use crate::context::Context;
 use crate::error::{Error, Outcome};
 use crate::stores::{self, Stores, broken};
@@ -87,8 +88,13 @@ pub(crate) fn run(context: &Context<'_>, args: &KeyvaultArgs) -> Result<Outcome,
             (None, format!("recovered {}", args.name))
         }
         KeyvaultCommand::Purge(args) => {
-            vault.purge(kind(args), &args.name)?;
-            (None, format!("{} is gone", args.name))
+            confirm(
+                context.output,
+                args.yes,
+                &format!("Purge {}: all its versions, and all that they wrap, for ever?", args.item.name),
+            )?;
+            vault.purge(kind(&args.item), &args.item.name)?;
+            (None, format!("{} is gone", args.item.name))
         }
         KeyvaultCommand::Protect => {
             vault.protect_from_purge()?;

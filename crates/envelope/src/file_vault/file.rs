@@ -1,12 +1,13 @@
 //! The file: read under a shared lock, replaced under an exclusive one.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::FileVault;
 use super::content::Content;
-use super::sealed::{Kind, NotOpened, SEALED_MAX};
+use super::sealed::{BODY_MAX, Kind, NotOpened, SEALED_MAX};
 use crate::writer::{TooLarge, Written};
 use crate::{Argon2Kdf, KeyError, KeyStoreError};
 
@@ -45,6 +46,36 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(suffix);
     path.with_file_name(name)
+}
+
+/// What a vault is written as before it is renamed: a name that no vault may have, since what is left under it is removed.
+fn stage(path: &Path) -> PathBuf {
+    let mut name = OsString::from(STAGE_BEGIN);
+    name.push(path.file_name().unwrap_or_default());
+    path.with_file_name(name)
+}
+
+/// What the name of a file begins with that a vault is written as.
+const STAGE_BEGIN: &str = ".vmkeep-stage-";
+
+/// Where the vault at `path` really is: behind symbolic links, which a rename would replace.
+pub(super) fn real(path: &Path) -> Result<PathBuf, KeyStoreError> {
+    let failed = |source| KeyStoreError::Io { path: path.to_owned(), source };
+    let real = match fs::canonicalize(path) {
+        Ok(real) => real,
+        // One that is yet to be made, in a folder that is there.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let parent = fs::canonicalize(parent.unwrap_or(Path::new("."))).map_err(failed)?;
+            parent.join(path.file_name().unwrap_or_default())
+        }
+        Err(e) => return Err(failed(e)),
+    };
+    let is_stage = real.file_name().is_some_and(|name| name.to_string_lossy().starts_with(STAGE_BEGIN));
+    if is_stage {
+        return Err(KeyStoreError::Settings { what: "a vault is not called .vmkeep-stage-..." });
+    }
+    Ok(real)
 }
 
 impl FileVault {
@@ -112,12 +143,13 @@ impl FileVault {
             len,
             max,
         })?;
+        // What could not be opened again is not written.
+        if body.len() > BODY_MAX {
+            return Err(KeyStoreError::TooLarge { what: "vault", len: body.len(), max: BODY_MAX });
+        }
         let entropy = &*self.ports.entropy;
         let sealed = self.lock.seal(Kind::Vault, &body, like, entropy).map_err(|e| self.unsealed(e))?;
-        if sealed.len() > SEALED_MAX {
-            return Err(KeyStoreError::TooLarge { what: "vault", len: sealed.len(), max: SEALED_MAX });
-        }
-        let new = beside(&self.path, ".new");
+        let new = stage(&self.path);
         let failed = |source| KeyStoreError::Io { path: new.clone(), source };
         // One that was left by a crash: nobody else writes it while the lock is held.
         match fs::remove_file(&new) {

@@ -20,7 +20,7 @@ use crate::{
 
 const VERSION: u16 = 1;
 /// Longest body.
-const BODY_MAX: usize = 16 << 20;
+pub(super) const BODY_MAX: usize = 16 << 20;
 /// Longest sealed object.
 pub(super) const SEALED_MAX: usize = BODY_MAX + 1024;
 

@@ -2,8 +2,9 @@
 
 use vmkeep_model::DiskName;
 
+use super::put_back::KEK_URL;
 use super::{CapturedDisk, CapturedKey, CapturedSecret, DiskEncryption, GuestKeysError};
-use crate::{KeyStore, KeyStoreError, SecretStore};
+use crate::{KeyStore, KeyStoreError, KeyUrl, SecretStore};
 
 /// The stores that hold the keys of guests. Secrets and keys may lie in different ones.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +44,13 @@ pub fn capture(
             return Err(wrong(url.to_string(), keys.url()));
         }
         (Some(url), Some(keys)) => {
-            let info = keys.key(url.name(), url.version()).map_err(failed("key"))?;
+            let version = wrapped_by(&bek, url).map_err(|found| GuestKeysError::OtherKek {
+                disk: disk.clone(),
+                secret: bek.url.to_string(),
+                found,
+                given: url.to_string(),
+            })?;
+            let info = keys.key(url.name(), version.as_deref()).map_err(failed("key"))?;
             if !info.enabled {
                 return Err(failed("key")(KeyStoreError::Disabled { url: info.url.to_string() }));
             }
@@ -52,6 +59,19 @@ pub fn capture(
         }
     };
     Ok(CapturedDisk { disk: disk.clone(), bek, kek })
+}
+
+/// The version of the KEK that wraps a secret: the one that its tag names, whatever is newest by now; the one that was given where it
+/// has no tag of this key. The URL in the tag when that is of another version than the one given.
+fn wrapped_by(secret: &CapturedSecret, given: &KeyUrl) -> Result<Option<String>, String> {
+    let given_version = || given.version().map(str::to_owned);
+    let Some(tag) = secret.value.tags.get(KEK_URL) else { return Ok(given_version()) };
+    let found = tag.parse::<KeyUrl>().ok().filter(|found| found.unversioned() == given.unversioned());
+    let Some(found) = found else { return Ok(given_version()) };
+    match (given.version(), found.version()) {
+        (Some(given), Some(found)) if given != found => Err(tag.clone()),
+        (given, found) => Ok(found.or(given).map(str::to_owned)),
+    }
 }
 
 /// `None` for a store that gives nothing out.

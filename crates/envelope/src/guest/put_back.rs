@@ -10,7 +10,7 @@ use crate::{KeyStoreError, KeyUrl, SecretUrl, SecretValue, WrapAlgorithm};
 const WRAPPED_BEK: &str = "Wrapped BEK";
 const ALGORITHM: &str = "DiskEncryptionKeyEncryptionAlgorithm";
 const FILE_NAME: &str = "DiskEncryptionKeyFileName";
-const KEK_URL: &str = "DiskEncryptionKeyEncryptionKeyURL";
+pub(super) const KEK_URL: &str = "DiskEncryptionKeyEncryptionKeyURL";
 const MACHINE: &str = "MachineName";
 const LINUX_FILE_NAME: &str = "LinuxPassPhraseFileName";
 

@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use vmkeep_envelope::{
-    Branch, DomainKeys, KeyError, KeyObjectHead, KeyVault, OpenError, OpenedKeys, WrapNaming,
-    open_key_object, wrap_name_of_some,
+    Branch, DomainKeys, KeyError, KeyObjectHead, KeyVault, OpenedKeys, WrapNaming, open_key_object,
+    wrap_name_of_some,
 };
 use vmkeep_model::{
     CancelToken, DomainId, LineageId, Permit, PointRef, Principal, SessionId, Timestamp, VmName, op,
@@ -498,7 +498,7 @@ impl Inner {
                     // KEK may rest on it.
                     Ok(OpenedKeys::NotMine) if Self::is_reduced_object(&path, &bytes) => {}
                     // Whoever holds the KEK did not answer: nothing is known of what is in it.
-                    Err(source @ OpenError::KeyVault(_)) => return Err(VaultError::open(&name, source)),
+                    Err(source) if source.is_unanswered() => return Err(VaultError::open(&name, source)),
                     Ok(OpenedKeys::NotMine) | Err(_) => surplus.push(name),
                 }
             }

@@ -316,15 +316,18 @@ impl Rotation<'_> {
                             let at = (keys.domain(), keys.epoch());
                             theirs.entry(at).or_default().push((path.clone(), keys));
                         }
-                        Err(source @ OpenError::KeyVault(_)) => return Err(VaultError::open(&name, source)),
+                        Err(source) if source.is_unanswered() => return Err(VaultError::open(&name, source)),
                         Ok(OpenedKeys::NotMine) | Err(_) => {}
                     }
                     self.settled.insert(path);
                 }
                 // Not a word of what is in it: whoever holds the KEK did not answer.
-                Err(source @ OpenError::KeyVault(_)) => return Err(VaultError::open(&name, source)),
+                Err(source) if source.is_unanswered() => return Err(VaultError::open(&name, source)),
                 Err(source) => {
-                    self.damaged.push(VaultError::open(&name, source));
+                    // Of a version that the key store does not have it says no more than that it is of another.
+                    if !matches!(source, OpenError::KeyVault(_)) {
+                        self.damaged.push(VaultError::open(&name, source));
+                    }
                     self.settled.insert(path);
                 }
             }
