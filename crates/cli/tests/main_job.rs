@@ -111,7 +111,7 @@ fn points_lists_everything_that_a_point_is() {
     assert_eq!(disks[0]["stored"]["provenance"], "scan");
     assert_eq!(
         disks[1],
-        json!({"name": "tmp", "role": "temp", "lun": null, "size": 2 * MIB, "stored": null})
+        json!({"name": "tmp", "role": "temp", "lun": null, "size": 2 * MIB, "stored": null, "encryption": null})
     );
     assert_eq!(disks[2]["size"], 5_u64 << 30);
     // Content has one identity within a VM, and another in another VM.

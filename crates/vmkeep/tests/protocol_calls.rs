@@ -127,7 +127,7 @@ enum Outside {
     Interrupted,
     /// A commit stores the copy of the point in a pack of its session, before anything is decided.
     PointCopy,
-    /// Key objects and tombstones are outside the commit protocol: each is created once and removed, in an order of its own
+    /// Key objects, tombstones and the marker of a KEK that is being changed are outside the commit protocol: each is created once and removed, in an order of its own
     /// (`vault/src/keys/`), and nothing else is decided by them.
     Keys,
 }
@@ -144,7 +144,7 @@ fn outside(seen: &Seen) -> Option<Outside> {
             | ObjectName::KeyDestroyed { .. }
             | ObjectName::Name(_),
         ) if read => Some(Outside::Lineage),
-        Some(ObjectName::Key { .. } | ObjectName::KeyDestroyed { .. })
+        Some(ObjectName::Key { .. } | ObjectName::KeyDestroyed { .. } | ObjectName::Rotation(_))
             if seen.if_absent || seen.kind == RequestKind::Delete =>
         {
             Some(Outside::Keys)
