@@ -208,6 +208,8 @@ fn the_same_inputs_make_the_same_vault() {
     assert_eq!(made.len(), stored.len());
     let other: Vec<&String> =
         stored.iter().filter(|(name, bytes)| made.get(*name) != Some(*bytes)).map(|(name, _)| name).collect();
+    // Journals have another form since these vaults were made: both have golden files of their own, and are read.
+    let other: Vec<_> = other.into_iter().filter(|name| !name.starts_with("journal/")).collect();
     // Of each point its record and the two packs that hold its copy.
     let named = if env!("CARGO_PKG_VERSION") == MADE_BY { 0 } else { 3 * points().len() };
     assert_eq!(other.len(), named, "not what they were: {other:#?}");
