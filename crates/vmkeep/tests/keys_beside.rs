@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex};
 use common::*;
 use keys::*;
 use vmkeep::envelope::{
-    Entropy, KekDescription, KeyError, KeyFileVault, KeyVault, SecretKey, Unwrapped, WrapContext, WrappedKey,
+    DomainKeys, Entropy, KekDescription, KeyError, KeyFileVault, KeyVault, SealContext, SecretKey,
+    SeededEntropy, Unwrapped, WrapContext, WrappedKey, seal_key_object,
 };
 use vmkeep::model::CancelToken;
 use vmkeep::object_store::memory::InMemory;
@@ -376,4 +377,26 @@ fn the_keys_of_an_earlier_line_of_points_can_be_named() {
     destroy(&vault, &earlier).unwrap();
     assert_restores(&open(store, 2), "web@1", &version(2), "the newer line");
     assert!(plan_to_destroy(&vault, None).unwrap().earlier.is_empty());
+}
+
+/// What somebody could do with write access to the store and the public half of an RSA KEK: a newer epoch of their own making.
+#[test]
+fn an_epoch_with_another_identity_key_is_refused_and_nothing_is_sealed_with_it() {
+    let store = Arc::new(InMemory::new());
+    let vault = create(store.clone(), 1);
+    back_up_version(&vault, 1);
+    let keys = vault.keys().unwrap();
+    let domain = keys.iter().find(|domain| !domain.vms.is_empty()).unwrap().domain;
+    let made = DomainKeys::generate(domain, 1, &SeededEntropy::new(66)).unwrap();
+    let counter = AtomicU64::new(0);
+    let session = vmkeep::model::SessionId([0x66; 16]);
+    let context = SealContext { session, counter: &counter, entropy: &SeededEntropy::new(67) };
+    let (name, object) = seal_key_object(&made, &*kek(), &format!("keys/{domain}/1/"), &context).unwrap();
+    let name = name.into();
+    let put = ObjectStoreExt::put(&*store, &name, object.into_bytes().into());
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(put).unwrap();
+    let before = snapshot(&*store);
+    let refused = back_up(&open(store.clone(), 2), "web", &version(2)).unwrap_err();
+    assert!(matches!(vault_error(&refused), Some(VaultError::KeysDiffer { .. })), "{refused:?}");
+    assert!(snapshot(&*store) == before, "something was stored");
 }
