@@ -18,12 +18,13 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// What the tests and `disks` use.
-pub(crate) const TEST_TOOLS: [Tool; 13] = [
+pub(crate) const TEST_TOOLS: [Tool; 14] = [
     tool("qemu-img", "qemu-utils"),
     tool("qemu-io", "qemu-utils"),
     tool("qemu-nbd", "qemu-utils"),
     tool("qemu-storage-daemon", "qemu-utils"),
     tool("nbdkit", "nbdkit"),
+    tool("qemu-system-x86_64", "qemu-system-x86"),
     tool("nbdinfo", "libnbd-bin"),
     tool("mke2fs", "e2fsprogs"),
     tool("e2fsck", "e2fsprogs"),
