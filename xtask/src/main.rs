@@ -5,6 +5,7 @@
 mod args;
 mod disks;
 mod failure;
+mod guest;
 mod peers;
 mod process;
 mod random;
@@ -35,6 +36,9 @@ cargo xtask CHORE [OPTIONS]
   disks DIR [--size GIB] [--fill MIB] [--seed N]
       Makes a realistic VM disk and later versions of it (default: 8 GiB, 3500 MiB of files).
 
+  guest DIR
+      Makes a small Linux guest with the real guest agent from Debian packages, for tests with VMKEEP_GUEST=DIR.
+
   peers DISKDIR WORKDIR [--rounds N] [--only NAME,NAME] [--rustic PROGRAM]
       Runs restic, borg, rustic and vmkeep on those disks and prints a table, and one of what vmkeep is to reach
       (default: 3 rounds). NAME is restic, borg, rustic, vmkeep, vmkeep-fast, vmkeep-default or vmkeep-best.
@@ -59,6 +63,7 @@ fn run(chore: &str, words: Vec<String>) -> Result<()> {
         "explore" => explore(Args::parse(words, &[])?),
         "simulate" => simulate::run(Args::parse(words, &["seconds", "seed"])?),
         "disks" => disks::run(Args::parse(words, &["size", "fill", "seed"])?),
+        "guest" => guest::run(Args::parse(words, &[])?),
         "peers" => peers::run(Args::parse(words, &["rounds", "only", "rustic"])?),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");

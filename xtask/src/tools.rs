@@ -35,6 +35,9 @@ pub(crate) const TEST_TOOLS: [Tool; 14] = [
     tool("pkcs11-tool", "opensc"),
 ];
 
+/// What `guest` uses.
+pub(crate) const GUEST_TOOLS: [Tool; 2] = [tool("busybox", "busybox-static"), tool("cpio", "cpio")];
+
 /// What `peers` uses.
 pub(crate) const PEER_TOOLS: [Tool; 3] =
     [tool("restic", "restic"), tool("borg", "borgbackup"), tool("time", "time")];
@@ -55,9 +58,16 @@ pub(crate) fn ensure(tools: &[Tool]) -> Result<()> {
     }
     println!("installing {}", names(&missing));
     apt(&["update"])?;
-    let mut words = vec!["install", "-y", "--no-install-recommends"];
-    words.extend(packages(&missing));
-    apt(&words)?;
+    // Installing one package may remove another of another version (qemu-system-x86 does so with a newer qemu-utils),
+    // so what is missing afterwards is installed once more.
+    for _ in 0..2 {
+        let mut words = vec!["install", "-y", "--no-install-recommends"];
+        let still = self::missing(tools);
+        words.extend(packages(&still));
+        if !still.is_empty() {
+            apt(&words)?;
+        }
+    }
     match self::missing(tools) {
         still if still.is_empty() => Ok(()),
         still => Err(Failure::new(format!("installed, and yet not found: {}", names(&still)))),
