@@ -47,9 +47,20 @@ pub fn snapshotter(snapshotter: &dyn Snapshotter) {
 /// # Panics
 /// When `watchdog` breaks it.
 pub fn watchdog(watchdog: &dyn Watchdog, fired: &mut dyn FnMut(WatchdogEnd) -> bool) {
-    let armed = watchdog.arm(TIMEOUT).expect("arms");
-    assert_eq!(armed.disarm(), WatchdogEnd::Quiet);
+    watchdog.arm().expect("arms").disarm();
     assert!(!fired(WatchdogEnd::Quiet), "disarmed it does nothing");
-    drop(watchdog.arm(TIMEOUT).expect("arms again"));
+    let mut armed = watchdog.arm().expect("arms again");
+    armed.freezing(TIMEOUT).expect("watches the freeze");
+    assert_eq!(armed.thawed(), WatchdogEnd::Quiet, "the deadline has not come");
+    armed.disarm();
+    assert!(!fired(WatchdogEnd::Quiet), "told of the thaw it does nothing");
+    let mut armed = watchdog.arm().expect("arms again");
+    armed.freezing(TIMEOUT).expect("watches the freeze");
+    drop(armed);
     assert!(fired(WatchdogEnd::Fired), "dropped it thaws");
+    let mut armed = watchdog.arm().expect("arms again");
+    armed.freezing(TIMEOUT).expect("watches the freeze");
+    armed.thaw();
+    assert!(fired(WatchdogEnd::Fired), "told to, it thaws");
+    armed.disarm();
 }

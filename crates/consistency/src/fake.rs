@@ -36,6 +36,8 @@ struct State {
     agent: Cell<Agent>,
     frozen: Cell<bool>,
     armed: Cell<bool>,
+    /// Whether the watchdog has been told of a freeze.
+    watched: Cell<bool>,
     now: Cell<Duration>,
     panics: Cell<bool>,
     events: RefCell<Vec<&'static str>>,
@@ -49,6 +51,7 @@ impl Guest {
             agent: Cell::default(),
             frozen: Cell::default(),
             armed: Cell::default(),
+            watched: Cell::default(),
             now: Cell::default(),
             panics: Cell::default(),
             events: RefCell::default(),
@@ -158,7 +161,7 @@ impl MonotonicClock for Guest {
 struct Armed(Guest);
 
 impl Watchdog for Guest {
-    fn arm(&self, _deadline: Duration) -> Result<Box<dyn ArmedWatchdog>, WatchdogError> {
+    fn arm(&self) -> Result<Box<dyn ArmedWatchdog>, WatchdogError> {
         self.note("arm");
         self.0.armed.set(true);
         Ok(Box::new(Armed(self.clone())))
@@ -166,17 +169,30 @@ impl Watchdog for Guest {
 }
 
 impl ArmedWatchdog for Armed {
-    fn disarm(self: Box<Self>) -> WatchdogEnd {
-        self.0.0.armed.set(false);
+    fn freezing(&mut self, _deadline: Duration) -> Result<(), WatchdogError> {
+        self.0.0.watched.set(true);
+        Ok(())
+    }
+
+    fn thawed(&mut self) -> WatchdogEnd {
+        self.0.0.watched.set(false);
         WatchdogEnd::Quiet
+    }
+
+    fn thaw(&mut self) {
+        self.0.note("watchdog thaws");
+        self.0.0.frozen.set(false);
+    }
+
+    fn disarm(self: Box<Self>) {
+        self.0.0.armed.set(false);
     }
 }
 
 impl Drop for Armed {
     fn drop(&mut self) {
-        if self.0.0.armed.replace(false) {
-            self.0.note("watchdog thaws");
-            self.0.0.frozen.set(false);
+        if self.0.0.armed.replace(false) && self.0.0.watched.replace(false) {
+            self.thaw();
         }
     }
 }

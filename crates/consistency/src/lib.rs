@@ -33,9 +33,8 @@
 //! # What holds
 //! - [`decide`] is pure and total: better evidence never gives a worse level, and every level comes with its reasons.
 //! - A guest that was frozen is thawed, and a post-script whose pre-script was called is run, on every path: error,
-//!   panic, drop. After a kill or a hang, the [`ProcessWatchdog`] thaws.
-//!   It is set at the freeze: whoever wants the post-script run after a kill runs it in the child's closure, and a kill
-//!   between pre-script and freeze is nobody's to undo.
+//!   panic, drop. After a kill the [`ProcessWatchdog`] does both, and thaws when the deadline has passed. It is set before
+//!   the pre-script: without it nothing is done to the guest.
 //! - While a guest is frozen, nothing here writes anywhere.
 //! - A freeze counts only when the guest says after the snapshot that it is still frozen.
 //!
@@ -74,4 +73,4 @@ pub use promise::{Promise, promise};
 pub use session::{
     FREEZE_DEADLINE, Freezing, Frozen, Ports, Quiescing, Request, Running, Snapshotted, Thawed, take,
 };
-pub use watchdog::{ARM_TIMEOUT, FIRED_EXIT_CODE, ProcessWatchdog, serve};
+pub use watchdog::{ARM_TIMEOUT, ProcessWatchdog, Undo, serve};

@@ -148,29 +148,42 @@ impl MonotonicClock for SystemMonotonic {
 
 /// A watchdog cannot be set.
 #[derive(Debug, Error)]
-#[error("the watchdog that would thaw the guest cannot be started, so it is not frozen")]
+#[error("the watchdog that would undo what is done to the guest does not answer, so nothing is done to it")]
 pub struct WatchdogError(#[source] pub std::io::Error);
 
 /// What a watchdog has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WatchdogEnd {
-    /// Nothing; it will do nothing any more.
+    /// Nothing.
     Quiet,
     /// It thawed the guest, or is gone and may have.
     Fired,
 }
 
-/// Thaws the guest when nobody else does: after the deadline, and when the process that set it is gone.
+/// Undoes what was done to the guest when nobody else does: thaws it after the deadline, and when the process that set
+/// it is gone, thaws it and runs the post-script.
 pub trait Watchdog: fmt::Debug {
-    /// Sets it. When this returns it watches.
+    /// Sets it, before anything is done to the guest. When this returns it watches.
     ///
     /// # Errors
-    /// When it cannot be started; the guest must not be frozen then.
-    fn arm(&self, deadline: Duration) -> Result<Box<dyn ArmedWatchdog>, WatchdogError>;
+    /// When it cannot be started; the guest must not be touched then.
+    fn arm(&self) -> Result<Box<dyn ArmedWatchdog>, WatchdogError>;
 }
 
-/// A watchdog that watches. Dropped, it thaws at once.
+/// A watchdog that watches. Dropped, it undoes at once.
 pub trait ArmedWatchdog: fmt::Debug {
-    /// Ends it.
-    fn disarm(self: Box<Self>) -> WatchdogEnd;
+    /// Tells it that the guest will be frozen now, and for how long it may be.
+    ///
+    /// # Errors
+    /// When it is not there any more; the guest must not be frozen then.
+    fn freezing(&mut self, deadline: Duration) -> Result<(), WatchdogError>;
+
+    /// Tells it that the guest is thawed, and returns whether it had to do that itself.
+    fn thawed(&mut self) -> WatchdogEnd;
+
+    /// Tells it that thawing failed: it tries in its own way, now. Not waited for.
+    fn thaw(&mut self);
+
+    /// Ends it: all is undone.
+    fn disarm(self: Box<Self>);
 }

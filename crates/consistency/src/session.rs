@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::evidence::{
     DiskOutcome, DiskSnapshot, Evidence, FreezeEvidence, Held, Mount, MountOutcome, OnGuestFailure,
-    Simultaneity, SnapshotEvidence, ThawOutcome, VmState, VssEvidence,
+    ScriptsEvidence, Simultaneity, SnapshotEvidence, ThawOutcome, VmState, VssEvidence,
 };
 use crate::port::{
     ArmedWatchdog, Before, FreezeState, GuestAgent, MonotonicClock, Scripts, Snapshotter, Watchdog,
@@ -158,6 +158,7 @@ impl<'a> Running<'a> {
             ports,
             request,
             must_run_post: false,
+            watchdog: None,
             frozen: None,
             freeze: FreezeEvidence::NotTried,
             vss: None,
@@ -165,12 +166,23 @@ impl<'a> Running<'a> {
         })
     }
 
-    /// Runs the pre-script.
+    /// Sets the watchdog, then runs the pre-script. Without a watchdog nothing is done to the guest.
     pub fn quiesce(mut self) -> Quiescing<'a> {
-        self.0.must_run_post = true;
         if self.0.ports.scripts.on_failure() == OnGuestFailure::Refuse {
             self.0.request.policy.on_failure = OnGuestFailure::Refuse;
         }
+        let has_scripts = !matches!(self.0.ports.scripts.evidence(), ScriptsEvidence::NotConfigured { .. });
+        if has_scripts || self.0.ports.agent.is_some() {
+            match self.0.ports.watchdog.arm() {
+                Ok(watchdog) => self.0.watchdog = Some(watchdog),
+                Err(error) => {
+                    self.0.freeze = FreezeEvidence::Failed(watchdog_text(&error));
+                    let is_strict = has_scripts && self.0.request.policy.on_failure == OnGuestFailure::Refuse;
+                    return Quiescing(self.0, if is_strict { Before::Stop } else { Before::SnapshotOnly });
+                }
+            }
+        }
+        self.0.must_run_post = true;
         let advice = self.0.ports.scripts.before(self.0.snapshot.disks.len());
         if advice == Before::SnapshotOnly {
             self.0.freeze = FreezeEvidence::LeftToScripts;
@@ -190,7 +202,7 @@ impl<'a> Quiescing<'a> {
         self.1
     }
 
-    /// Sets the watchdog, then freezes.
+    /// Freezes, for no longer than the deadline.
     pub fn freeze(mut self) -> Freezing<'a> {
         if self.0.freeze() {
             Freezing::Frozen(Frozen(self.0))
@@ -237,6 +249,7 @@ impl Thawed<'_> {
     /// Runs the post-script and returns what was seen.
     pub fn finish(mut self) -> Evidence {
         self.0.run_post();
+        self.0.disarm();
         let guard = &mut self.0;
         Evidence {
             policy: guard.request.policy,
@@ -255,7 +268,6 @@ impl Thawed<'_> {
 #[derive(Debug)]
 struct Undo {
     since: Duration,
-    watchdog: Box<dyn ArmedWatchdog>,
     mounts: Vec<Mount>,
 }
 
@@ -265,6 +277,8 @@ struct Guard<'a> {
     ports: Ports<'a>,
     request: Request,
     must_run_post: bool,
+    /// There from before the pre-script until after the post-script.
+    watchdog: Option<Box<dyn ArmedWatchdog>>,
     frozen: Option<Undo>,
     freeze: FreezeEvidence,
     vss: Option<VssEvidence>,
@@ -273,16 +287,13 @@ struct Guard<'a> {
 
 impl Guard<'_> {
     fn freeze(&mut self) -> bool {
-        let Some(agent) = self.ports.agent else { return false };
-        let watchdog = match self.ports.watchdog.arm(self.request.deadline) {
-            Ok(watchdog) => watchdog,
-            Err(error) => {
-                self.freeze = FreezeEvidence::Failed(watchdog_text(&error));
-                return false;
-            }
-        };
+        let (Some(agent), Some(watchdog)) = (self.ports.agent, &mut self.watchdog) else { return false };
+        if let Err(error) = watchdog.freezing(self.request.deadline) {
+            self.freeze = FreezeEvidence::Failed(watchdog_text(&error));
+            return false;
+        }
         // From here on the guest may be frozen, also when the agent says that it is not.
-        self.frozen = Some(Undo { since: self.ports.clock.elapsed(), watchdog, mounts: Vec::new() });
+        self.frozen = Some(Undo { since: self.ports.clock.elapsed(), mounts: Vec::new() });
         match agent.freeze(self.request.agent_timeout) {
             Ok(report) => {
                 let complete =
@@ -310,12 +321,13 @@ impl Guard<'_> {
         let frozen = self.ports.clock.elapsed().saturating_sub(undo.since);
         let (end, thaw) = match thawed {
             Ok(count) => {
-                let end = undo.watchdog.disarm();
+                let end = self.watchdog.as_mut().map_or(WatchdogEnd::Fired, |watchdog| watchdog.thawed());
                 (end, if count == 0 { ThawOutcome::AlreadyThawed } else { ThawOutcome::Thawed })
             }
-            // Dropped, the watchdog tries in its own way, at once.
             Err(error) => {
-                drop(undo.watchdog);
+                if let Some(watchdog) = &mut self.watchdog {
+                    watchdog.thaw();
+                }
                 (WatchdogEnd::Quiet, ThawOutcome::Failed(error.to_string()))
             }
         };
@@ -334,6 +346,12 @@ impl Guard<'_> {
             self.ports.scripts.after();
         }
     }
+
+    fn disarm(&mut self) {
+        if let Some(watchdog) = self.watchdog.take() {
+            watchdog.disarm();
+        }
+    }
 }
 
 fn watchdog_text(error: &WatchdogError) -> String {
@@ -344,5 +362,6 @@ impl Drop for Guard<'_> {
     fn drop(&mut self) {
         self.thaw(Held::Unknown);
         self.run_post();
+        self.disarm();
     }
 }

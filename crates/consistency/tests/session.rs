@@ -1,7 +1,6 @@
 //! A session on a fake guest: what happens in which order, and that it never stays frozen.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
 
 use vmkeep_consistency::fake::{Agent, Guest};
 use vmkeep_consistency::{
@@ -111,7 +110,7 @@ fn a_session_dropped_in_any_state_thaws() {
 struct NoWatchdog;
 
 impl Watchdog for NoWatchdog {
-    fn arm(&self, _: Duration) -> Result<Box<dyn vmkeep_consistency::ArmedWatchdog>, WatchdogError> {
+    fn arm(&self) -> Result<Box<dyn vmkeep_consistency::ArmedWatchdog>, WatchdogError> {
         Err(WatchdogError(std::io::ErrorKind::OutOfMemory.into()))
     }
 }
@@ -122,7 +121,7 @@ fn without_a_watchdog_nothing_is_frozen() {
     let mut scripts = Good(Before::Freeze, 0);
     let ports = Ports { watchdog: &NoWatchdog, ..ports(&guest, &mut scripts) };
     assert_eq!(level(take(&request(), ports).0), Crash);
-    assert_eq!(guest.events(), ["snapshot"]);
+    assert_eq!((guest.events(), scripts.1), (vec!["snapshot"], 0), "and no script is run");
 }
 
 #[test]
@@ -143,10 +142,10 @@ fn scripts_may_stop_it_or_do_without_freeze() {
     let guest = Guest::new(["os"]);
     let mut scripts = Good(Before::Stop, 0);
     assert!(matches!(take(&request(), ports(&guest, &mut scripts)).0, Decision::Refused(_)));
-    assert_eq!((guest.events(), scripts.1), (vec![], 1));
+    assert_eq!((guest.events(), scripts.1), (vec!["arm"], 1));
     let mut scripts = Good(Before::SnapshotOnly, 0);
     assert_eq!(level(take(&request(), ports(&guest, &mut scripts)).0), Application);
-    assert_eq!(guest.events(), ["snapshot"]);
+    assert_eq!(guest.events(), ["arm", "arm", "snapshot"]);
 }
 
 #[test]
