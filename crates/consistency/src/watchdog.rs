@@ -51,8 +51,7 @@ impl<F: Fn() -> Command> Watchdog for ProcessWatchdog<F> {
         let mut child = command.spawn().map_err(WatchdogError)?;
         let pipes = child.stdin.take().zip(child.stdout.take());
         let pipes = pipes.ok_or_else(|| WatchdogError(io::Error::other("the child has no pipes")))?;
-        let mut armed =
-            Box::new(Armed { child: Some(child), input: Some(pipes.0), answers: lines(pipes.1) });
+        let mut armed = Box::new(Armed { child: Some(child), input: Some(pipes.0), answers: lines(pipes.1) });
         match armed.expect("armed") {
             Ok(()) => Ok(armed),
             Err(error) => {

@@ -8,10 +8,12 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use vmkeep_consistency::script::{
     FileFacts, Flow, FlowAction, FlowEvent, FlowRules, OUTPUT_BYTES_MAX, Precheck, RETRIES_MAX,
-    ScriptContext, ScriptErrorCode, ScriptFiles, ScriptRunner, ScriptSettings, SystemFiles,
+    ScriptCommand, ScriptContext, ScriptErrorCode, ScriptFiles, ScriptHost, ScriptRun, ScriptRunner,
+    ScriptSettings, SystemFiles,
 };
 use vmkeep_consistency::{Before, OnGuestFailure, ScriptOutcome, ScriptTrace, Scripts, ScriptsEvidence};
 
@@ -78,6 +80,12 @@ impl ScriptFiles for Files {
     }
     fn read(&self, path: &str, _limit: usize) -> io::Result<(FileFacts, Vec<u8>)> {
         self.0.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl ScriptHost for Files {
+    fn run(&self, script: &ScriptCommand<'_>, _: Duration) -> ScriptRun {
+        panic!("{script:?} is run");
     }
 }
 
@@ -176,7 +184,12 @@ fn install(path: &Path, mode: u32, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-fn run(folder: &Path, fields: &str, pre: &str, post: &str) -> (Before, ScriptsEvidence, ScriptRunner) {
+fn run(
+    folder: &Path,
+    fields: &str,
+    pre: &str,
+    post: &str,
+) -> (Before, ScriptsEvidence, ScriptRunner<'static>) {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let (pre_path, post_path, config) = (folder.join("pre"), folder.join("post"), folder.join("config"));
     install(&pre_path, 0o700, pre);

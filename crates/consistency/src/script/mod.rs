@@ -14,15 +14,17 @@
 mod files;
 mod flow;
 #[cfg(unix)]
-mod run;
+mod local;
+mod runner;
 mod settings;
 
 #[cfg(unix)]
 pub use files::SystemFiles;
 pub use files::{FileFacts, ScriptFiles};
 pub use flow::{Flow, FlowAction, FlowEvent, FlowRules, Precheck};
-#[cfg(unix)]
-pub use run::{OUTPUT_BYTES_MAX, ScriptContext, ScriptRunner};
+pub use runner::{
+    OUTPUT_BYTES_MAX, ScriptCommand, ScriptContext, ScriptEnd, ScriptHost, ScriptRun, ScriptRunner,
+};
 pub use settings::{
     RETRIES_MAX, SETTINGS_BYTES_MAX, ScriptErrorCode, ScriptSettings, SettingsError, TIMEOUT_MAX,
 };
