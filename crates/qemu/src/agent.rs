@@ -1,5 +1,7 @@
 //! The guest agent: freezing and thawing file systems from inside the guest.
 
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +17,8 @@ pub struct Mount {
     pub mountpoint: String,
     /// Its kind, such as `ext4`.
     pub kind: String,
+    /// The device it is on, such as `vda1`; several mounts may be of one.
+    pub device: String,
 }
 
 /// What became of a freeze.
@@ -41,11 +45,31 @@ pub struct Agent {
 impl Agent {
     /// Connects to the socket and waits until the agent answers. Each command has `limit` to be answered.
     pub fn connect(path: &Path, limit: Duration) -> Result<Self, QemuError> {
-        // A number that an agent's leftover answers to someone else hardly have.
-        let next = u64::from(std::process::id()) << 20;
-        let mut agent = Self { lines: Lines::connect(path)?, limit, next, is_in_step: false };
+        let mut agent = Self::over(Lines::connect(path)?, limit);
         agent.synchronize()?;
         Ok(agent)
+    }
+
+    /// An agent over a connection that was made elsewhere ([`connection`](Self::connection)); nothing is sent yet.
+    pub fn from_stream(stream: UnixStream, limit: Duration) -> Self {
+        Self::over(Lines::over(stream, Path::new("the agent's connection")), limit)
+    }
+
+    fn over(lines: Lines, limit: Duration) -> Self {
+        // A number that an agent's leftover answers to someone else hardly have.
+        let next = u64::from(std::process::id()) << 20;
+        Self { lines, limit, next, is_in_step: false }
+    }
+
+    /// Another handle of the same connection, for a process that is to thaw when this one cannot: QEMU serves one
+    /// connection at a time.
+    pub fn connection(&self) -> Result<OwnedFd, QemuError> {
+        self.lines.handle()
+    }
+
+    /// Gives each further command `limit` to be answered.
+    pub fn set_limit(&mut self, limit: Duration) {
+        self.limit = limit;
     }
 
     /// Drops whatever the agent still had to say, up to the answer to this very call.
@@ -87,7 +111,7 @@ impl Agent {
         let list = self.execute("guest-get-fsinfo", json!({}))?;
         let mount = |entry: &Value| {
             let text = |field: &str| entry.get(field).and_then(Value::as_str).map(str::to_owned);
-            Some(Mount { mountpoint: text("mountpoint")?, kind: text("type")? })
+            Some(Mount { mountpoint: text("mountpoint")?, kind: text("type")?, device: text("name")? })
         };
         Ok(list.as_array().map(|list| list.iter().filter_map(mount).collect()).unwrap_or_default())
     }

@@ -69,6 +69,17 @@ pub enum QemuError {
         /// Why.
         reason: String,
     },
+    /// There is no room for a scratch image. The guest was not touched.
+    #[error("cannot reserve {bytes} bytes for {path}; free some, choose another folder or a smaller bound", path = path.display())]
+    NoScratchSpace {
+        /// The scratch image.
+        path: PathBuf,
+        /// How many bytes it is to have.
+        bytes: u64,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// Reading the snapshot failed.
     #[error("cannot read the snapshot")]
     Nbd(#[source] Box<NbdError>),

@@ -44,13 +44,18 @@
 //! stored. No path loses a change.
 //!
 //! # What it does not do
-//! It sends no data anywhere, decides nothing about consistency, and starts no thread. QEMU 6.0 or newer.
+//! It sends no data anywhere and starts no thread; what a snapshot is worth is decided by `vmkeep-consistency`, whose
+//! ports [`QemuAgent`] (agent, files and programs of scripts) and [`QemuSnapshotter`] are. QEMU 6.0 or newer.
 //!
 //! Reference: <https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html>,
 //! <https://www.qemu.org/docs/master/interop/bitmaps.html>,
 //! <https://www.qemu.org/docs/master/interop/qemu-ga-ref.html>.
 
+mod guest_agent;
+mod machine;
+mod scripts;
 mod snapshot;
+mod snapshotter;
 
 mod agent;
 mod bitmap;
@@ -62,6 +67,9 @@ mod lines;
 pub use agent::{Agent, FreezeReport, Mount};
 pub use bitmap::{BITMAP_GRANULARITY, BitmapName, Tracking, TrackingLoss};
 pub use error::QemuError;
+pub use guest_agent::{QemuAgent, thaw_over};
 pub use lines::LINE_BYTES_MAX;
+pub use machine::{VmDisk, disks, power};
 pub use qmp::{EVENTS_MAX, Event, Qmp};
-pub use snapshot::{DiskPlan, Outcome, Snapshot, SnapshotDisk, SnapshotPlan};
+pub use snapshot::{DiskPlan, Outcome, Prepared, Snapshot, SnapshotDisk, SnapshotPlan};
+pub use snapshotter::QemuSnapshotter;

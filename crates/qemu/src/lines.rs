@@ -1,6 +1,7 @@
 //! JSON values, one a line, over a Unix socket, with a bound on their length and on the time.
 
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -35,9 +36,19 @@ impl Deadline {
 impl Lines {
     pub(crate) fn connect(path: &Path) -> Result<Self, QemuError> {
         match UnixStream::connect(path) {
-            Ok(stream) => Ok(Self { stream, path: path.to_owned(), buffer: Vec::new(), searched: 0 }),
+            Ok(stream) => Ok(Self::over(stream, path)),
             Err(source) => Err(QemuError::Io { doing: "connect to", socket: path.to_owned(), source }),
         }
+    }
+
+    pub(crate) fn over(stream: UnixStream, path: &Path) -> Self {
+        Self { stream, path: path.to_owned(), buffer: Vec::new(), searched: 0 }
+    }
+
+    /// Another handle of the same connection.
+    pub(crate) fn handle(&self) -> Result<OwnedFd, QemuError> {
+        let handle = self.stream.try_clone().map(OwnedFd::from);
+        handle.map_err(|source| self.failed("duplicate", "", source))
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -92,6 +92,11 @@ impl Qmp {
         self.events.drain(..).collect()
     }
 
+    /// Keeps an event that was taken.
+    pub(crate) fn put_back(&mut self, event: Event) {
+        self.events.push_front(event);
+    }
+
     pub(crate) fn events(&self) -> impl Iterator<Item = &Event> {
         self.events.iter()
     }

@@ -1,9 +1,11 @@
 //! All disks of a running VM at one instant.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::fs::{FallocateFlags, fallocate};
 use serde_json::{Value, json};
 use vmkeep_disk::{BlockWrite, Overwrite, Qcow2Target};
 use vmkeep_model::{ByteLen, ExtentSet};
@@ -11,17 +13,23 @@ use vmkeep_nbd::{ConnectOptions, NbdDisk};
 
 use crate::bitmap::{self, BitmapName, Tracking, TrackingLoss, action, on_bitmap};
 use crate::error::QemuError;
-use crate::qmp::Qmp;
+use crate::qmp::{Event, Qmp};
 
 /// What is made in QEMU has these names, with the number of the disk behind; what is found under them is left over.
 const SCRATCH: &str = "vmkeep-scratch-";
 const SCRATCH_FILE: &str = "vmkeep-scratch-file-";
 const JOB: &str = "vmkeep-job-";
 const EXPORT: &str = "vmkeep-export-";
+/// The event of a scratch image that passed its bound.
+const THRESHOLD: &str = "BLOCK_WRITE_THRESHOLD";
 const SOCKET: &str = "vmkeep-nbd.sock";
 
 /// How long QEMU may take to end a job or an export.
 const END_LIMIT: Duration = Duration::from_secs(30);
+/// How often a snapshot is looked at that tells nothing.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// What is reserved for a scratch image beyond its bound.
+const OVERSHOOT_BYTES: u64 = 64 << 20;
 
 /// A disk to take part.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,8 +90,16 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Takes the snapshot. When it fails nothing of it is left, and the bitmaps are as before or put right.
+    /// Takes the snapshot and makes it readable. When it fails nothing of it is left, and the bitmaps are as before or put
+    /// right. For a guest that is frozen meanwhile, the steps one by one are better: only [`Prepared::take`] need be
+    /// within the freeze.
     pub fn begin(qmp: &mut Qmp, plan: &SnapshotPlan) -> Result<Self, QemuError> {
+        Self::prepare(qmp, plan)?.take(qmp)?.export(qmp)
+    }
+
+    /// Does all that can be done before the instant: removes what an earlier snapshot left, puts bitmaps right, reserves
+    /// the space of the scratch images.
+    pub fn prepare(qmp: &mut Qmp, plan: &SnapshotPlan) -> Result<Prepared, QemuError> {
         check_plan(plan)?;
         clean_up(qmp, plan.disks.len(), &plan.folder)?;
         let nodes = qmp.execute("query-named-block-nodes", json!({ "flat": true }))?;
@@ -112,17 +128,15 @@ impl Snapshot {
             snapshot.disks.push(SnapshotDisk { node: node.clone(), tracking, is_persistent, export, index });
         }
         qmp.transaction(repairs)?;
-        let taken = snapshot.add_scratch(qmp, &sizes).and_then(|()| qmp.transaction(actions));
-        if let Err(error) = taken {
-            return clean_up(qmp, plan.disks.len(), &plan.folder).and(Err(error));
-        }
-        match snapshot.export(qmp) {
-            Ok(()) => Ok(snapshot),
-            Err(error) => snapshot.finish(qmp, Outcome::Failed).and(Err(error)),
+        let prepared = Prepared { snapshot, actions };
+        match prepared.snapshot.add_scratch(qmp, &sizes) {
+            Ok(()) => Ok(prepared),
+            Err(error) => prepared.abandon(qmp).and(Err(error)),
         }
     }
 
-    /// Makes the scratch images and puts them over their disks.
+    /// Makes the scratch images and puts them over their disks. Their space is taken from the host's file system at once,
+    /// so that it cannot run out under the guest's writes.
     fn add_scratch(&self, qmp: &mut Qmp, sizes: &[u64]) -> Result<(), QemuError> {
         for (disk, size) in self.disks.iter().zip(sizes) {
             let index = disk.index;
@@ -130,6 +144,7 @@ impl Snapshot {
             Qcow2Target::create(&path, ByteLen(*size), Overwrite::Refuse)
                 .and_then(|image| image.sync())
                 .map_err(|e| QemuError::Scratch(Box::new(e)))?;
+            self.reserve(&path, *size)?;
             let file = format!("{SCRATCH_FILE}{index}");
             let node = json!({
                 "driver": "qcow2", "node-name": format!("{SCRATCH}{index}"), "backing": disk.node,
@@ -142,7 +157,30 @@ impl Snapshot {
         Ok(())
     }
 
-    fn export(&self, qmp: &mut Qmp) -> Result<(), QemuError> {
+    /// Reserves the bound, and what the guest may write between passing it and our ending the snapshot; no more than a
+    /// disk of `size` bytes can ever need.
+    fn reserve(&self, path: &Path, size: u64) -> Result<(), QemuError> {
+        let metadata = size / 1000 + (1 << 20);
+        let bytes = self.limit_bytes.saturating_add(OVERSHOOT_BYTES).min(size.saturating_add(metadata));
+        let file = fs::File::options().write(true).open(path);
+        let reserved = file.and_then(|file| Ok(fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes)?));
+        match reserved {
+            // Not every file system can: there the threshold alone bounds it.
+            Err(e) if e.kind() == std::io::ErrorKind::Unsupported => Ok(()),
+            Err(source) => Err(QemuError::NoScratchSpace { path: path.to_owned(), bytes, source }),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Makes the snapshot readable.
+    pub fn export(self, qmp: &mut Qmp) -> Result<Self, QemuError> {
+        match self.add_exports(qmp) {
+            Ok(()) => Ok(self),
+            Err(error) => self.finish(qmp, Outcome::Failed).and(Err(error)),
+        }
+    }
+
+    fn add_exports(&self, qmp: &mut Qmp) -> Result<(), QemuError> {
         let address = json!({ "type": "unix", "data": { "path": self.socket() } });
         qmp.execute("nbd-server-start", json!({ "addr": address }))?;
         for disk in &self.disks {
@@ -200,10 +238,24 @@ impl Snapshot {
                 return lost(format!("its job is {status}"));
             }
             let file = format!("{SCRATCH_FILE}{}", disk.index);
-            let is_full =
-                |e: &crate::Event| e.name == "BLOCK_WRITE_THRESHOLD" && e.data["node-name"] == *file;
+            let is_full = |e: &Event| e.name == THRESHOLD && e.data["node-name"] == *file;
             if qmp.events().any(is_full) {
                 return lost(format!("its scratch image passed {} bytes", self.limit_bytes));
+            }
+        }
+        Ok(())
+    }
+
+    /// Watches the snapshot until `stop` is set, by events and by looking; an error when it is lost meanwhile. For a thread
+    /// of its own beside whoever pulls: it should end the snapshot at once then, as [`Outcome::Failed`].
+    pub fn watch(&self, qmp: &mut Qmp, stop: &AtomicBool) -> Result<(), QemuError> {
+        while !stop.load(Ordering::Acquire) {
+            self.check(qmp)?;
+            match qmp.wait_for(is_telling, LOOK_EVERY) {
+                // Left for the check, which ends this.
+                Ok(event) if event.name == THRESHOLD => qmp.put_back(event),
+                Ok(_) | Err(QemuError::TimedOut { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -233,6 +285,44 @@ impl Snapshot {
     }
 }
 
+/// A snapshot up to its instant.
+#[derive(Debug)]
+#[must_use = "the scratch images stay until it is taken and finished, or abandoned"]
+pub struct Prepared {
+    snapshot: Snapshot,
+    actions: Vec<Value>,
+}
+
+impl Prepared {
+    /// The disks, in the order of the plan.
+    pub fn disks(&self) -> &[SnapshotDisk] {
+        &self.snapshot.disks
+    }
+
+    /// The instant: one transaction for all disks, or nothing.
+    pub fn take(self, qmp: &mut Qmp) -> Result<Snapshot, QemuError> {
+        match qmp.transaction(self.actions) {
+            Ok(()) => Ok(self.snapshot),
+            Err(error) => clean_up(qmp, self.snapshot.disks.len(), &self.snapshot.folder).and(Err(error)),
+        }
+    }
+
+    /// Removes what was prepared.
+    pub fn abandon(self, qmp: &mut Qmp) -> Result<(), QemuError> {
+        clean_up(qmp, self.snapshot.disks.len(), &self.snapshot.folder)
+    }
+}
+
+/// Events that say that something became of a snapshot.
+fn is_telling(event: &Event) -> bool {
+    let is_ours = || event.data["node-name"].as_str().is_some_and(|node| node.starts_with(SCRATCH_FILE));
+    match &*event.name {
+        THRESHOLD => is_ours(),
+        "BLOCK_JOB_ERROR" | "JOB_STATUS_CHANGE" => true,
+        _ => false,
+    }
+}
+
 fn check_plan(plan: &SnapshotPlan) -> Result<(), QemuError> {
     let bad = |reason| Err(QemuError::BadPlan { reason });
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
@@ -251,12 +341,12 @@ fn check_plan(plan: &SnapshotPlan) -> Result<(), QemuError> {
     Ok(())
 }
 
-fn scratch_path(folder: &std::path::Path, index: usize) -> PathBuf {
+fn scratch_path(folder: &Path, index: usize) -> PathBuf {
     folder.join(format!("{SCRATCH}{index}.qcow2"))
 }
 
 /// Removes all that snapshots make in QEMU, of this one or of a process that died, in the order that QEMU allows.
-fn clean_up(qmp: &mut Qmp, disks: usize, folder: &std::path::Path) -> Result<(), QemuError> {
+fn clean_up(qmp: &mut Qmp, disks: usize, folder: &Path) -> Result<(), QemuError> {
     let is_ours = |prefix: &'static str| move |id: &String| id.starts_with(prefix);
     let exports = ids(qmp, "query-block-exports", "id")?;
     for id in exports.iter().filter(|id| is_ours(EXPORT)(id)) {
@@ -289,7 +379,7 @@ fn clean_up(qmp: &mut Qmp, disks: usize, folder: &std::path::Path) -> Result<(),
         }
     }
     // What was told of earlier scratch images says nothing of the next.
-    qmp.forget_events("BLOCK_WRITE_THRESHOLD");
+    qmp.forget_events(THRESHOLD);
     Ok(())
 }
 
