@@ -74,6 +74,7 @@ impl Protected {
             evidence: Vec::new(),
             labels: vmkeep::model::Labels::default(),
             config: None,
+            guard: None,
         };
         let settings = Settings { audit, ..Settings::default() };
         let report = backup::run(&permit(), vault, &plan, &settings, &Silent, &CancelToken::new());

@@ -40,6 +40,9 @@ pub enum BackupError {
     /// The vault could not be read or written before the commit.
     #[error("cannot write to the vault")]
     Store(#[source] VaultError),
+    /// What was read is not what it was taken for, says the plan's guard. Nothing was committed.
+    #[error("the source did not last until all of it was read")]
+    Source(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The point was not committed.
     #[error("the recovery point was not committed")]
     Commit(#[source] VaultError),

@@ -35,6 +35,8 @@ pub use error::BackupError;
 pub use estimate::{ChangeTotals, DiskEstimate, Estimate, EstimateSettings, Ratio, RatioFrom, estimate};
 pub use limited::Limits;
 pub use observer::{DiskChange, Event, Observer, Silent};
-pub use plan::{Audit, Changes, Compare, DiskKeys, Pages, Plan, Rounds, Settings, Source, SourceDisk};
+pub use plan::{
+    Audit, Changes, Compare, DiskKeys, Pages, Plan, Rounds, Settings, Source, SourceDisk, SourceGuard,
+};
 pub use resume::Resume;
 pub use walk::{DiskReport, Report, run};

@@ -1,5 +1,7 @@
 //! What to back up and how.
 
+use std::error::Error;
+use std::fmt;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
@@ -31,6 +33,14 @@ pub struct Plan<'a> {
     pub labels: Labels,
     /// The VM's configuration, opaque; at most [`vmkeep_vault::CONFIG_MAX`] bytes.
     pub config: Option<Vec<u8>>,
+    /// Asked after the last read and before the commit.
+    pub guard: Option<&'a dyn SourceGuard>,
+}
+
+/// Knows whether what was read is what it was taken for: whether a snapshot held to the end, say.
+pub trait SourceGuard: fmt::Debug + Sync {
+    /// Nothing is committed when this fails.
+    fn check(&self) -> Result<(), Box<dyn Error + Send + Sync>>;
 }
 
 impl<'a> Plan<'a> {
@@ -44,6 +54,7 @@ impl<'a> Plan<'a> {
             evidence: Vec::new(),
             labels: Labels::default(),
             config: None,
+            guard: None,
         }
     }
 }

@@ -20,7 +20,7 @@ use vmkeep_vault::{
 use crate::disk::{DiskWalk, Walked};
 use crate::observer::{DiskChange, Event, Observer};
 use crate::plan::{Changes, Shares};
-use crate::{BackupError, Plan, Settings, Source, SourceDisk, resume};
+use crate::{BackupError, Plan, Settings, Source, SourceDisk, SourceGuard, resume};
 
 /// Footers read at the same time: the store's answers are waited for, not the processor.
 const FOOTERS_AT_ONCE: usize = 8;
@@ -309,6 +309,7 @@ fn finish(
         duration_ms,
     };
     session.set_labels(plan.labels.clone());
+    plan.guard.map_or(Ok(()), SourceGuard::check).map_err(BackupError::Source)?;
     let committed = session.commit(draft).map_err(BackupError::Commit)?;
     Ok(Report {
         point: committed.point,

@@ -7,6 +7,7 @@ mod guest_keys;
 mod keys;
 mod keyvault;
 mod limits;
+mod live;
 mod log;
 mod roles;
 
@@ -28,6 +29,7 @@ pub(crate) use self::keyvault::{
     GetSecretArgs, ItemArgs, ItemKindArg, KeyvaultArgs, KeyvaultCommand, KindArg, NewKeyArgs, SetSecretArgs,
 };
 pub(crate) use self::limits::LimitArgs;
+pub(crate) use self::live::{GuestArgs, InspectArgs, LiveArgs, WantedArg, WatchdogArgs};
 pub(crate) use self::log::LogArgs;
 pub(crate) use self::roles::{RolesArgs, RolesCommand};
 
@@ -123,7 +125,7 @@ pub(crate) enum Command {
     /// point before is damaged, the disk is stored again as a whole: the new point is good, and exit code 3 tells of the
     /// damage.
     #[command(verbatim_doc_comment)]
-    Backup(BackupArgs),
+    Backup(Box<BackupArgs>),
     /// Tell what a backup would store, and store nothing
     ///
     /// Reads the disks as a backup would and tells per disk how much changed, how it lies, how much changes in a day,
@@ -221,8 +223,17 @@ pub(crate) enum Command {
     /// The boundaries are keys, and what the store itself allows. Without --as, vmkeep acts as the owner.
     #[command(verbatim_doc_comment)]
     Roles(RolesArgs),
+    /// Show what a backup of a running VM would use and why, and touch nothing
+    ///
+    /// Its disks and what is known of their changes since the newest point; whether the guest agent answers, what it can
+    /// freeze, whether the scripts can be run; and what the point would be worth.
+    #[command(verbatim_doc_comment)]
+    Inspect(InspectArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
+    /// The watchdog of a backup, which starts it
+    #[command(hide = true)]
+    Watchdog(WatchdogArgs),
 }
 
 #[derive(Debug, Args)]

@@ -8,7 +8,9 @@ use vmkeep::backup::BackupError;
 use vmkeep::disk::DiskError;
 use vmkeep::envelope::guest::GuestKeysError;
 use vmkeep::envelope::{Branch, KeyError, KeyStoreError};
+use vmkeep::live::LiveError;
 use vmkeep::model::{Cancelled, Denied, DiskName, PointRef, SessionId, VmName};
+use vmkeep::qemu::QemuError;
 use vmkeep::restore::RestoreError;
 use vmkeep::vault::VaultError;
 
@@ -45,6 +47,10 @@ pub(crate) enum Error {
     Vault(#[from] VaultError),
     #[error(transparent)]
     Backup(#[from] BackupError),
+    #[error(transparent)]
+    Live(#[from] LiveError),
+    #[error(transparent)]
+    Qemu(#[from] QemuError),
     #[error(transparent)]
     Restore(#[from] RestoreError),
     #[error("cannot open disk {disk}")]

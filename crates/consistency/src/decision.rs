@@ -148,6 +148,15 @@ pub enum NotNow {
     BeforeFallback,
 }
 
+impl fmt::Display for NotNow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Provisioning(state) => write!(f, "the VM is {}", provisioning_text(*state)),
+            Self::BeforeFallback => f.write_str("a script failed, and the next attempt may do without it"),
+        }
+    }
+}
+
 /// Why there must be no point, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]

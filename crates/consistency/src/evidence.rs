@@ -370,3 +370,13 @@ pub struct Evidence {
     /// Disks.
     pub snapshot: SnapshotEvidence,
 }
+
+impl Evidence {
+    /// For how long the guest was frozen, at most; `None` when it was not.
+    pub fn frozen(&self) -> Option<Millis> {
+        match &self.freeze {
+            FreezeEvidence::Done { frozen, .. } => Some(*frozen),
+            _ => None,
+        }
+    }
+}

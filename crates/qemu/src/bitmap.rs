@@ -10,7 +10,7 @@ pub const BITMAP_GRANULARITY: u64 = 4096;
 /// The name of the bitmap that records what changed since a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BitmapName {
-    /// Which chain of snapshots, such as the lineage of a vault: letters, digits and hyphens.
+    /// Which chain of snapshots, such as a vault and a VM in it: letters, digits, `-`, `_` and `.`.
     pub chain: String,
     /// The number of the snapshot.
     pub number: u64,
@@ -55,6 +55,21 @@ pub enum TrackingLoss {
     Occupied,
     /// Another program started or stopped bitmaps of this chain, so that they may lack changes.
     OutOfOrder,
+}
+
+impl fmt::Display for TrackingLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoBase => "there is no snapshot before it",
+            Self::Missing => {
+                "the disk has no bitmap of ours: it is new, was replaced, or its image keeps no bitmaps"
+            }
+            Self::OtherBase => "the disk's bitmap is of another point",
+            Self::Inconsistent => "the disk's bitmap is inconsistent: QEMU did not end cleanly",
+            Self::Occupied => "another program uses the disk's bitmap",
+            Self::OutOfOrder => "the disk's bitmaps were started or stopped by another program",
+        })
+    }
 }
 
 /// A bitmap as QEMU tells of it.

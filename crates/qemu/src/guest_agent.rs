@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use vmkeep_consistency as consistency;
@@ -81,51 +81,64 @@ impl QemuAgent {
         self.with(self.limit, |agent| agent.connection())
     }
 
-    /// An agent over a connection of another process ([`connection`](Self::connection)).
-    pub fn from_connection(connection: OwnedFd, limit: Duration) -> Self {
+    /// An agent over a connection of another process ([`connection`](Self::connection)); when that breaks, `socket` is
+    /// connected to.
+    pub fn from_connection(connection: OwnedFd, socket: &Path, limit: Duration) -> Self {
         let agent = Agent::from_stream(UnixStream::from(connection), limit);
-        Self { socket: PathBuf::new(), limit, agent: Mutex::new(Some(agent)) }
+        Self { socket: socket.to_owned(), limit, agent: Mutex::new(Some(agent)) }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 }
 
-/// Thaws a guest, over a connection that another process had: again and again until the agent says that it did, at most
-/// `tries` times of at most `limit`.
-pub fn thaw_over(agent: &QemuAgent, limit: Duration, tries: u32) -> Result<usize, AgentError> {
-    let mut last = AgentError::TimedOut(limit);
-    for _ in 0..tries {
-        match consistency::GuestAgent::thaw(agent, limit) {
+/// How long [`thaw_over`] waits between tries that fail at once.
+const TRY_EVERY: Duration = Duration::from_millis(200);
+
+/// Thaws a guest in place of a session that cannot: again and again until the agent says that it did, for at most
+/// `within`.
+#[allow(clippy::disallowed_methods)] // nothing tells when a socket that refuses is served again
+pub fn thaw_over(agent: &QemuAgent, within: Duration) -> Result<usize, AgentError> {
+    let start = Instant::now();
+    loop {
+        match consistency::GuestAgent::thaw(agent, agent.limit) {
+            Err(error) if start.elapsed() >= within => return Err(error),
+            Err(AgentError::TimedOut(_)) => {}
+            Err(_) => std::thread::sleep(TRY_EVERY),
             Ok(thawed) => return Ok(thawed),
-            Err(error) => last = error,
         }
     }
-    Err(last)
 }
 
-/// An error of the agent as the session knows it.
-fn told(error: QemuError, limit: Duration) -> AgentError {
-    match error {
-        QemuError::TimedOut { .. } => AgentError::TimedOut(limit),
-        QemuError::Refused { message, .. } => AgentError::Refused(message),
-        error => {
-            let cause = std::error::Error::source(&error).map(|e| format!(": {e}")).unwrap_or_default();
-            AgentError::Unreachable(format!("{error}{cause}"))
+impl QemuError {
+    /// The error as a session knows it; `limit` is what the agent had to answer.
+    pub fn into_agent_error(self, limit: Duration) -> AgentError {
+        match self {
+            Self::TimedOut { .. } => AgentError::TimedOut(limit),
+            Self::Refused { message, .. } => AgentError::Refused(message),
+            error => {
+                let cause = std::error::Error::source(&error).map(|e| format!(": {e}")).unwrap_or_default();
+                AgentError::Unreachable(format!("{error}{cause}"))
+            }
         }
     }
 }
 
 impl consistency::GuestAgent for QemuAgent {
     fn freeze(&self, timeout: Duration) -> Result<consistency::FreezeReport, AgentError> {
-        let report = self.with(timeout, Agent::freeze).map_err(|error| told(error, timeout))?;
+        let report = self.with(timeout, Agent::freeze).map_err(|error| error.into_agent_error(timeout))?;
         Ok(consistency::FreezeReport { mounts: outcomes(report), vss: None })
     }
 
     fn thaw(&self, timeout: Duration) -> Result<usize, AgentError> {
-        let thawed = self.with(timeout, Agent::thaw).map_err(|error| told(error, timeout))?;
+        let thawed = self.with(timeout, Agent::thaw).map_err(|error| error.into_agent_error(timeout))?;
         Ok(usize::try_from(thawed).unwrap_or(usize::MAX))
     }
 
     fn status(&self, timeout: Duration) -> Result<FreezeState, AgentError> {
-        let frozen = self.with(timeout, Agent::is_frozen).map_err(|error| told(error, timeout))?;
+        let frozen = self.with(timeout, Agent::is_frozen).map_err(|error| error.into_agent_error(timeout))?;
         Ok(if frozen { FreezeState::Frozen } else { FreezeState::Thawed })
     }
 }

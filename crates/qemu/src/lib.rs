@@ -71,5 +71,5 @@ pub use guest_agent::{QemuAgent, thaw_over};
 pub use lines::LINE_BYTES_MAX;
 pub use machine::{VmDisk, disks, power};
 pub use qmp::{EVENTS_MAX, Event, Qmp};
-pub use snapshot::{DiskPlan, Outcome, Prepared, Snapshot, SnapshotDisk, SnapshotPlan};
+pub use snapshot::{DiskPlan, Outcome, Prepared, QemuChanges, Snapshot, SnapshotDisk, SnapshotPlan};
 pub use snapshotter::QemuSnapshotter;

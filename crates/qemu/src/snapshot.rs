@@ -2,16 +2,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate};
 use serde_json::{Value, json};
-use vmkeep_disk::{BlockWrite, Overwrite, Qcow2Target};
-use vmkeep_model::{ByteLen, ExtentSet};
+use vmkeep_blockdiff::{ChangeMethod, ChangeSource, ChangeSourceError, ExtentList};
+use vmkeep_disk::{BlockRead, BlockWrite, Overwrite, Qcow2Target};
+use vmkeep_model::{ByteLen, ByteOffset, Extent, ExtentSet};
 use vmkeep_nbd::{ConnectOptions, NbdDisk};
 
-use crate::bitmap::{self, BitmapName, Tracking, TrackingLoss, action, on_bitmap};
+use crate::bitmap::{self, BITMAP_GRANULARITY, BitmapName, Tracking, TrackingLoss, action, on_bitmap};
 use crate::error::QemuError;
 use crate::qmp::{Event, Qmp};
 
@@ -26,8 +26,6 @@ const SOCKET: &str = "vmkeep-nbd.sock";
 
 /// How long QEMU may take to end a job or an export.
 const END_LIMIT: Duration = Duration::from_secs(30);
-/// How often a snapshot is looked at that tells nothing.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// What is reserved for a scratch image beyond its bound.
 const OVERSHOOT_BYTES: u64 = 64 << 20;
 
@@ -41,7 +39,7 @@ pub struct DiskPlan {
 /// What to take a snapshot of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotPlan {
-    /// Which chain of snapshots it belongs to: letters, digits and hyphens. Bitmaps of other chains are left alone.
+    /// Which chain of snapshots it belongs to: letters, digits, `-`, `_` and `.`. Bitmaps of other chains are left alone.
     pub chain: String,
     /// The number of this snapshot, above that of the base.
     pub number: u64,
@@ -97,6 +95,17 @@ impl Snapshot {
         Self::prepare(qmp, plan)?.take(qmp)?.export(qmp)
     }
 
+    /// What is known of the changes of each disk, in the order of the plan. Changes nothing.
+    pub fn tracking(qmp: &mut Qmp, plan: &SnapshotPlan) -> Result<Vec<Tracking>, QemuError> {
+        check_plan(plan)?;
+        let nodes = qmp.execute("query-named-block-nodes", json!({ "flat": true }))?;
+        let of = |disk: &DiskPlan| {
+            node_info(&nodes, &disk.node)
+                .map(|info| bitmap::plan(info, &plan.chain, plan.base, plan.number).tracking)
+        };
+        plan.disks.iter().map(of).collect()
+    }
+
     /// Does all that can be done before the instant: removes what an earlier snapshot left, puts bitmaps right, reserves
     /// the space of the scratch images.
     pub fn prepare(qmp: &mut Qmp, plan: &SnapshotPlan) -> Result<Prepared, QemuError> {
@@ -112,8 +121,7 @@ impl Snapshot {
         let (mut repairs, mut actions) = (Vec::new(), Vec::new());
         let mut sizes = Vec::new();
         for (index, DiskPlan { node }) in plan.disks.iter().enumerate() {
-            let info = nodes.as_array().and_then(|all| all.iter().find(|n| n["node-name"] == **node));
-            let info = info.ok_or_else(|| QemuError::NoSuchNode { node: node.clone() })?;
+            let info = node_info(&nodes, node)?;
             sizes.push(info["image"]["virtual-size"].as_u64().unwrap_or(0));
             let bitmaps = bitmap::plan(info, &plan.chain, plan.base, plan.number);
             repairs.extend(bitmaps.repair);
@@ -217,6 +225,12 @@ impl Snapshot {
         Ok(NbdDisk::connect_unix(&self.socket(), &options)?)
     }
 
+    /// The same, as a walk over changed blocks takes it.
+    pub fn changes(&self, disk: &SnapshotDisk, opened: &NbdDisk) -> Result<Option<QemuChanges>, QemuError> {
+        let changed = self.changed(disk, opened)?;
+        Ok(changed.and_then(|extents| ExtentList::new(extents, opened.len()).ok()).map(QemuChanges))
+    }
+
     /// What changed on a disk since the base, or `None` when that is not known. `opened` is the disk.
     pub fn changed(&self, disk: &SnapshotDisk, opened: &NbdDisk) -> Result<Option<ExtentSet>, QemuError> {
         match &disk.tracking {
@@ -246,19 +260,23 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Watches the snapshot until `stop` is set, by events and by looking; an error when it is lost meanwhile. For a thread
-    /// of its own beside whoever pulls: it should end the snapshot at once then, as [`Outcome::Failed`].
-    pub fn watch(&self, qmp: &mut Qmp, stop: &AtomicBool) -> Result<(), QemuError> {
-        while !stop.load(Ordering::Acquire) {
-            self.check(qmp)?;
-            match qmp.wait_for(is_telling, LOOK_EVERY) {
-                // Left for the check, which ends this.
-                Ok(event) if event.name == THRESHOLD => qmp.put_back(event),
-                Ok(_) | Err(QemuError::TimedOut { .. }) => {}
-                Err(error) => return Err(error),
-            }
+    /// Looks whether the snapshot still holds, then waits for something to happen to it, at most `wait`. To be called again
+    /// and again by a thread beside whoever pulls.
+    pub fn look(&self, qmp: &mut Qmp, wait: Duration) -> Result<(), QemuError> {
+        self.check(qmp)?;
+        match qmp.wait_for(is_telling, wait) {
+            // Left for the next check.
+            Ok(event) if event.name == THRESHOLD => qmp.put_back(event),
+            Ok(_) | Err(QemuError::TimedOut { .. }) => {}
+            Err(error) => return Err(error),
         }
-        Ok(())
+        self.check(qmp)
+    }
+
+    /// Ends the snapshot at once, so that its scratch images cannot grow: reads fail from here on. To be followed by
+    /// [`finish`](Self::finish) with [`Outcome::Failed`].
+    pub fn abort(&self, qmp: &mut Qmp) -> Result<(), QemuError> {
+        clean_up(qmp, self.disks.len(), &self.folder)
     }
 
     /// Ends the snapshot and removes its scratch images. [`Outcome::Stored`] is taken as failed, and is an error, when
@@ -282,6 +300,24 @@ impl Snapshot {
         }
         let settled = qmp.transaction(actions);
         held.and(cleaned).and(settled)
+    }
+}
+
+/// What a dirty bitmap of QEMU holds.
+#[derive(Clone, Debug)]
+pub struct QemuChanges(ExtentList);
+
+impl ChangeSource for QemuChanges {
+    fn next_changed(&self, from: ByteOffset) -> Result<Option<Extent>, ChangeSourceError> {
+        self.0.next_changed(from)
+    }
+
+    fn granularity(&self) -> ByteLen {
+        ByteLen(BITMAP_GRANULARITY)
+    }
+
+    fn method(&self) -> ChangeMethod {
+        ChangeMethod::BlockStatus
     }
 }
 
@@ -313,6 +349,11 @@ impl Prepared {
     }
 }
 
+fn node_info<'v>(nodes: &'v Value, node: &str) -> Result<&'v Value, QemuError> {
+    let info = nodes.as_array().and_then(|all| all.iter().find(|n| n["node-name"] == *node));
+    info.ok_or_else(|| QemuError::NoSuchNode { node: node.to_owned() })
+}
+
 /// Events that say that something became of a snapshot.
 fn is_telling(event: &Event) -> bool {
     let is_ours = || event.data["node-name"].as_str().is_some_and(|node| node.starts_with(SCRATCH_FILE));
@@ -325,9 +366,9 @@ fn is_telling(event: &Event) -> bool {
 
 fn check_plan(plan: &SnapshotPlan) -> Result<(), QemuError> {
     let bad = |reason| Err(QemuError::BadPlan { reason });
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if plan.chain.is_empty() || plan.chain.len() > 128 || !plan.chain.chars().all(is_plain) {
-        return bad("the name of a chain is 1 to 128 letters, digits and hyphens");
+        return bad("the name of a chain is 1 to 128 letters, digits, hyphens, dots and underscores");
     }
     if plan.base.is_some_and(|base| base >= plan.number) {
         return bad("the number of a snapshot is above that of its base");

@@ -57,6 +57,8 @@
 //! error type per direction whose variants are what a caller does differently. A walk takes a
 //! [`CancelToken`](model::CancelToken) and stops within the block it is at.
 
+pub mod live;
+
 pub use vmkeep_backup as backup;
 pub use vmkeep_blockdiff as blockdiff;
 pub use vmkeep_consistency as consistency;
@@ -67,6 +69,7 @@ pub use vmkeep_nbd as nbd;
 #[cfg(feature = "pkcs11")]
 pub use vmkeep_pkcs11 as pkcs11;
 pub use vmkeep_protect as protect;
+pub use vmkeep_qemu as qemu;
 pub use vmkeep_restore as restore;
 pub use vmkeep_retention as retention;
 pub use vmkeep_vault as vault;

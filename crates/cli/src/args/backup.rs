@@ -8,7 +8,7 @@ use vmkeep::blockdiff::AuditRate;
 use vmkeep::model::{BlockSize, VmName};
 use vmkeep::vault::CompressionLevel;
 
-use super::{DiskKeyArg, LimitArgs, ResumeArg, VaultArg, guest_keys};
+use super::{DiskKeyArg, LimitArgs, LiveArgs, ResumeArg, VaultArg, guest_keys};
 use crate::disk_arg::DiskArg;
 use crate::tracking_arg::{self, TrackingArg};
 use crate::{bytes, disk_arg};
@@ -95,11 +95,13 @@ pub(crate) struct BackupArgs {
     #[arg(
         long = "disk",
         value_name = "NAME=PATH[,...]",
-        required = true,
+        required_unless_present = "qemu",
         value_parser = disk_arg::parse,
         long_help = DISK_HELP
     )]
     pub(crate) disks: Vec<DiskArg>,
+    #[command(flatten)]
+    pub(crate) live: LiveArgs,
     /// Keys of a disk that its guest encrypts: DISK=SECRET[,kek=KEY]; may be repeated
     #[arg(long = "disk-key", value_name = "DISK=SECRET", value_parser = guest_keys::disk_key, long_help = DISK_KEY_HELP)]
     pub(crate) disk_keys: Vec<DiskKeyArg>,

@@ -9,12 +9,13 @@ use vmkeep::backup::{
     self, Audit, Compare, DiskKeys, DiskReport, Limits, Pages, Plan, Report, Settings, Source, SourceDisk,
 };
 use vmkeep::disk::{self, BlockRead, OpenOptions};
+use vmkeep::live::LiveReport;
 use vmkeep::model::{
-    ByteLen, ConsistencyLevel, DiskDescription, DiskRole, PAGE_SIZE, Tracking, VmDescription,
+    ByteLen, ConsistencyLevel, DiskDescription, DiskName, DiskRole, PAGE_SIZE, Tracking, VmDescription,
 };
-use vmkeep::vault::{CONFIG_MAX, StoredBytes};
+use vmkeep::vault::{CONFIG_MAX, StoredBytes, Vault};
 
-use super::guest_keys;
+use super::{guest_keys, live};
 use crate::args::{BackupArgs, DiskKeyArg};
 use crate::context::Context;
 use crate::disk_arg::{DiskArg, DiskFrom};
@@ -33,6 +34,10 @@ struct Summary<'a> {
     point: &'a str,
     base: Option<u64>,
     consistency: String,
+    /// Why it is that, for a VM that ran.
+    reasons: &'a [String],
+    /// For how long the guest was frozen, at most; `null` when it was not.
+    frozen_ms: Option<u64>,
     bytes_read: u64,
     bytes_changed: u64,
     bytes_zeroed: u64,
@@ -102,22 +107,21 @@ pub(super) enum Opened {
     Described(ByteLen),
 }
 
-pub(crate) fn run(context: &Context<'_>, args: BackupArgs) -> Result<Outcome, Error> {
+pub(crate) fn run(context: &Context<'_>, args: &BackupArgs) -> Result<Outcome, Error> {
+    if args.live.qemu.is_some() {
+        return live::run(context, args);
+    }
     let descriptions: Vec<DiskDescription> = args.disks.iter().map(|disk| disk.description.clone()).collect();
     VmDescription::new(args.vm.clone(), descriptions).map_err(Error::usage)?;
-    let settings = settings(&args)?;
+    let settings = settings(args)?;
     let config = args.config.as_deref().map(read_config).transpose()?;
     let opened: Vec<Opened> = {
         let reading = Reading { allow_backing: &args.allow_backing, direct: args.direct };
         args.disks.iter().map(|disk| open(disk, &reading)).collect::<Result<_, _>>()?
     };
-    let mut vault = context.open_vault(&args.vault.vault)?;
-    if let Some(folder) = &args.cache {
-        vault = vault.with_cache(folder, CACHE_BYTES)?;
-    }
-
+    let vault = open_vault(context, args)?;
     let permit = context.permit(&vault, Some(&args.vm))?;
-    let known = known(&args, &opened)?;
+    let known = known(args, &opened)?;
     let disks = args.disks.iter().zip(&opened).zip(&known).map(|((disk, opened), known)| SourceDisk {
         description: disk.description.clone(),
         source: match (opened, known) {
@@ -126,32 +130,60 @@ pub(crate) fn run(context: &Context<'_>, args: BackupArgs) -> Result<Outcome, Er
             (Opened::Described(size), _) => Source::Describe(*size),
         },
     });
-    let stores =
-        if args.disk_keys.is_empty() { Stores::default() } else { Stores::open(&context.key.stores)? };
-    let named = |key: &&DiskKeyArg| !args.disks.iter().any(|disk| disk.description.name == key.disk);
-    if let Some(key) = args.disk_keys.iter().find(named) {
-        return Err(Error::usage(format!("--disk-key {}: there is no such disk", key.disk)));
-    }
-    let disk_keys = guest_keys::named(&stores, &args.disk_keys)?;
-    let mut keys = Vec::with_capacity(disk_keys.len());
-    for key in &disk_keys {
-        keys.push(DiskKeys { disk: &key.disk, encryption: &key.encryption, stores: key.stores(&stores)? });
-    }
+    let names: Vec<&DiskName> = args.disks.iter().map(|disk| &disk.description.name).collect();
+    let captured = Captured::open(context, &args.disk_keys, &names)?;
     let plan = Plan {
         vm: args.vm.clone(),
         disks: disks.collect(),
         consistency: ConsistencyLevel::Crash,
-        keys,
+        keys: captured.keys()?,
         evidence: vec!["the disks were read as they were found; nothing was quiesced".to_owned()],
         labels: vmkeep::model::Labels::default(),
         config,
+        guard: None,
     };
     let progress = Progress::new(context.output);
     let report = backup::run(&permit, &vault, &plan, &settings, &progress, context.cancel)?;
     let outcome = if progress.met_damage() { Outcome::Damage } else { Outcome::Good };
     drop(progress);
-    print(context, &report);
+    print(context, &report, None);
     Ok(outcome)
+}
+
+pub(super) fn open_vault(context: &Context<'_>, args: &BackupArgs) -> Result<Vault, Error> {
+    let vault = context.open_vault(&args.vault.vault)?;
+    match &args.cache {
+        Some(folder) => Ok(vault.with_cache(folder, CACHE_BYTES)?),
+        None => Ok(vault),
+    }
+}
+
+/// The stores of guests' keys, and what of them is to be captured.
+pub(super) struct Captured {
+    stores: Stores,
+    named: Vec<guest_keys::DiskKey>,
+}
+
+impl Captured {
+    pub(super) fn open(
+        context: &Context<'_>,
+        keys: &[DiskKeyArg],
+        disks: &[&DiskName],
+    ) -> Result<Self, Error> {
+        let stores = if keys.is_empty() { Stores::default() } else { Stores::open(&context.key.stores)? };
+        if let Some(key) = keys.iter().find(|key| !disks.contains(&&key.disk)) {
+            return Err(Error::usage(format!("--disk-key {}: there is no such disk", key.disk)));
+        }
+        let named = guest_keys::named(&stores, keys)?;
+        Ok(Self { stores, named })
+    }
+
+    pub(super) fn keys(&self) -> Result<Vec<DiskKeys<'_>>, Error> {
+        let keys = self.named.iter().map(|key| {
+            Ok(DiskKeys { disk: &key.disk, encryption: &key.encryption, stores: key.stores(&self.stores)? })
+        });
+        keys.collect()
+    }
 }
 
 /// What is known of the changes of each disk.
@@ -165,7 +197,7 @@ fn known(args: &BackupArgs, opened: &[Opened]) -> Result<Vec<Option<Known>>, Err
     known.collect()
 }
 
-fn settings(args: &BackupArgs) -> Result<Settings, Error> {
+pub(super) fn settings(args: &BackupArgs) -> Result<Settings, Error> {
     let default = Settings::default();
     let memory_bytes = usize::try_from(u64::from(args.memory) << 20).map_err(|_| {
         Error::usage(format!("--memory {} is more than this machine can address", args.memory))
@@ -206,7 +238,7 @@ pub(super) fn open(disk: &DiskArg, reading: &Reading<'_>) -> Result<Opened, Erro
     })
 }
 
-fn read_config(path: &Path) -> Result<Vec<u8>, Error> {
+pub(super) fn read_config(path: &Path) -> Result<Vec<u8>, Error> {
     let failed = |source| Error::File { what: "read configuration", path: path.to_owned(), source };
     let mut config = Vec::new();
     let file = File::open(path).map_err(failed)?;
@@ -218,7 +250,7 @@ fn read_config(path: &Path) -> Result<Vec<u8>, Error> {
     Ok(config)
 }
 
-fn print(context: &Context<'_>, report: &Report) {
+pub(super) fn print(context: &Context<'_>, report: &Report, live: Option<&LiveReport>) {
     let output = context.output;
     let point = format!("{}@{}", report.point.vm, report.point.id.number);
     for disk in &report.disks {
@@ -242,10 +274,18 @@ fn print(context: &Context<'_>, report: &Report) {
         report.duration_ms / 1000,
         report.duration_ms % 1000,
     ));
+    let reasons: Vec<String> =
+        live.map_or(Vec::new(), |live| live.verdict.reasons.iter().map(ToString::to_string).collect());
+    if live.is_some() {
+        let consistency = report.point.consistency;
+        output.text(format!("{point}: {consistency}-consistent: {}", reasons.join("; ")));
+    }
     output.json(&Summary {
         point: &point,
         base: report.point.base.map(|base| base.0),
         consistency: report.point.consistency.to_string(),
+        reasons: &reasons,
+        frozen_ms: live.and_then(|live| live.evidence.frozen()).map(|frozen| frozen.0),
         bytes_read: report.bytes_read,
         bytes_changed: report.bytes_changed,
         bytes_zeroed: report.disks.iter().map(|disk| disk.bytes_zeroed).sum(),

@@ -9,8 +9,10 @@ mod forget;
 mod guest_keys;
 mod hold;
 mod init;
+mod inspect;
 mod keys;
 mod keyvault;
+mod live;
 mod log;
 mod pins;
 mod points;
@@ -23,6 +25,7 @@ mod undelete;
 mod unpin;
 mod verify;
 mod void;
+mod watchdog;
 
 use crate::args::Command;
 use crate::context::Context;
@@ -31,7 +34,7 @@ use crate::error::{Error, Outcome};
 pub(crate) fn run(context: &Context<'_>, command: Command) -> Result<Outcome, Error> {
     match command {
         Command::Init(args) => init::run(context, &args),
-        Command::Backup(args) => backup::run(context, args),
+        Command::Backup(args) => backup::run(context, &args),
         Command::Estimate(args) => estimate::run(context, &args),
         Command::Points(args) => points::run(context, &args),
         Command::Diff(args) => diff::run(context, &args),
@@ -51,6 +54,8 @@ pub(crate) fn run(context: &Context<'_>, command: Command) -> Result<Outcome, Er
         Command::Keyvault(args) => keyvault::run(context, &args),
         Command::Log(args) => log::run(context, &args),
         Command::Roles(args) => roles::run(context, &args),
+        Command::Inspect(args) => inspect::run(context, &args),
+        Command::Watchdog(args) => watchdog::run(&args),
         Command::Completions(args) => completions::run(context, &args),
     }
 }

@@ -90,6 +90,11 @@ impl<'h> ScriptRunner<'h> {
         Self { host, settings, ready, context, flow: None, pre, post }
     }
 
+    /// What stands in the way of running the scripts, and why.
+    pub fn problem(&self) -> Option<(ScriptErrorCode, &str)> {
+        self.ready.as_ref().err().map(|(code, why)| (*code, &**why))
+    }
+
     /// Runs the post-script by itself, for a watchdog in place of a session that was killed after
     /// [`before`](Scripts::before). Scripts that cannot be run are left.
     pub fn post_script_alone(&mut self) -> &ScriptOutcome {
