@@ -1,7 +1,7 @@
 //! `cargo xtask guest`: a small Linux guest for QEMU, of Debian's kernel, busybox and the real guest agent.
 //!
-//! `vmlinuz` and `initrd.gz` boot without KVM in seconds. The guest mounts the ext4 file systems of its disks and
-//! appends to a log on each for as long as it runs; `xtask/guest/init` is all that it does.
+//! `vmlinuz` and `initrd.gz` boot without KVM in seconds. The guest mounts the ext4 file systems of its disks, appends to a
+//! log on the first and to a database on the second for as long as it runs; `xtask/guest/init` is all that it does.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,8 +13,9 @@ use crate::process::{self, command};
 use crate::tools::{self, GUEST_TOOLS};
 
 const KERNEL: &str = "linux-image-cloud-amd64";
-/// The agent and those of its libraries that a small host lacks.
-const AGENT: [&str; 3] = ["qemu-guest-agent", "liburing2", "libnuma1"];
+/// The agent, the database, and those of their libraries that a small host lacks.
+const PROGRAMS: [&str; 7] =
+    ["qemu-guest-agent", "liburing2", "libnuma1", "sqlite3", "libsqlite3-0", "libreadline8", "libtinfo6"];
 /// What the kernel needs for disks and the agent's port, each after what it builds on.
 const MODULES: [&str; 7] = [
     "virtio/virtio_ring",
@@ -29,9 +30,30 @@ const MODULES: [&str; 7] = [
 pub(crate) fn run(mut args: Args) -> Result<()> {
     let folder = PathBuf::from(args.position("DIR")?);
     args.end()?;
+    make(&folder)
+}
+
+/// Makes the guest in `folder`, unless it is there and newer than what it is made of.
+pub(crate) fn make_if_old(folder: &Path) -> Result<()> {
+    let made = |path: &Path| fs::metadata(path).and_then(|facts| facts.modified());
+    let sources = process::workspace().join("xtask");
+    let sources =
+        ["guest/init", "guest/etc/pre.sh", "guest/etc/post.sh", "guest/etc/scripts.json", "src/guest.rs"]
+            .map(|name| sources.join(name));
+    let is_new = made(&folder.join("vmlinuz"))
+        .is_ok_and(|at| sources.iter().all(|source| made(source).is_ok_and(|changed| changed < at)));
+    if is_new {
+        println!("{}: there", folder.display());
+        return Ok(());
+    }
+    make(folder)
+}
+
+/// Makes the guest in `folder`.
+pub(crate) fn make(folder: &Path) -> Result<()> {
     tools::ensure(&GUEST_TOOLS)?;
-    fs::create_dir_all(&folder).at(&folder)?;
-    let folder = folder.canonicalize().at(&folder)?;
+    fs::create_dir_all(folder).at(folder)?;
+    let folder = folder.canonicalize().at(folder)?;
     let work = folder.join("work");
     let _ = fs::remove_dir_all(&work);
     let (packages, root) = (work.join("packages"), work.join("root"));
@@ -39,7 +61,7 @@ pub(crate) fn run(mut args: Args) -> Result<()> {
     unpack(&packages)?;
     make_root(&packages, &root)?;
     let initrd = folder.join("initrd.gz");
-    let pack = format!("find . | cpio --quiet -o -H newc | gzip -1 > '{}'", initrd.display());
+    let pack = format!("find . | cpio --quiet -o -H newc --owner=0:0 | gzip -1 > '{}'", initrd.display());
     process::run(command("sh").args(["-c", &pack]).current_dir(&root))?;
     copy(&find(&packages.join("boot"), "vmlinuz-")?, &folder.join("vmlinuz"))?;
     fs::remove_dir_all(&work).at(&work)?;
@@ -53,7 +75,7 @@ fn unpack(packages: &Path) -> Result<()> {
     let kernel = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
     let kernel = kernel.ok_or_else(|| Failure::new(format!("{KERNEL} names no kernel")))?;
     let mut fetch = command("apt-get");
-    fetch.args(["-q", "download", &format!("linux-image-{kernel}")]).args(AGENT).current_dir(packages);
+    fetch.args(["-q", "download", &format!("linux-image-{kernel}")]).args(PROGRAMS).current_dir(packages);
     process::output(&mut fetch)?;
     for entry in fs::read_dir(packages).at(packages)? {
         let path = entry.at(packages)?.path();
@@ -65,7 +87,20 @@ fn unpack(packages: &Path) -> Result<()> {
 }
 
 fn make_root(packages: &Path, root: &Path) -> Result<()> {
-    for folder in ["bin", "dev", "proc", "sys", "run", "tmp", "var", "disks", "modules", "usr/sbin"] {
+    for folder in [
+        "bin",
+        "dev",
+        "proc",
+        "sys",
+        "run",
+        "tmp",
+        "var",
+        "disks",
+        "modules",
+        "usr/sbin",
+        "usr/bin",
+        "etc/vmkeep",
+    ] {
         let folder = root.join(folder);
         fs::create_dir_all(&folder).at(&folder)?;
     }
@@ -86,14 +121,29 @@ fn make_root(packages: &Path, root: &Path) -> Result<()> {
     let path = root.join("modules/order");
     fs::write(&path, order).at(&path)?;
 
-    let agent = packages.join("usr/sbin/qemu-ga");
-    copy(&agent, &root.join("usr/sbin/qemu-ga"))?;
-    let libraries = packages.join("usr/lib/x86_64-linux-gnu");
-    let listed = process::output(command("ldd").arg(&agent).env("LD_LIBRARY_PATH", &libraries))?;
+    for (name, mode) in [("pre.sh", 0o700), ("post.sh", 0o700), ("scripts.json", 0o600)] {
+        let path = root.join("etc/vmkeep").join(name);
+        copy(&process::workspace().join("xtask/guest/etc").join(name), &path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).at(&path)?;
+    }
+    for program in ["usr/sbin/qemu-ga", "usr/bin/sqlite3"] {
+        install(packages, root, program)?;
+    }
+    Ok(())
+}
+
+/// Copies a program of the packages with the libraries that it is linked to.
+fn install(packages: &Path, root: &Path, program: &str) -> Result<()> {
+    let from = packages.join(program);
+    copy(&from, &root.join(program))?;
+    let places = [packages.join("usr/lib/x86_64-linux-gnu"), packages.join("lib/x86_64-linux-gnu")];
+    let search = places.each_ref().map(|place| place.display().to_string()).join(":");
+    let listed = process::output(command("ldd").arg(&from).env("LD_LIBRARY_PATH", search))?;
     for path in listed.split_whitespace().filter(|word| word.starts_with('/')).map(Path::new) {
-        let place = match path.strip_prefix(&libraries) {
-            Ok(name) => root.join("lib/x86_64-linux-gnu").join(name),
-            Err(_) => root.join(path.strip_prefix("/").unwrap_or(path)),
+        let ours = places.iter().find_map(|place| path.strip_prefix(place).ok());
+        let place = match ours {
+            Some(name) => root.join("lib/x86_64-linux-gnu").join(name),
+            None => root.join(path.strip_prefix("/").unwrap_or(path)),
         };
         if let Some(folder) = place.parent() {
             fs::create_dir_all(folder).at(folder)?;

@@ -1,10 +1,11 @@
 //! `cargo xtask test`: everything that must hold.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::args::Args;
 use crate::failure::{At, Failure, Result};
+use crate::guest;
 use crate::process::{self, cargo};
 use crate::timing::{self, Budget, Timings};
 use crate::tools;
@@ -16,7 +17,7 @@ struct Step {
 }
 
 /// In this order; one profile (dev) builds all of it, so that each step finds what the one before has built.
-static STEPS: [Step; 10] = [
+static STEPS: [Step; 11] = [
     Step { name: "tools", budget: Budget::Build, run: |_| tools::ensure(&tools::TEST_TOOLS) },
     Step {
         name: "fmt",
@@ -25,6 +26,7 @@ static STEPS: [Step; 10] = [
     },
     Step { name: "clippy", budget: Budget::Build, run: |_| clippy() },
     Step { name: "build", budget: Budget::Build, run: |_| build() },
+    Step { name: "guest", budget: Budget::Build, run: |_| guest::make_if_old(&guest_folder()) },
     Step { name: "test", budget: Budget::Tests, run: test },
     Step { name: "alone", budget: Budget::Tests, run: |_| alone() },
     Step { name: "doc", budget: Budget::Build, run: |_| doc() },
@@ -80,8 +82,13 @@ fn build() -> Result<()> {
 /// Under `VMKEEP_REQUIRE_TOOLS` a test whose tool is missing fails in place of being left out.
 fn test(timings: &mut Timings) -> Result<()> {
     let mut command = cargo(&["test", "--workspace"]);
-    command.env("VMKEEP_REQUIRE_TOOLS", "1");
+    command.env("VMKEEP_REQUIRE_TOOLS", "1").env("VMKEEP_GUEST", guest_folder());
     timing::run_tests(command, timings)
+}
+
+/// Where the guest of the tests is.
+fn guest_folder() -> PathBuf {
+    process::workspace().join("target/guest")
 }
 
 /// The envelope with its default features: the workspace as a whole uses another library for the cipher.

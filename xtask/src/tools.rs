@@ -18,7 +18,7 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// What the tests and `disks` use.
-pub(crate) const TEST_TOOLS: [Tool; 14] = [
+pub(crate) const TEST_TOOLS: [Tool; 15] = [
     tool("qemu-img", "qemu-utils"),
     tool("qemu-io", "qemu-utils"),
     tool("qemu-nbd", "qemu-utils"),
@@ -26,6 +26,7 @@ pub(crate) const TEST_TOOLS: [Tool; 14] = [
     tool("nbdkit", "nbdkit"),
     tool("qemu-system-x86_64", "qemu-system-x86"),
     tool("nbdinfo", "libnbd-bin"),
+    tool("sqlite3", "sqlite3"),
     tool("mke2fs", "e2fsprogs"),
     tool("e2fsck", "e2fsprogs"),
     tool("debugfs", "e2fsprogs"),

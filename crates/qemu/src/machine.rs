@@ -24,12 +24,15 @@ pub struct VmDisk {
     pub bitmaps: Vec<String>,
 }
 
-/// The disks of the VM: every device that holds a medium and that is not for removable ones.
+/// The disks of the VM: every device that holds a medium and that is not for removable ones. A snapshot that is under way, or
+/// was left by a process that died, does not show.
 pub fn disks(qmp: &mut Qmp) -> Result<Vec<VmDisk>, QemuError> {
     let list = qmp.execute("query-block", json!({}))?;
+    let nodes = qmp.execute("query-named-block-nodes", json!({ "flat": true }))?;
     let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
     let disk = |entry: &Value| {
         let inserted = entry.get("inserted").filter(|_| entry["removable"] != true)?;
+        let inserted = below_filter(inserted, &nodes);
         // `/machine/peripheral/vd0/virtio-backend` is a part of the device `vd0`.
         let path = text(&entry["qdev"]);
         let device = match path.split_once("/peripheral/") {
@@ -48,6 +51,19 @@ pub fn disks(qmp: &mut Qmp) -> Result<Vec<VmDisk>, QemuError> {
         })
     };
     Ok(list.as_array().map(Vec::as_slice).unwrap_or_default().iter().filter_map(disk).collect())
+}
+
+/// The node that is the disk: of a copy-before-write filter, the one below it, which has the file and format that QEMU
+/// tells of what the filter is over.
+fn below_filter<'v>(node: &'v Value, nodes: &'v Value) -> &'v Value {
+    if node["drv"] != "copy-before-write" {
+        return node;
+    }
+    let over = &node["image"]["backing-image"];
+    let is_below = |other: &&Value| {
+        other["drv"] == over["format"] && other["image"]["filename"] == over["filename"] && !over.is_null()
+    };
+    nodes.as_array().and_then(|nodes| nodes.iter().find(is_below)).unwrap_or(node)
 }
 
 /// Whether the guest runs.

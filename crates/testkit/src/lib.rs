@@ -42,6 +42,7 @@
 mod authority;
 mod disk;
 mod guest;
+pub mod qemu_guest;
 pub mod softhsm;
 mod store;
 

@@ -1,0 +1,3 @@
+#!/bin/sh
+rm -f /run/quiesce /run/quiet
+echo "$VMKEEP_PHASE: $VMKEEP_VM goes on"
