@@ -47,7 +47,8 @@ pub fn disks(qmp: &mut Qmp) -> Result<Vec<VmDisk>, QemuError> {
             size: ByteLen(inserted["image"]["virtual-size"].as_u64()?),
             format: text(&inserted["image"]["format"]),
             is_writable: inserted["ro"] == false,
-            bitmaps: bitmaps.iter().map(|bitmap| text(&bitmap["name"])).collect(),
+            // Those without a name belong to jobs.
+            bitmaps: bitmaps.iter().filter_map(|bitmap| bitmap["name"].as_str().map(str::to_owned)).collect(),
         })
     };
     Ok(list.as_array().map(Vec::as_slice).unwrap_or_default().iter().filter_map(disk).collect())

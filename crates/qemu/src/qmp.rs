@@ -19,6 +19,8 @@ pub struct Event {
     pub name: String,
     /// Its data, or null.
     pub data: Value,
+    /// When it happened, since 1970 by the clock of QEMU's host; zero when QEMU does not know.
+    pub at: Duration,
 }
 
 /// A connection to a QMP socket. QEMU serves one at a time on each socket.
@@ -112,7 +114,9 @@ impl Qmp {
             self.events.pop_front();
         }
         let data = value.get("data").cloned().unwrap_or(Value::Null);
-        self.events.push_back(Event { name: name.to_owned(), data });
+        let part = |field: &str| value["timestamp"][field].as_u64().unwrap_or(0); // -1 for an unknown time
+        let at = Duration::from_secs(part("seconds")) + Duration::from_micros(part("microseconds"));
+        self.events.push_back(Event { name: name.to_owned(), data, at });
         true
     }
 }

@@ -1,111 +1,110 @@
-//! The real guest agent in a real guest, which `cargo xtask guest DIR` makes. Without `VMKEEP_GUEST=DIR` there is
-//! nothing to do.
+//! The real guest agent in a real guest, that of `cargo xtask guest`: the contracts of the ports.
 
 #![allow(clippy::unwrap_used)] // helpers unwrap as tests do
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use vmkeep_disk::BlockRead;
-use vmkeep_model::ByteOffset;
-use vmkeep_qemu::{Agent, DiskPlan, Outcome, QemuError, Qmp, Snapshot, SnapshotPlan};
+use vmkeep_consistency::script::{
+    ScriptCommand, ScriptContext, ScriptEnd, ScriptFiles, ScriptHost, ScriptRunner,
+};
+use vmkeep_consistency::{Before, GuestOs, ScriptOutcome, Scripts, ScriptsEvidence, conformance};
+use vmkeep_qemu::{QemuAgent, QemuError, QemuSnapshotter, Qmp, Snapshot, SnapshotPlan, disks};
+use vmkeep_testkit::qemu_guest::QemuGuest;
 
-const LIMIT: Duration = Duration::from_mins(1);
-
-/// QEMU, which ends with the value.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn boot(guest: &Path, folder: &Path) -> Running {
-    let mut command = Command::new("qemu-system-x86_64");
-    command.args("-accel tcg -cpu max -m 256 -nodefaults -display none -no-reboot".split(' '));
-    command.args(["-serial", "file:serial.log", "-append", "console=ttyS0 quiet rdinit=/init"]);
-    command.arg("-kernel").arg(guest.join("vmlinuz")).arg("-initrd").arg(guest.join("initrd.gz"));
-    for n in 0..2 {
-        command.args(["-blockdev", &format!("driver=file,filename=d{n}.qcow2,node-name=f{n}")]);
-        command.args(["-blockdev", &format!("driver=qcow2,file=f{n},node-name=disk{n}")]);
-        command.args(["-device", &format!("virtio-blk-pci,drive=disk{n},id=vd{n}")]);
-    }
-    command.args(["-device", "virtio-serial", "-chardev", "socket,path=qga.sock,server=on,wait=off,id=qga0"]);
-    command.args(["-device", "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0"]);
-    command.args(["-qmp", "unix:qmp.sock,server=on,wait=off"]);
-    Running(command.current_dir(folder).spawn().unwrap())
-}
-
-fn run(folder: &Path, program: &str, words: &str) -> String {
-    let out = Command::new(program).args(words.split(' ')).current_dir(folder).output().unwrap();
-    assert!(out.status.success(), "{program} {words}: {out:?}");
-    String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout)
-}
+const LIMIT: Duration = Duration::from_mins(2);
 
 fn connect<T>(connect: impl Fn() -> Result<T, QemuError>) -> T {
+    let start = Instant::now();
     loop {
         match connect() {
             Ok(connection) => return connection,
-            Err(QemuError::Io { doing: "connect to", .. }) => std::thread::yield_now(),
-            Err(error) => panic!("{error}"),
+            Err(error) if start.elapsed() > LIMIT => panic!("{error}"),
+            Err(_) => std::thread::yield_now(),
         }
     }
 }
 
 #[test]
-fn a_frozen_guest_gives_file_systems_that_need_no_recovery() {
-    let Some(guest) = std::env::var_os("VMKEEP_GUEST").map(PathBuf::from) else {
-        eprintln!("no VMKEEP_GUEST; skipped");
-        return;
-    };
+fn the_ports_keep_their_contracts() {
     let folder = tempfile::tempdir().unwrap();
-    let at = folder.path();
-    for n in 0..2 {
-        std::fs::File::create(at.join("raw")).unwrap().set_len(64 << 20).unwrap();
-        run(at, "mke2fs", "-q -t ext4 raw");
-        run(at, "qemu-img", &format!("convert -O qcow2 raw d{n}.qcow2"));
-    }
-    let _running = boot(&guest, at);
-    let mut qmp = connect(|| Qmp::connect(&at.join("qmp.sock"), LIMIT));
-    let mut agent = connect(|| Agent::connect(&at.join("qga.sock"), LIMIT));
-    for number in 1..=3 {
-        let plan = SnapshotPlan {
-            chain: "guest".to_owned(),
-            number,
-            base: (number > 1).then(|| number - 1),
-            disks: ["disk0", "disk1"].map(|node| DiskPlan { node: node.to_owned() }).to_vec(),
-            folder: at.to_owned(),
-            scratch_bytes_max: 64 << 20,
-        };
-        let frozen = agent.freeze().unwrap();
-        assert_eq!(frozen.frozen, 2, "{frozen:?}");
-        assert!(agent.is_frozen().unwrap());
-        let snapshot = Snapshot::begin(&mut qmp, &plan);
-        assert_eq!(agent.thaw().unwrap(), 2);
-        assert!(!agent.is_frozen().unwrap());
-        let snapshot = snapshot.unwrap();
-        for (n, disk) in snapshot.disks().iter().enumerate() {
-            let opened = snapshot.open(disk).unwrap();
-            let file = at.join(format!("restored{n}"));
-            // An increment changes the copy of the point before at the changed places only.
-            let mut bytes = vec![0; usize::try_from(opened.len().0).unwrap()];
-            opened.read_at(ByteOffset(0), &mut bytes).unwrap();
-            if let Some(changed) = snapshot.changed(disk, &opened).unwrap() {
-                let mut restored = std::fs::read(&file).unwrap();
-                for extent in changed.iter() {
-                    let range =
-                        usize::try_from(extent.start().0).unwrap()..usize::try_from(extent.end().0).unwrap();
-                    restored[range.clone()].copy_from_slice(&bytes[range]);
-                }
-                assert!(restored == bytes, "point {number}, disk {n}: the bitmap misses changes");
-            }
-            std::fs::write(&file, &bytes).unwrap();
-            let told = run(at, "e2fsck", &format!("-fn restored{n}"));
-            assert!(!told.contains("recovery"), "{told}");
+    let Some(mut guest) = QemuGuest::create(folder.path()) else { return };
+    guest.start();
+    let agent = connect(|| QemuAgent::connect(&guest.agent(), LIMIT));
+    let mut qmp = connect(|| Qmp::connect(&guest.qmp(), LIMIT));
+    conformance::guest_agent(&agent);
+    assert_eq!(agent.os().unwrap(), GuestOs::Linux);
+    let mounts = agent.mounts().unwrap();
+    assert_eq!(mounts.len(), 2, "{mounts:?}");
+    scripts(&agent);
+
+    let found = disks(&mut qmp).unwrap();
+    let names: Vec<_> = found.iter().map(|disk| (&*disk.node, &*disk.device, &*disk.format)).collect();
+    assert_eq!(names, [("disk0", "vd0", "qcow2"), ("disk1", "vd1", "qcow2")]);
+    let plan = SnapshotPlan {
+        chain: "guest".to_owned(),
+        number: 1,
+        base: None,
+        disks: found.iter().map(|disk| vmkeep_qemu::DiskPlan { node: disk.node.clone() }).collect(),
+        folder: folder.path().to_owned(),
+        scratch_bytes_max: 64 << 20,
+    };
+    let prepared = Snapshot::prepare(&mut qmp, &plan).unwrap();
+    let snapshotter = QemuSnapshotter::new(&mut qmp, prepared);
+    conformance::snapshotter(&snapshotter);
+    let snapshot = snapshotter.finish().unwrap().expect("it was taken");
+    let mut during = disks(&mut qmp).unwrap();
+    assert!(during.iter().all(|disk| disk.bitmaps == ["vmkeep.guest.1"]), "{during:?}");
+    during.iter_mut().for_each(|disk| disk.bitmaps.clear());
+    assert_eq!(during, found, "a snapshot under way does not show");
+    snapshot.finish(&mut qmp, vmkeep_qemu::Outcome::Failed).unwrap();
+    let unused = Snapshot::prepare(&mut qmp, &plan).unwrap();
+    assert!(QemuSnapshotter::new(&mut qmp, unused).finish().unwrap().is_none());
+    assert!(!folder.path().join("vmkeep-scratch-0.qcow2").exists(), "what was prepared is removed");
+}
+
+/// Scripts run in the guest as on this machine: context, output, exit code, time-out of the whole group.
+fn scripts(agent: &QemuAgent) {
+    let context = || ScriptContext { vm: "web1".to_owned(), job: "7".to_owned() };
+    let mut runner = ScriptRunner::new(agent, QemuGuest::SCRIPTS, 0, context());
+    assert_eq!(runner.problem(), None);
+    assert_eq!(runner.before(2), Before::Freeze);
+    runner.after();
+    match runner.evidence() {
+        ScriptsEvidence::Configured {
+            pre: ScriptOutcome::Succeeded(pre),
+            post: ScriptOutcome::Succeeded(post),
+        } => {
+            assert_eq!((&*pre.output, &*post.output), ("pre: web1 is at rest\n", "post: web1 goes on\n"));
         }
-        snapshot.finish(&mut qmp, Outcome::Stored).unwrap();
+        other => panic!("{other:?}"),
     }
+    let missing = ScriptRunner::new(agent, "/etc/none.json", 0, context());
+    assert_eq!(missing.problem().map(|(code, _)| code.number()), Some(316));
+    let stranger = ScriptRunner::new(agent, QemuGuest::SCRIPTS, 1000, context());
+    assert_eq!(stranger.problem().map(|(code, _)| code.number()), Some(318));
+
+    let sh = |line: &str, limit| {
+        let params = ["-c".to_owned(), line.to_owned()];
+        agent.run(&ScriptCommand { path: "/bin/sh", params: &params, environment: &[("A", "b c")] }, limit)
+    };
+    let run = sh("echo out $A; echo err >&2; exit 3", LIMIT);
+    assert_eq!(
+        (run.end, &*run.output),
+        (ScriptEnd::Failed("exit status: 3".to_owned()), &b"out b c\nerr\n"[..])
+    );
+    let run = sh("echo begun; sleep 600 & sleep 600", Duration::from_secs(1));
+    assert_eq!((run.end, &*run.output), (ScriptEnd::TimedOut, &b"begun\n"[..]));
+    let left = sh("pidof sleep", LIMIT);
+    assert!(left.output.is_empty(), "what it had started is killed too: {left:?}");
+    let run = sh("head -c 100000 /dev/zero | tr '\\0' a; echo end", LIMIT);
+    assert!(
+        run.output.ends_with(b"aend\n") && run.output_dropped == 100_004 - 16_384,
+        "{}",
+        run.output_dropped
+    );
+
+    let (facts, text) = agent.read(QemuGuest::SCRIPTS, 5).unwrap();
+    assert_eq!((facts.mode, facts.owner, text.len()), (0o600, 0, 5));
+    assert_eq!(agent.facts("/etc/none").unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    assert!(!agent.facts("/etc").unwrap().regular);
 }
