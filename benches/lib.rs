@@ -94,6 +94,7 @@ pub fn back_up(vault: &Vault, disk: &Memory, settings: &backup::Settings) -> Rep
         evidence: Vec::new(),
         labels: vmkeep::model::Labels::default(),
         config: None,
+        snapshot: None,
         guard: None,
     };
     backup::run(&permit(), vault, &plan, settings, &Silent, &CancelToken::new())

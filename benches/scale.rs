@@ -74,6 +74,7 @@ impl Protected {
             evidence: Vec::new(),
             labels: vmkeep::model::Labels::default(),
             config: None,
+            snapshot: None,
             guard: None,
         };
         let settings = Settings { audit, ..Settings::default() };

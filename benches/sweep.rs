@@ -49,6 +49,7 @@ fn vault_with(points: u64) -> InMemory {
             evidence: Vec::new(),
             labels: vmkeep::model::Labels::default(),
             config: None,
+            snapshot: None,
             guard: None,
         };
         let settings = backup::Settings { workers: 1, ..backup::Settings::default() };

@@ -131,6 +131,7 @@ fn back_up(
         evidence: Vec::new(),
         labels: vmkeep::model::Labels::default(),
         config: None,
+        snapshot: None,
         guard: None,
     };
     backup::run(&Owner.permit(Scope::Vault), vault, &plan, &backup::Settings::default(), observer, cancel)

@@ -130,6 +130,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             // Opaque to vmkeep, sealed, and given back with the point.
             labels: vmkeep::model::Labels::default(),
             config: Some(b"<domain>guest-7</domain>".to_vec()),
+            snapshot: None,
             guard: None,
         };
         let observer = Printing::default();

@@ -29,6 +29,9 @@ pub struct Plan<'a> {
     pub consistency: ConsistencyLevel,
     /// Why, one line per finding.
     pub evidence: Vec<String>,
+    /// What was seen when the snapshot was taken, kept as it is
+    /// ([`SNAPSHOT_EVIDENCE_MAX`](vmkeep_vault::SNAPSHOT_EVIDENCE_MAX)).
+    pub snapshot: Option<Vec<u8>>,
     /// What is to be found on the point again: why it was made, say.
     pub labels: Labels,
     /// The VM's configuration, opaque; at most [`vmkeep_vault::CONFIG_MAX`] bytes.
@@ -52,6 +55,7 @@ impl<'a> Plan<'a> {
             keys: Vec::new(),
             consistency: ConsistencyLevel::Crash,
             evidence: Vec::new(),
+            snapshot: None,
             labels: Labels::default(),
             config: None,
             guard: None,

@@ -309,6 +309,9 @@ fn finish(
         duration_ms,
     };
     session.set_labels(plan.labels.clone());
+    if let Some(evidence) = &plan.snapshot {
+        session.set_snapshot_evidence(evidence.clone());
+    }
     plan.guard.map_or(Ok(()), SourceGuard::check).map_err(BackupError::Source)?;
     let committed = session.commit(draft).map_err(BackupError::Commit)?;
     Ok(Report {

@@ -43,6 +43,7 @@ fn back_up(vault: &Vault, disk: &Memory) -> (Report, Vec<String>) {
         evidence: vec![],
         labels: vmkeep_model::Labels::default(),
         config: None,
+        snapshot: None,
         guard: None,
     };
     let unreadable = Mutex::new(Vec::new());

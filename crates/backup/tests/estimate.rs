@@ -112,6 +112,7 @@ fn plan<'a>(disks: &[(&str, &'a dyn BlockRead)]) -> Plan<'a> {
         evidence: Vec::new(),
         labels: vmkeep_model::Labels::default(),
         config: None,
+        snapshot: None,
         guard: None,
     }
 }

@@ -75,6 +75,7 @@ fn back_up(
         evidence: Vec::new(),
         labels: vmkeep_model::Labels::default(),
         config: None,
+        snapshot: None,
         guard: None,
     };
     run(&permit(), vault, &plan, settings, observer, cancel)

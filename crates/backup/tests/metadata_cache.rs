@@ -42,6 +42,7 @@ fn back_up(vault: &Vault, disk: &Memory) {
         evidence: vec![],
         labels: vmkeep_model::Labels::default(),
         config: None,
+        snapshot: None,
         guard: None,
     };
     let settings = Settings { block_size: BlockSize::MIN, workers: 1, ..Settings::default() };

@@ -55,6 +55,7 @@ fn plan(disk: &GeneratedDisk) -> Plan<'_> {
         evidence: Vec::new(),
         labels: vmkeep_model::Labels::default(),
         config: None,
+        snapshot: None,
         guard: None,
     }
 }

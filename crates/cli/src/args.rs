@@ -265,6 +265,9 @@ pub(crate) struct PointsArgs {
     /// Only the points of this VM
     #[arg(long, value_name = "NAME")]
     pub(crate) vm: Option<VmName>,
+    /// Say of each point why it is as consistent as it is, and what a restore can count on
+    #[arg(long)]
+    pub(crate) why: bool,
 }
 
 #[derive(Debug, Args)]

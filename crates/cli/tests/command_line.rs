@@ -26,6 +26,7 @@ const COMMANDS: [&str; 18] = [
     "void",
     "close",
     "keys",
+    "inspect",
     "completions",
 ];
 

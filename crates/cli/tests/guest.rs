@@ -89,12 +89,12 @@ impl Scene {
         Some(scene)
     }
 
-    fn words(&self, options: &str) -> String {
+    fn words(options: &str) -> String {
         format!("backup --vm web --qemu qmp.sock --scratch scratch {FULL_AUDIT} {options}")
     }
 
     fn back_up(&self, options: &str) -> Value {
-        let summary = self.scratch.summary(&self.words(options));
+        let summary = self.scratch.summary(&Self::words(options));
         println!(
             "{}: {}, frozen for {} ms, {} bytes read, {} stored",
             summary["point"],
@@ -178,7 +178,7 @@ impl Scene {
         let third = self.back_up("");
         assert_eq!(Self::tracking(&third), BOTH);
         self.restored(&third, "crash");
-        let refused = self.scratch.json(&self.words("--consistency fs")).expect(1, "there is no agent");
+        let refused = self.scratch.json(&Self::words("--consistency fs")).expect(1, "there is no agent");
         assert!(refused.stderr.contains("crash-consistent only"), "{}", refused.stderr);
         let_it_write(&agent(&self.guest), 20);
         let fourth = self.back_up(&scripts);
@@ -272,7 +272,7 @@ impl Scene {
         let front = self.scratch.path("front.sock");
         stand_in(&front, &self.guest.qmp(), frozen);
         let words = format!("--qemu front.sock {AGENT} --freeze-limit 60s --scripts {}", QemuGuest::SCRIPTS);
-        let words = self.words("").replace("--qemu qmp.sock", &words);
+        let words = Self::words("").replace("--qemu qmp.sock", &words);
         let mut child = self.spawn(&words);
         at_transaction.recv_timeout(LIMIT).expect("it comes to the transaction");
         let killed = Instant::now();
@@ -296,7 +296,7 @@ impl Scene {
         let writing = agent(&self.guest);
         shell(&writing, "head -c 6000000 /dev/urandom > /disks/vdb/noise; sync");
         drop(writing);
-        let mut child = self.spawn(&self.words(&format!("{AGENT} --limit-write 1M")));
+        let mut child = self.spawn(&Self::words(&format!("{AGENT} --limit-write 1M")));
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let first = lines.find(|line| line.as_ref().unwrap().contains("\"progress\""));
         assert!(first.is_some(), "it is pulling");
@@ -369,7 +369,7 @@ fn a_slow_vault_does_not_stall_the_guest() {
     shell(&beside, "head -c 24000000 /dev/urandom > /disks/vdb/noise; sync");
     let quiet = longest_gap(&beside, newest_line(&beside).0.saturating_sub(200));
     // Without --agent: the test asks the guest meanwhile.
-    let mut child = scene.spawn(&scene.words("--limit-write 2M"));
+    let mut child = scene.spawn(&Scene::words("--limit-write 2M"));
     let (mut first, mut last) = (None, None);
     for line in BufReader::new(child.stdout.take().unwrap()).lines() {
         let line: Value = serde_json::from_str(&line.unwrap()).unwrap();

@@ -87,7 +87,8 @@ impl Guest {
         self.0.events.borrow().clone()
     }
 
-    fn note(&self, event: &'static str) {
+    /// Adds an event of somebody else's.
+    pub fn note(&self, event: &'static str) {
         self.0.events.borrow_mut().push(event);
         self.0.now.set(self.0.now.get() + Duration::from_millis(5));
     }

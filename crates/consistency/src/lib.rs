@@ -53,6 +53,8 @@ mod watchdog;
 
 pub mod conformance;
 pub mod fake;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod script;
 
 pub use backoff::BackOff;

@@ -2,7 +2,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use std::time::Duration;
+
 use vmkeep_consistency::fake::{Agent, Guest};
+use vmkeep_consistency::script::{
+    FileFacts, Flow, FlowAction, FlowEvent, FlowRules, Precheck, ScriptCommand, ScriptContext, ScriptEnd,
+    ScriptFiles, ScriptHost, ScriptRun, ScriptRunner,
+};
 use vmkeep_consistency::{
     Before, Decision, Evidence, FreezeEvidence, Freezing, GuestOs, Millis, OnGuestFailure, Ports, PowerState,
     ProvisioningState, Request, Running, ScriptOutcome, ScriptTrace, Scripts, ScriptsEvidence, ThawOutcome,
@@ -158,4 +164,86 @@ fn the_fake_keeps_the_contracts() {
         let count = guest.events().iter().filter(|event| **event == "watchdog thaws").count();
         seen.replace(count) < count
     });
+}
+
+/// Scripts of a host that only takes note, beside the guest's events.
+#[derive(Debug)]
+struct NotedHost<'g> {
+    guest: &'g Guest,
+    settings: String,
+    failing: Vec<&'static str>,
+}
+
+impl ScriptFiles for NotedHost<'_> {
+    fn facts(&self, _: &str) -> std::io::Result<FileFacts> {
+        Ok(FileFacts { regular: true, mode: 0o700, owner: 0 })
+    }
+    fn read(&self, _: &str, _: usize) -> std::io::Result<(FileFacts, Vec<u8>)> {
+        Ok((FileFacts { regular: true, mode: 0o600, owner: 0 }, self.settings.clone().into_bytes()))
+    }
+}
+
+impl ScriptHost for NotedHost<'_> {
+    fn run(&self, script: &ScriptCommand<'_>, _: Duration) -> ScriptRun {
+        let name = if script.path == "/pre" { "pre" } else { "post" };
+        self.guest.note(name);
+        let failed = || ScriptRun::failed("it was told to");
+        let good = || ScriptRun { end: ScriptEnd::Succeeded, output: Vec::new(), output_dropped: 0 };
+        if self.failing.contains(&name) { failed() } else { good() }
+    }
+}
+
+/// A session does what the flow says, step for step, whatever the rules and whatever fails.
+#[test]
+fn a_session_follows_the_flow() {
+    let all = [true, false];
+    for (continues, freezes, single) in all
+        .into_iter()
+        .flat_map(|a| all.into_iter().flat_map(move |b| all.into_iter().map(move |c| (a, b, c))))
+    {
+        for failing in [vec![], vec!["pre"], vec!["post"], vec!["pre", "post"]] {
+            let guest = if single { Guest::new(["os"]) } else { Guest::new(["os", "data"]) };
+            let settings = format!(
+                r#"{{"preScriptLocation":"/pre","postScriptLocation":"/post","continueBackupOnFailure":{continues},
+                "fsFreezeEnabled":{freezes}}}"#
+            );
+            let host = NotedHost { guest: &guest, settings, failing: failing.clone() };
+            let context = ScriptContext { vm: "vm".to_owned(), job: "1".to_owned() };
+            let mut runner = ScriptRunner::new(&host, "/c", 0, context);
+            let ports = Ports {
+                agent: Some(&guest),
+                snapshotter: &guest,
+                scripts: &mut runner,
+                watchdog: &guest,
+                clock: &guest,
+            };
+            take(&request(), ports);
+
+            let disks = if single { 1 } else { 2 };
+            let rules = FlowRules { continue_on_failure: continues, fs_freeze: freezes, disks };
+            let mut flow = Flow::new(rules, Precheck::Clean);
+            let mut expected = vec!["arm"];
+            while flow.action() != FlowAction::End {
+                let name = match flow.action() {
+                    FlowAction::RunPre => "pre",
+                    FlowAction::Freeze => "freeze",
+                    FlowAction::Snapshot => "snapshot",
+                    FlowAction::Thaw => "thaw",
+                    FlowAction::RunPost => "post",
+                    FlowAction::End => unreachable!(),
+                };
+                // What is not frozen is not thawed.
+                if name != "thaw" || expected.contains(&"freeze") {
+                    expected.push(name);
+                }
+                flow = flow.advance(if failing.contains(&name) {
+                    FlowEvent::Failed
+                } else {
+                    FlowEvent::Succeeded
+                });
+            }
+            assert_eq!(guest.events(), expected, "{rules:?}, failing: {failing:?}");
+            assert!(!guest.is_frozen() && !guest.is_watched());
+        }
+    }
 }

@@ -191,4 +191,6 @@ pub struct RecoveryPoint {
     pub forgotten: bool,
     /// Why it was made, and what else its maker wants to find again.
     pub labels: Labels,
+    /// Why its consistency is what it is, and what else was found: one line each.
+    pub evidence: Vec<String>,
 }

@@ -54,7 +54,9 @@ fn the_ports_keep_their_contracts() {
     let snapshot = snapshotter.finish().unwrap().expect("it was taken");
     let mut during = disks(&mut qmp).unwrap();
     assert!(during.iter().all(|disk| disk.bitmaps == ["vmkeep.guest.1"]), "{during:?}");
-    during.iter_mut().for_each(|disk| disk.bitmaps.clear());
+    for disk in &mut during {
+        disk.bitmaps.clear();
+    }
     assert_eq!(during, found, "a snapshot under way does not show");
     snapshot.finish(&mut qmp, vmkeep_qemu::Outcome::Failed).unwrap();
     let unused = Snapshot::prepare(&mut qmp, &plan).unwrap();

@@ -1,6 +1,6 @@
 //! A real guest under QEMU, without KVM: what `cargo xtask guest` makes.
 //!
-//! It appends lines `line N UPTIME` to a log on its first disk and pairs of rows to a SQLite database on its second, and
+//! It appends lines `line N UPTIME` to a log on its first disk and pairs of rows to a database on its second, and
 //! runs the guest agent. Its scripts for the database are named by [`QemuGuest::SCRIPTS`].
 
 use std::env;

@@ -105,6 +105,7 @@ impl Session {
                 body,
                 retired: head.retired,
                 labels: Labels::default(),
+                snapshot: None,
                 inherited: inherited.clone(),
                 stored,
             };

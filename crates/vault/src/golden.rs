@@ -244,6 +244,7 @@ fn point() -> PointBody {
         ],
         encryption: None,
         labels: Labels::default(),
+        snapshot: None,
         keys: None,
         copy: None,
         unknown: Vec::new(),
@@ -312,7 +313,9 @@ fn points_are_stored_as_ever() {
     for (name, value) in [("kind", "scheduled"), ("policy", "daily@3"), ("tag/before-upgrade", "")] {
         labelled.labels.insert(name, value).unwrap();
     }
+    let quiesced = PointBody { snapshot: Some(br#"{"version":1}"#.to_vec()), ..known.clone() };
     for (name, point) in [
+        ("point-quiesced", quiesced),
         ("point-labelled", labelled),
         ("point-encrypted", encrypted),
         ("point", known),

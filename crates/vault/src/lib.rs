@@ -88,7 +88,7 @@ pub use permits::Reading;
 pub use place::{PackPlace, Reference, StorageId};
 pub use point::OpenPoint;
 pub use read::{BlockSink, DiskEntries, DiskReader};
-pub use session::{BaseDisk, CONFIG_MAX, Committed, Draft, DraftDisk, Session};
+pub use session::{BaseDisk, CONFIG_MAX, Committed, Draft, DraftDisk, SNAPSHOT_EVIDENCE_MAX, Session};
 pub use store::{FolderStore, conformance};
 pub use sweep::{ABANDONED_AFTER_MS, Kept, Rewritten, SweepEvent, SweepReport, SweepSettings};
 #[doc(hidden)]

@@ -79,6 +79,11 @@ impl OpenPoint {
         Ok(self.body.config.as_deref())
     }
 
+    /// What was seen when the snapshot was taken, as whoever made the point wrote it.
+    pub fn snapshot_evidence(&self) -> Option<&[u8]> {
+        self.body.snapshot.as_deref()
+    }
+
     /// The keys of disks that their guests encrypt, as they were captured with the point; `None` when there are none.
     pub fn captured_keys(
         &self,

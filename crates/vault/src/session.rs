@@ -15,7 +15,7 @@ use crate::drive::{Driver, NoData};
 use crate::error::VaultError;
 use crate::format::{
     DiskBody, DiskKeysBody, EncryptionBody, FormatError, JobBody, PlaceBody, PointBody, PointHead,
-    RecordKind, RetiredBody, SessionBody,
+    RecordKind, RetiredBody, SNAPSHOT_MAX, SessionBody,
 };
 use crate::journal::{self, JournalEntry};
 use crate::layout::ObjectName;
@@ -48,6 +48,8 @@ pub struct Session {
     pub(crate) retired: Option<RetiredBody>,
     /// What the point is to say of why it was made.
     pub(crate) labels: Labels,
+    /// What was seen when the snapshot was taken.
+    pub(crate) snapshot: Option<Vec<u8>>,
     /// The sessions it goes on from, the first of them first.
     pub(crate) inherited: Vec<SessionId>,
     /// Bytes stored when it began: its own record, and the VM's keys and name when it is the first.
@@ -101,6 +103,9 @@ pub enum DraftDisk {
         size: ByteLen,
     },
 }
+
+/// Most bytes of what is kept of how a snapshot was taken.
+pub const SNAPSHOT_EVIDENCE_MAX: usize = SNAPSHOT_MAX;
 
 /// A recovery point that is written and not yet visible.
 #[derive(Debug)]
@@ -277,6 +282,12 @@ impl Session {
         self.labels = labels;
     }
 
+    /// Keeps what was seen when the snapshot was taken with the point, as its maker writes it: at most
+    /// [`SNAPSHOT_EVIDENCE_MAX`] bytes, of which nothing is kept when there are more.
+    pub fn set_snapshot_evidence(&mut self, evidence: Vec<u8>) {
+        self.snapshot = Some(evidence).filter(|evidence| evidence.len() <= SNAPSHOT_EVIDENCE_MAX);
+    }
+
     /// Makes the point visible: one create-if-absent, whose outcome is final whoever asks.
     pub fn commit(self, draft: Draft) -> Result<Committed, VaultError> {
         let vault = Arc::clone(&self.writing.vault);
@@ -386,6 +397,7 @@ impl Session {
             changes,
             encryption: self.encryption(draft)?,
             labels: self.labels.clone(),
+            snapshot: self.snapshot.clone(),
             keys: self.sealed_keys(draft)?,
             copy: None,
             unknown: Vec::new(),

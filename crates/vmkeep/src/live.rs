@@ -310,6 +310,8 @@ impl Pull<'_> {
             evidence: lines(verdict, evidence),
             labels: self.labels.clone(),
             config: self.plan.config.clone(),
+            // Evidence that is too long is left out: its lines are there.
+            snapshot: vmkeep_consistency::encode(evidence).ok(),
             guard: Some(&watch),
         };
         let (pulled, watched) = thread::scope(|scope| {

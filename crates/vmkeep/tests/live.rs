@@ -27,6 +27,7 @@ use vmkeep_testkit::qemu_guest::QemuGuest;
 
 const LIMIT: Duration = Duration::from_mins(2);
 
+#[allow(clippy::disallowed_methods)] // QEMU tells microseconds
 fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
 }

@@ -72,6 +72,7 @@ fn back_up_tracked(
         evidence: Vec::new(),
         labels: vmkeep::model::Labels::default(),
         config: None,
+        snapshot: None,
         guard: None,
     };
     let report = backup::run(&permit(), vault, &plan, settings, &observer, &CancelToken::new()).unwrap();

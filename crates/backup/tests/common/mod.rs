@@ -57,6 +57,7 @@ pub fn back_up(vault: &Vault, vm: &str, disk: &dyn BlockRead, settings: &Setting
         evidence: Vec::new(),
         labels: vmkeep_model::Labels::default(),
         config: None,
+        snapshot: None,
         guard: None,
     };
     run(&permit(), vault, &plan, settings, &Silent, &CancelToken::new()).unwrap()
@@ -77,6 +78,7 @@ pub fn back_up_all(vault: &Vault, vm: &str, disks: &[GeneratedDisk], settings: &
         evidence: Vec::new(),
         labels: vmkeep_model::Labels::default(),
         config: None,
+        snapshot: None,
         guard: None,
     };
     run(&permit(), vault, &plan, settings, &Silent, &CancelToken::new()).unwrap()

@@ -11,6 +11,8 @@ use super::VaultArg;
 use crate::disk_arg::{self, DiskArg};
 use crate::{bytes, duration};
 
+const LIVE: &str = "A VM that runs";
+
 const QEMU_HELP: &str = "\
 QMP socket of a QEMU whose VM runs (-qmp unix:PATH,server=on,wait=off): all disks at one instant
 
@@ -38,31 +40,31 @@ frozen, the point is application-consistent.";
 #[derive(Debug, Args)]
 pub(crate) struct GuestArgs {
     /// Socket of the guest agent, which freezes the guest's file systems for the snapshot
-    #[arg(long, value_name = "SOCKET", requires = "qemu", long_help = AGENT_HELP)]
+    #[arg(long, help_heading = LIVE, value_name = "SOCKET", requires = "qemu", long_help = AGENT_HELP)]
     pub(crate) agent: Option<PathBuf>,
-    /// Settings of pre- and post-scripts inside the guest: Azure's `VMSnapshotScriptPluginConfig.json`
-    #[arg(long, value_name = "PATH", requires = "agent", long_help = SCRIPTS_HELP)]
+    /// Settings of pre- and post-scripts, a path in the guest, as Azure has them
+    #[arg(long, help_heading = LIVE, value_name = "PATH", requires = "agent", long_help = SCRIPTS_HELP)]
     pub(crate) scripts: Option<String>,
-    /// What the point must be worth: less than that, and there is none [default: best]
-    #[arg(long, value_name = "LEVEL", value_enum, requires = "qemu")]
+    /// What the point must be worth, or there is none [default: best]
+    #[arg(long, help_heading = LIVE, value_name = "LEVEL", value_enum, requires = "qemu")]
     pub(crate) consistency: Option<WantedArg>,
-    /// Folder for what the guest overwrites during the backup, which QEMU reaches too [default: one in /tmp]
-    #[arg(long, value_name = "DIR", requires = "qemu")]
+    /// Folder for what the guest overwrites meanwhile; QEMU reaches it too [default: in /tmp]
+    #[arg(long, help_heading = LIVE, value_name = "DIR", requires = "qemu")]
     pub(crate) scratch: Option<PathBuf>,
     /// Most bytes of that for each disk; reserved before the guest is touched
-    #[arg(long, value_name = "BYTES", default_value = "4G", value_parser = bytes::parse)]
+    #[arg(long, help_heading = LIVE, value_name = "BYTES", default_value = "4G", value_parser = bytes::parse)]
     pub(crate) scratch_size: u64,
-    /// How often to begin again with a fresh snapshot when the guest overwrote more than that
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    /// How often to begin again with a fresh snapshot when it was more
+    #[arg(long, help_heading = LIVE, value_name = "N", default_value_t = 1)]
     pub(crate) retries: u32,
     /// How long the guest may be frozen; then the watchdog thaws it
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = limit)]
+    #[arg(long, help_heading = LIVE, value_name = "TIME", default_value = "60s", value_parser = limit)]
     pub(crate) freeze_limit: Duration,
     /// How long the guest agent may take to answer
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = limit)]
+    #[arg(long, help_heading = LIVE, value_name = "TIME", default_value = "10s", value_parser = limit)]
     pub(crate) agent_limit: Duration,
-    /// How many attempts at this point failed before, for rules that fall back after some
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    /// How many attempts at this point failed before (some rules fall back)
+    #[arg(long, help_heading = LIVE, value_name = "N", default_value_t = 0)]
     pub(crate) attempt: u32,
 }
 
@@ -73,6 +75,7 @@ pub(crate) struct LiveArgs {
     #[arg(
         long,
         value_name = "SOCKET",
+        help_heading = LIVE,
         long_help = QEMU_HELP,
         conflicts_with_all = ["changed_extents", "bitmap", "allow_backing", "direct"]
     )]

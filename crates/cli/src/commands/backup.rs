@@ -140,6 +140,7 @@ pub(crate) fn run(context: &Context<'_>, args: &BackupArgs) -> Result<Outcome, E
         evidence: vec!["the disks were read as they were found; nothing was quiesced".to_owned()],
         labels: vmkeep::model::Labels::default(),
         config,
+        snapshot: None,
         guard: None,
     };
     let progress = Progress::new(context.output);

@@ -120,6 +120,7 @@ pub(crate) fn run(context: &Context<'_>, args: &EstimateArgs) -> Result<Outcome,
         evidence: Vec::new(),
         labels: vmkeep::model::Labels::default(),
         config: None,
+        snapshot: None,
         guard: None,
     };
     let progress = Progress::new(context.output);

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
+use vmkeep::consistency::{Promise, promise};
 use vmkeep::model::{
-    DiskRecord, PointNumber, PointRef, PointSelector, RecoveryPoint, StorageEncryption, VmName,
+    ConsistencyLevel, DiskRecord, PointNumber, PointRef, PointSelector, RecoveryPoint, StorageEncryption,
+    VmName,
 };
 use vmkeep::vault::{Suspect, Vault, VaultError};
 
@@ -25,6 +27,10 @@ struct PointLine {
     created: String,
     created_ms: i64,
     consistency: String,
+    /// Why it is that, and what else its backup found: one line each.
+    evidence: Vec<String>,
+    /// What a restore of it can count on.
+    promise: PromiseLine,
     base: Option<u64>,
     lineage: String,
     session: String,
@@ -38,6 +44,22 @@ struct PointLine {
     config_bytes: u64,
     storage_encryption: StorageKey,
     disks: Vec<Disk>,
+}
+
+/// What a restore can count on.
+#[derive(Serialize)]
+struct PromiseLine {
+    captures: &'static str,
+    loses: &'static str,
+    at_boot: &'static str,
+    applications: &'static str,
+}
+
+impl From<ConsistencyLevel> for PromiseLine {
+    fn from(level: ConsistencyLevel) -> Self {
+        let Promise { captures, loses, at_boot, applications } = promise(level);
+        Self { captures, loses, at_boot, applications }
+    }
 }
 
 /// What wrapped the vault's keys when the point was made.
@@ -157,6 +179,11 @@ pub(crate) fn run(context: &Context<'_>, args: &PointsArgs) -> Result<Outcome, E
         context.output.text("no recovery points");
     } else {
         table(&points).lines().for_each(|line| context.output.text(line));
+        if args.why {
+            for listed in &points {
+                why(context, &listed.point);
+            }
+        }
     }
     let number = |holds: fn(&Listed) -> bool| points.iter().filter(|listed| holds(listed)).count();
     context.output.json(&Summary {
@@ -225,6 +252,16 @@ impl Listed {
     }
 }
 
+/// Why a point is as consistent as it is, and what that is worth.
+fn why(context: &Context<'_>, point: &RecoveryPoint) {
+    let (level, output) = (point.consistency, context.output);
+    let promise = promise(level);
+    output.text(format!("{}@{}: {level}-consistent", point.vm, point.id.number));
+    point.evidence.iter().for_each(|line| output.text(format!("  {line}")));
+    output.text(format!("  holds {}; not {}", promise.captures, promise.loses));
+    output.text(format!("  restored, the guest {}; applications {}", promise.at_boot, promise.applications));
+}
+
 /// A line per disk; what belongs to the point stands on the first of them.
 fn table(points: &[Listed]) -> Table {
     let left = ["POINT", "CREATED (UTC)", "CONSISTENCY", "DISK", "ROLE"].map(Column::Left);
@@ -260,6 +297,8 @@ impl From<&Listed> for PointLine {
             created: point.created.to_string(),
             created_ms: point.created.0,
             consistency: point.consistency.to_string(),
+            evidence: point.evidence.clone(),
+            promise: point.consistency.into(),
             base: point.base.map(|base| base.0),
             lineage: point.id.lineage.to_string(),
             session: point.session.to_string(),

@@ -20,7 +20,7 @@ pub(crate) use destroyed::DestroyedBody;
 pub(crate) use footer::{FooterBody, FooterSlot, Origin, SlotBirth};
 pub(crate) use point::{
     ChangesBody, DiskBody, DiskKeysBody, EncryptionBody, JobBody, PlaceBody, PointBody, PointHead, RootBody,
-    StoredBody, TrackingBody,
+    SNAPSHOT_MAX, StoredBody, TrackingBody,
 };
 pub(crate) use rotation::RotationBody;
 pub(crate) use thinned::{Part, Thinned, Unit};

@@ -22,6 +22,9 @@ const COPY: u16 = 8;
 const CHANGES: u16 = 9;
 const ENCRYPTION: u16 = 10;
 const LABELS: u16 = 11;
+const SNAPSHOT: u16 = 12;
+/// Most bytes of what is kept of the snapshot.
+pub(crate) const SNAPSHOT_MAX: usize = 256 * 1024;
 const CRITICAL: u8 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,6 +180,8 @@ pub(crate) struct PointBody {
     pub(crate) encryption: Option<EncryptionBody>,
     /// Why it was made and the like.
     pub(crate) labels: Labels,
+    /// What was seen when the snapshot was taken, opaque.
+    pub(crate) snapshot: Option<Vec<u8>>,
     /// Captured keys of guests, a record of its own, sealed with the data key.
     pub(crate) keys: Option<Vec<u8>>,
     /// Where the second copy of the sections lies; the copy itself does not say.
@@ -201,6 +206,9 @@ impl PointBody {
         }
         if !self.labels.is_empty() {
             sections.push((LABELS, 0, encode(&self.labels.iter().collect::<Vec<_>>())?));
+        }
+        if let Some(snapshot) = &self.snapshot {
+            sections.push((SNAPSHOT, 0, snapshot.clone()));
         }
         if !self.changes.is_empty() {
             sections.push((CHANGES, 0, encode(&self.changes)?));
@@ -233,6 +241,7 @@ impl PointBody {
         let (mut change_lists, mut changes, mut copy, mut unknown) =
             (Vec::new(), Vec::new(), None, Vec::new());
         let (mut encryption, mut keys, mut labels) = (None, None, Labels::default());
+        let mut snapshot = None;
         let (mut rest, mut last) = (&bytes[used..], 0);
         while !rest.is_empty() {
             let (tag, flags, body, after) = section(rest)?;
@@ -251,6 +260,10 @@ impl PointBody {
                 COPY => copy = Some(decode_exact(body)?),
                 CHANGES => changes = decode_exact(body)?,
                 LABELS => labels = decode_labels(body)?,
+                SNAPSHOT if body.len() > SNAPSHOT_MAX => {
+                    return Err(FormatError(format!("{} bytes about the snapshot", body.len())));
+                }
+                SNAPSHOT => snapshot = Some(body.to_vec()),
                 _ if flags & CRITICAL != 0 => {
                     return Err(FormatError(format!("critical section {tag} is not known to this version")));
                 }
@@ -270,6 +283,7 @@ impl PointBody {
             changes,
             encryption,
             labels,
+            snapshot,
             keys,
             copy,
             unknown,
@@ -321,6 +335,7 @@ impl PointBody {
             },
             forgotten,
             labels: self.labels.clone(),
+            evidence: self.consistency.1.clone(),
         })
     }
 }

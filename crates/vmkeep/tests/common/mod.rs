@@ -151,6 +151,7 @@ pub(crate) fn plan<'a>(vm_name: &str, sources: &[(&str, &'a dyn BlockRead)]) -> 
         evidence: vec!["nobody froze the disks".to_owned()],
         labels: vmkeep::model::Labels::default(),
         config: Some(b"<domain/>".to_vec()),
+        snapshot: None,
         guard: None,
     }
 }
