@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use harness::{Ran, Scratch};
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "init",
     "backup",
     "points",

@@ -45,7 +45,7 @@ pub(crate) struct GuestArgs {
     /// Settings of pre- and post-scripts, a path in the guest, as Azure has them
     #[arg(long, help_heading = LIVE, value_name = "PATH", requires = "agent", long_help = SCRIPTS_HELP)]
     pub(crate) scripts: Option<String>,
-    /// What the point must be worth, or there is none [default: best]
+    /// Least that the point must be worth [default: best]
     #[arg(long, help_heading = LIVE, value_name = "LEVEL", value_enum, requires = "qemu")]
     pub(crate) consistency: Option<WantedArg>,
     /// Folder for what the guest overwrites meanwhile; QEMU reaches it too [default: in /tmp]
