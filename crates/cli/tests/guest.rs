@@ -327,7 +327,10 @@ impl Scene {
         let_it_write(&agent, 20);
         let first = shell(&agent, &format!("sed -n {}p /disks/vda/log", self.last.0 + 1));
         assert!(first.starts_with(&format!("line {} ", self.last.0 + 1)), "{first:?}");
-        let rows = shell(&agent, "sqlite3 -cmd '.timeout 60000' /disks/vdb/db 'SELECT count(*) FROM pairs' 2> /dev/null");
+        let rows = shell(
+            &agent,
+            "sqlite3 -cmd '.timeout 60000' /disks/vdb/db 'SELECT count(*) FROM pairs' 2> /dev/null",
+        );
         assert!(rows.trim().parse::<u64>().is_ok_and(|rows| rows >= self.last.1), "{rows:?}");
     }
 }
@@ -352,6 +355,44 @@ fn stand_in(front: &Path, behind: &Path, frozen: mpsc::Sender<()>) {
             writeln!(to, "{line}").unwrap();
         }
     });
+}
+
+/// What answers at a socket, one line after each that comes, until `lines` are through.
+fn speaks(path: &Path, lines: &'static [&'static str]) {
+    let listener = UnixListener::bind(path).unwrap();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut asked = BufReader::new(stream.try_clone().unwrap()).lines();
+        for (number, line) in lines.iter().enumerate() {
+            if number > 0 && asked.next().is_none() {
+                return;
+            }
+            writeln!(stream, "{line}").unwrap();
+        }
+    });
+}
+
+const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}, "capabilities": []}}"#;
+
+#[test]
+fn what_is_no_qemu_is_told_and_nothing_is_stored() {
+    let scratch = Scratch::with_vault();
+    let said = |name: &str, lines, options: &str| {
+        speaks(&scratch.path(name), lines);
+        let words = format!("backup --vm web --qemu {name} {options}");
+        scratch.json(&words).expect(1, &words).stderr
+    };
+    let none = scratch.json("backup --vm web --qemu none.sock").expect(1, "nobody is there").stderr;
+    assert!(none.contains("cannot connect to none.sock"), "{none}");
+    assert!(said("a", &["hello"], "").contains("does not speak the protocol"));
+    assert!(said("b", &[GREETING], "").contains("cannot"), "it hangs up");
+    let refusing = &[
+        GREETING,
+        r#"{"id": 1, "return": {}}"#,
+        r#"{"id": 2, "error": {"class": "X", "desc": "not today"}}"#,
+    ];
+    assert!(said("c", refusing, "").contains("not today"));
+    assert_eq!(scratch.summary("points")["points"], 0);
 }
 
 /// The longest time between two lines of the log from line `from` on, in seconds.

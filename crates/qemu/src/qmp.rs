@@ -37,7 +37,10 @@ impl Qmp {
     /// Connects and leaves the mode of negotiation. Each command has `limit` to be answered.
     pub fn connect(path: &Path, limit: Duration) -> Result<Self, QemuError> {
         let mut lines = Lines::connect(path)?;
-        let mut greeting = lines.next_value("the greeting", Deadline::after(limit))?;
+        let mut greeting = lines.next_value(
+            "the greeting (one monitor connection at a time is served: is another backup running?)",
+            Deadline::after(limit),
+        )?;
         let Some(greeting) = greeting.get_mut("QMP").map(Value::take) else {
             return Err(lines.protocol("it does not greet as QMP does"));
         };

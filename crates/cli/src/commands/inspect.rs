@@ -1,5 +1,7 @@
 //! `vmkeep inspect`: what a backup of a running VM would use, and why.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 use vmkeep::consistency::script::{ScriptContext, ScriptRunner};
 use vmkeep::consistency::{Decision, GuestAgent, Preflight, Scripts, ScriptsEvidence, preflight, promise};
@@ -7,7 +9,7 @@ use vmkeep::live::snapshot_plan;
 use vmkeep::model::{ConsistencyLevel, DiskRole};
 use vmkeep::qemu::{QemuAgent, QemuError, Snapshot, Tracking};
 
-use super::live::{Machine, Silent, scratch};
+use super::live::{Machine, Silent};
 use crate::args::{GuestArgs, InspectArgs};
 use crate::bytes;
 use crate::context::Context;
@@ -67,7 +69,7 @@ pub(crate) fn run(context: &Context<'_>, args: &InspectArgs) -> Result<Outcome, 
     let mut machine = Machine::connect(&args.vm, qemu, &args.disks, &args.guest)?;
     let vault = context.open_vault(&args.vault.vault)?;
     context.may_view(&vault, Some(&args.vm))?;
-    let plan = machine.plan(&args.vm, &args.guest, scratch(args.guest.scratch.as_deref(), qemu)?, Vec::new());
+    let plan = machine.plan(&args.vm, &args.guest, PathBuf::new(), Vec::new());
     let (snapshot, since) = snapshot_plan(&vault, &plan)?;
     let tracking = Snapshot::tracking(&mut machine.qmp, &snapshot)?;
     let disks = disks(&machine, tracking);

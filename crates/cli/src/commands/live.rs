@@ -243,7 +243,7 @@ fn name(text: &str) -> Option<DiskName> {
 
 /// The folder of scratch images: the one that is given, or one of ours in the folder for temporary files, which is the same
 /// each time for one QEMU, so that what a killed backup left is found. It holds what was on the guest's disks.
-pub(super) fn scratch(given: Option<&Path>, qemu: &Path) -> Result<PathBuf, Error> {
+fn scratch(given: Option<&Path>, qemu: &Path) -> Result<PathBuf, Error> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| Error::File { what: "use as scratch folder", path, source }
