@@ -1,7 +1,7 @@
 //! The programs that tests and chores use, and installing them.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::failure::{Failure, Result};
 use crate::process;
@@ -73,6 +73,46 @@ pub(crate) fn ensure(tools: &[Tool]) -> Result<()> {
         still if still.is_empty() => Ok(()),
         still => Err(Failure::new(format!("installed, and yet not found: {}", names(&still)))),
     }
+}
+
+/// The `FinOps` Foundation's validator of FOCUS files, in a virtual environment of its own under `target`, where
+/// `crates/billing/tests/focus.rs` looks for it. Its newer dependencies do not agree with one another.
+pub(crate) fn ensure_focus_validator() -> Result<()> {
+    let folder = process::workspace().join("target/tools/focus-validator");
+    let program = folder.join("bin/focus-validator");
+    if std::env::var_os("FOCUS_VALIDATOR").is_some() || program.is_file() {
+        println!("all there: focus-validator");
+        return Ok(());
+    }
+    println!("installing focus-validator");
+    let at = folder.to_string_lossy();
+    process::output(process::command(&python()?.to_string_lossy()).args(["-m", "venv", "--clear", &at]))?;
+    let pip = folder.join("bin/pip");
+    let words = ["install", "--quiet", "focus-validator==2.2.1", "pyarrow<22"];
+    process::run(process::command(&pip.to_string_lossy()).args(words))
+}
+
+/// A Python that the validator runs on: 3.12, which its pinned dependencies have wheels for, or else a newer one.
+fn python() -> Result<PathBuf> {
+    let pyenv = std::env::var_os("PYENV_ROOT").map(PathBuf::from);
+    let pyenv = pyenv.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".pyenv")));
+    let installed = pyenv.and_then(|root| std::fs::read_dir(root.join("versions")).ok());
+    let installed = installed.into_iter().flatten().flatten().map(|entry| entry.path().join("bin/python3"));
+    let named = ["python3.12", "python3.13", "python3"].into_iter().filter_map(process::find);
+    let mut found: Vec<_> = named.chain(installed).filter_map(|path| Some((minor(&path)?, path))).collect();
+    found.sort();
+    let fits = found.into_iter().find(|(minor, _)| *minor >= 12);
+    fits.map(|(_, path)| path).ok_or_else(|| {
+        Failure::new(
+            "focus-validator needs Python 3.12 or newer, and there is none; or name it in FOCUS_VALIDATOR",
+        )
+    })
+}
+
+/// Minor version of a Python 3 that can make virtual environments.
+fn minor(python: &Path) -> Option<u32> {
+    let words = ["-c", "import sys, ensurepip; print(sys.version_info.minor)"];
+    process::output(process::command(&python.to_string_lossy()).args(words)).ok()?.trim().parse().ok()
 }
 
 fn missing(tools: &[Tool]) -> Vec<Tool> {

@@ -6,6 +6,7 @@ mod error;
 mod event;
 mod meter;
 mod month;
+mod output;
 mod rate;
 mod size;
 mod statement;
@@ -21,6 +22,7 @@ pub use error::{BookProblem, Error, EventProblem};
 pub use event::{Agent, DiskSize, Event, EventId, EventKind, Selection, Tier};
 pub use meter::{Instance, InstanceMeter, SOFT_MAX};
 pub use month::{BillZone, CalendarError, Month, MonthSpan};
+pub use output::{FocusParties, focus_csv};
 pub use rate::{Window, rate_all, rate_instance};
 pub use size::{
     Band, BandError, Bands, DiskRule, Measure, MicroUnits, NextBand, SizeError, SizeRule, instance_size,

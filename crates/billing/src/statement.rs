@@ -99,6 +99,13 @@ pub struct Measured {
     pub rate: Decimal,
 }
 
+impl Measured {
+    /// The quantity in instances or gigabytes for the whole month.
+    pub fn units(&self) -> Amount {
+        self.scale.units(self.quantity)
+    }
+}
+
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {

@@ -33,6 +33,14 @@ impl Scale {
     }
 }
 
+impl Scale {
+    /// A metered whole number in units for the whole month.
+    pub fn units(self, quantity: u128) -> Amount {
+        let whole = BigInt::from(self.per_unit) * BigInt::from(self.per_month);
+        Amount::new(BigInt::from(quantity), whole)
+    }
+}
+
 /// What one instance used of one meter at one price in one month, or in a part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage {
@@ -113,8 +121,7 @@ impl Usage {
 
     /// The quantity in instances or gigabytes for the whole month.
     pub fn units(&self) -> Amount {
-        let whole = BigInt::from(self.scale.per_unit) * BigInt::from(self.scale.per_month);
-        Amount::new(BigInt::from(self.quantity), whole)
+        self.scale.units(self.quantity)
     }
 
     /// What it comes to before any discount, exactly.
