@@ -176,14 +176,9 @@ impl<'a> InstanceMeter<'a> {
         if let Some(last) = self.last_number.filter(|last| *last >= event.number) {
             return Err(fail(EventProblem::Number(last)));
         }
+        self.check_time(event)?;
         let now = self.now.unwrap_or(event.at);
-        let zone = &self.book.terms().zone;
-        let distance = event.at.0.checked_sub(now.0).filter(|ms| *ms <= SILENCE_MAX_MS);
-        if distance.is_none() || (event.at != now && zone.month_of(event.at).is_err()) {
-            return Err(fail(EventProblem::Time));
-        }
         if self.now.is_none() {
-            zone.month_of(event.at).map_err(|_| fail(EventProblem::Time))?;
             self.now = Some(event.at);
         } else if event.at < now {
             self.clock_went_back += 1;
@@ -192,6 +187,17 @@ impl<'a> InstanceMeter<'a> {
         }
         self.last_number = Some(event.number);
         self.collect(event).map_err(fail)
+    }
+
+    /// Refuses a time that no event can have.
+    pub(crate) fn check_time(&self, event: &Event) -> Result<(), Error> {
+        let now = self.now.unwrap_or(event.at);
+        let near = event.at.0.checked_sub(now.0).is_some_and(|ms| ms <= SILENCE_MAX_MS);
+        // The same instant as before was looked at before.
+        if near && (self.now == Some(event.at) || self.book.terms().zone.month_of(event.at).is_ok()) {
+            return Ok(());
+        }
+        Err(Error::Event { event: event.id(), kind: event.kind.name(), problem: EventProblem::Time })
     }
 
     /// What was used since the last call and before `until`. A month cut into pieces gives the same quantities in all.

@@ -18,7 +18,7 @@ pub struct Window {
 }
 
 /// Rates the events of one instance: what was used within `window`. Events before it make the state at its start; those
-/// at or after its end are read no further.
+/// at or after its end change nothing, and neither do those behind them: a clock that went back stands still.
 pub fn rate_instance<'e>(
     book: &PriceBook,
     instance: &Instance,
@@ -54,6 +54,9 @@ impl<'a> Rating<'a> {
     }
 
     fn apply(&mut self, event: &Event) -> Result<(), Error> {
+        if event.at >= self.window.until {
+            self.meter.check_time(event)?;
+        }
         self.pass(event.at)?;
         if self.stage == Stage::After { Ok(()) } else { self.meter.apply(event) }
     }

@@ -110,7 +110,7 @@ pub struct Band {
 /// The bands of a price book: sizes ascend and units do not descend, so more data never counts as less.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bands {
-    bands: Vec<Band>,
+    list: Vec<Band>,
     step_bytes: u64,
     step_units: MicroUnits,
 }
@@ -177,7 +177,7 @@ impl Bands {
         let units = bands.iter().map(|b| b.units).chain([step_units]);
         match units.enumerate().find(|(_, units)| units.0 > Self::UNITS_MAX) {
             Some((index, _)) => Err(BandError::Units(index)),
-            None => Ok(Self { bands, step_bytes, step_units }),
+            None => Ok(Self { list: bands, step_bytes, step_units }),
         }
     }
 
@@ -189,7 +189,7 @@ impl Bands {
         assert!((1..=1 << 50).contains(&gigabyte), "a gigabyte of {gigabyte} bytes");
         let band = |gb: u64, units| Band { up_to_bytes: gb * gigabyte, units: MicroUnits(units) };
         Self {
-            bands: vec![band(50, 500_000), band(500, 1_000_000)],
+            list: vec![band(50, 500_000), band(500, 1_000_000)],
             step_bytes: 500 * gigabyte,
             step_units: MicroUnits(1_000_000),
         }
@@ -205,22 +205,22 @@ impl Bands {
     /// assert_eq!(bands.units(501 << 30), MicroUnits(2_000_000));
     /// ```
     pub fn units(&self, size: u64) -> MicroUnits {
-        match self.bands.iter().find(|band| size <= band.up_to_bytes) {
+        match self.list.iter().find(|band| size <= band.up_to_bytes) {
             Some(band) => band.units,
             None => self.beyond(size),
         }
     }
 
     fn beyond(&self, size: u64) -> MicroUnits {
-        let last = self.bands[self.bands.len() - 1];
+        let last = self.list[self.list.len() - 1];
         let steps = (size - last.up_to_bytes).div_ceil(self.step_bytes);
         MicroUnits(last.units.0.saturating_add(self.step_units.0.saturating_mul(steps)))
     }
 
     /// How far `size` is from counting more.
     pub fn next_band(&self, size: u64) -> NextBand {
-        let last = self.bands[self.bands.len() - 1];
-        let up_to_bytes = match self.bands.iter().find(|band| size <= band.up_to_bytes) {
+        let last = self.list[self.list.len() - 1];
+        let up_to_bytes = match self.list.iter().find(|band| size <= band.up_to_bytes) {
             Some(band) => band.up_to_bytes,
             None => {
                 let steps = (size - last.up_to_bytes).div_ceil(self.step_bytes);

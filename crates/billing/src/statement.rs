@@ -43,26 +43,26 @@ pub enum Corrected {
 }
 
 impl Charge {
-    pub(crate) fn describe(&self) -> String {
+    pub(crate) fn describe(self) -> String {
         match self {
             Self::Usage(Meter::Instance) => "protected instances".to_owned(),
             Self::Usage(Meter::Storage(tier)) => format!("{} storage", tier.name()),
             Self::Usage(Meter::EarlyDeletion) => "early deletion from archive".to_owned(),
-            Self::Discount(meter) => format!("discount on {}", Self::Usage(*meter).describe()),
+            Self::Discount(meter) => format!("discount on {}", Self::Usage(meter).describe()),
             Self::Minimum => "minimum charge".to_owned(),
             Self::Correction { month, of } => {
-                format!("correction of {month}: {}", Self::from(*of).describe())
+                format!("correction of {month}: {}", Self::from(of).describe())
             }
         }
     }
 
     /// The meter behind it; the minimum has none.
-    pub fn meter(&self) -> Option<Meter> {
+    pub fn meter(self) -> Option<Meter> {
         match self {
             Self::Usage(meter)
             | Self::Discount(meter)
             | Self::Correction { of: Corrected::Usage(meter) | Corrected::Discount(meter), .. } => {
-                Some(*meter)
+                Some(meter)
             }
             Self::Minimum | Self::Correction { of: Corrected::Minimum, .. } => None,
         }
