@@ -103,7 +103,7 @@ fn quantities<'a>(usages: impl IntoIterator<Item = &'a Usage>) -> Quantities {
 /// The bill as one would do it by hand: look at every hour, and add.
 fn slow(life: &[(i64, EventKind)], from: i64, until: i64, price_change: i64, by_day: bool) -> Quantities {
     let (mut protected, mut first, mut size) = (false, false, 0_u64);
-    let mut live: BTreeMap<Tier, i128> = BTreeMap::new();
+    let mut kept: BTreeMap<Tier, i128> = BTreeMap::new();
     let mut soft: BTreeMap<(Tier, i64, i64), i128> = BTreeMap::new();
     let mut sums = Quantities::new();
     let mut peaks: BTreeMap<Meter, u128> = BTreeMap::new();
@@ -116,7 +116,7 @@ fn slow(life: &[(i64, EventKind)], from: i64, until: i64, price_change: i64, by_
             let mut left = |tier: Tier, bytes: u64, since: Timestamp| {
                 let missing = (180 * DAY - (hour - since.0)).max(0);
                 if tier == Tier::Archive {
-                    early += u128::from(bytes) * missing.unsigned_abs() as u128;
+                    early += u128::from(bytes) * u128::from(missing.unsigned_abs());
                 }
             };
             match &life[next].1 {
@@ -127,26 +127,26 @@ fn slow(life: &[(i64, EventKind)], from: i64, until: i64, price_change: i64, by_
                         && life[..next]
                             .iter()
                             .any(|(at, kind)| *at == hour && matches!(kind, EventKind::Backup { .. }));
-                    let bytes = disks[0].nonzero_bytes.unwrap();
+                    let bytes = disks[0].nonzero_bytes.expect("it was given");
                     size = if same_instant { size.max(bytes) } else { bytes };
                     first = true;
                 }
-                EventKind::Stored { tier, bytes } => *live.entry(*tier).or_default() += i128::from(*bytes),
+                EventKind::Stored { tier, bytes } => *kept.entry(*tier).or_default() += i128::from(*bytes),
                 EventKind::Removed { tier, bytes, since } => {
                     left(*tier, *bytes, *since);
-                    *live.entry(*tier).or_default() -= i128::from(*bytes);
+                    *kept.entry(*tier).or_default() -= i128::from(*bytes);
                 }
                 EventKind::Moved { from, bytes, since, to, bytes_there } => {
                     left(*from, *bytes, *since);
-                    *live.entry(*from).or_default() -= i128::from(*bytes);
-                    *live.entry(*to).or_default() += i128::from(*bytes_there);
+                    *kept.entry(*from).or_default() -= i128::from(*bytes);
+                    *kept.entry(*to).or_default() += i128::from(*bytes_there);
                 }
                 EventKind::SoftDeleted { tier, bytes, purge_at } => {
-                    *live.entry(*tier).or_default() -= i128::from(*bytes);
+                    *kept.entry(*tier).or_default() -= i128::from(*bytes);
                     *soft.entry((*tier, hour, purge_at.0)).or_default() += i128::from(*bytes);
                 }
                 EventKind::Undeleted { tier, bytes, deleted_at, purge_at } => {
-                    *live.entry(*tier).or_default() += i128::from(*bytes);
+                    *kept.entry(*tier).or_default() += i128::from(*bytes);
                     *soft.entry((*tier, deleted_at.0, purge_at.0)).or_default() -= i128::from(*bytes);
                 }
                 EventKind::Purged { tier, bytes, since, deleted_at, purge_at } => {
@@ -161,12 +161,12 @@ fn slow(life: &[(i64, EventKind)], from: i64, until: i64, price_change: i64, by_
             *sums.entry((Meter::EarlyDeletion, 0)).or_default() += early;
         }
         soft.retain(|_, bytes| *bytes > 0);
-        live.retain(|_, bytes| *bytes > 0);
-        if !protected && live.is_empty() && soft.is_empty() {
+        kept.retain(|_, bytes| *bytes > 0);
+        if !protected && kept.is_empty() && soft.is_empty() {
             first = false;
         }
         let mut levels: BTreeMap<Meter, u128> = BTreeMap::new();
-        for (tier, bytes) in &live {
+        for (tier, bytes) in &kept {
             *levels.entry(Meter::Storage(*tier)).or_default() += bytes.unsigned_abs();
         }
         for ((tier, deleted, purge), bytes) in &soft {

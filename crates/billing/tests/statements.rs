@@ -11,7 +11,7 @@ use vmkeep_billing::{
 const END: i64 = JANUARY + 31 * DAY;
 
 fn january() -> Month {
-    "2026-01".parse().unwrap()
+    Month::new(2026, 1).expect("a month")
 }
 
 fn usages(book: &PriceBook, id: u8, size: u64, from: i64, until: i64) -> Vec<Usage> {
@@ -24,9 +24,10 @@ fn usages(book: &PriceBook, id: u8, size: u64, from: i64, until: i64) -> Vec<Usa
 }
 
 fn statement(book: &PriceBook, sizes: &[u64]) -> Statement {
-    let mut statement = Statement::new(book, january()).unwrap();
+    let mut statement = Statement::new(book, january()).expect("a statement");
     for (id, size) in (1..).zip(sizes) {
-        statement.add(book, &instance(id), &usages(book, id, *size, JANUARY, END)).unwrap();
+        let usages = usages(book, id, *size, JANUARY, END);
+        statement.add(book, &instance(id), &usages).expect("amounts that fit");
     }
     statement
 }
@@ -108,7 +109,7 @@ fn no_one_and_many_price_changes_within_a_month() {
             let from = format!("2026-01-{:02}", 31 - changes + change);
             text = text.replacen("2027-01-01", &from, 1);
             let price = format!("price = \"10.{change:02}\"\nuntil = \"2027-01-01\"");
-            text += &format!("\n[[price]]\nmeter = \"instance\"\nfrom = \"{from}\"\n{price}");
+            text = format!("{text}\n[[price]]\nmeter = \"instance\"\nfrom = \"{from}\"\n{price}");
             expected += change;
         }
         let book = book_with(&[("price = \"10\"", &text)], "");

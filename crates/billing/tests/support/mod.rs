@@ -54,7 +54,7 @@ pub(crate) fn document(text: &str) -> BookDocument {
 }
 
 pub(crate) fn book() -> PriceBook {
-    document(&format!("{HEAD}{PRICES}")).check().unwrap()
+    document(&format!("{HEAD}{PRICES}")).check().unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// The book with words of its head replaced.
@@ -64,7 +64,7 @@ pub(crate) fn book_with(replace: &[(&str, &str)], more: &str) -> PriceBook {
         assert!(text.contains(from), "{from} is not in the book");
         text = text.replace(from, to);
     }
-    document(&text).check().unwrap()
+    document(&text).check().unwrap_or_else(|e| panic!("{e}"))
 }
 
 pub(crate) fn instance(id: u8) -> Arc<Instance> {
