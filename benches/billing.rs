@@ -55,8 +55,9 @@ fn instance(vm: u64) -> Arc<Instance> {
 /// The `number`th event of a VM.
 fn event(vm: u64, number: u64, start: Timestamp) -> Event {
     let day = number.saturating_sub(1) / 3;
-    let at =
-        Timestamp(start.0 + i64::try_from(day).expect("a month") * DAY_MS + 1000 * i64::from(vm % 3600 != 0));
+    let at = Timestamp(
+        start.0 + i64::try_from(day).expect("a month") * DAY_MS + 1000 * i64::from(!vm.is_multiple_of(3600)),
+    );
     let bytes = (vm % 100 + 1) << 20;
     let disk = DiskSize {
         role: DiskRole::Os,

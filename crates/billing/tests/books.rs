@@ -1,9 +1,12 @@
 //! Price books: what is refused, and by which name; several books; prices of the Azure Retail Prices API's shape.
 
+#![allow(clippy::unwrap_used)] // in helpers too
+
 mod support;
 
 use proptest::prelude::*;
 use support::{HEAD, JANUARY, PRICES, book, document};
+use vmkeep_billing::DecimalError::{Digits, Negative, Syntax};
 use vmkeep_billing::{
     BookDocument, BookProblem, Error, Meter, PriceBook, Redundancy, RetailPrices, RetailRule, Tier,
 };
@@ -28,7 +31,6 @@ fn a_bad_entry_is_named() {
         assert_eq!(name, entry);
         assert!(expected(&problem), "{problem}");
     };
-    use vmkeep_billing::DecimalError::{Digits, Negative, Syntax};
     let price = "price 1 of \"invented\" (instance)";
     let is = |expected| move |p: &BookProblem| matches!(p, BookProblem::Number { problem, .. } if *problem == expected);
     check(("\"10\"", "\"-10\""), price, &is(Negative));

@@ -1,5 +1,7 @@
 //! Rating against a slow model that walks hour by hour, and what must hold whatever the events are.
 
+#![allow(clippy::unwrap_used)] // in helpers too
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,7 +1,10 @@
 //! The rules of the bill, one by one, and worked examples.
 
+#![allow(clippy::unwrap_used)] // in helpers too
+
 mod support;
 
+use EventKind::{Protected, Stopped};
 use support::{DAY, GIB, HOUR, JANUARY, backup, book, book_with, events, instance, rate, stored, window};
 use vmkeep_billing::{
     Agent, Amount, BillZone, Error, Event, EventKind, EventProblem, Meter, Outlook, Statement, Tier, Usage,
@@ -15,6 +18,9 @@ const MONTH_MS: u128 = 31 * 86_400_000;
 fn quantity(usages: &[Usage], meter: Meter) -> u128 {
     usages.iter().filter(|usage| usage.meter == meter).map(|usage| usage.quantity).sum()
 }
+
+/// A name, a life, and for how many days each meter ran.
+type Row = (&'static str, Vec<(i64, EventKind)>, (u128, u128));
 
 /// How many days of January each meter ran: instances (as one half unit) and the vault (as one GiB).
 fn days(life: &[(i64, EventKind)]) -> (u128, u128) {
@@ -36,7 +42,7 @@ fn gone(day: i64, since: i64) -> (i64, EventKind) {
 
 /// A first success on the third day, 2 January being `on(1)`.
 fn begun() -> Vec<(i64, EventKind)> {
-    vec![(on(0), EventKind::Protected), (on(2), backup(GIB)), (on(2), stored(GIB))]
+    vec![(on(0), Protected), (on(2), backup(GIB)), (on(2), stored(GIB))]
 }
 
 fn and(mut life: Vec<(i64, EventKind)>, more: &[(i64, EventKind)]) -> Vec<(i64, EventKind)> {
@@ -46,7 +52,6 @@ fn and(mut life: Vec<(i64, EventKind)>, more: &[(i64, EventKind)]) -> Vec<(i64, 
 
 #[test]
 fn when_the_meters_run() {
-    use EventKind::{Protected, Stopped};
     let restored = (on(5), EventKind::Restored { bytes: 500 * GIB });
     let (tier, bytes) = (Tier::Vault, GIB);
     // Purged 30 days later: 16 days as before, then 14 free ones.
@@ -57,7 +62,7 @@ fn when_the_meters_run() {
         deleted_at: Timestamp(on(from)),
         purge_at: Timestamp(on(from + 30)),
     };
-    let table: &[(&str, Vec<(i64, EventKind)>, (u128, u128))] = &[
+    let table: &[Row] = &[
         ("nothing before the first success", vec![(on(0), Protected)], (0, 0)),
         ("bytes of a backup that never succeeded", vec![(on(0), Protected), (on(1), stored(GIB))], (0, 0)),
         ("both from the first success on", begun(), (29, 29)),
@@ -102,7 +107,7 @@ fn when_the_meters_run() {
 fn the_first_days_of_a_soft_delete_are_free_when_the_book_says_so() {
     let book = book_with(&[("free = \"last\"", "free = \"first\"")], "");
     let soft = EventKind::SoftDeleted { tier: Tier::Vault, bytes: GIB, purge_at: Timestamp(on(30)) };
-    let life = and(begun(), &[(on(4), EventKind::Stopped), (on(4), soft)]);
+    let life = and(begun(), &[(on(4), Stopped), (on(4), soft)]);
     let usages = rate(&book, &events(1, &life), window(JANUARY, END));
     let vault = quantity(&usages, Meter::Storage(Tier::Vault));
     // Free from 4 to 18, purged (as far as is known here) never.
@@ -111,7 +116,7 @@ fn the_first_days_of_a_soft_delete_are_free_when_the_book_says_so() {
 
 #[test]
 fn after_a_stop_the_size_of_the_last_success_bills() {
-    let life = and(begun(), &[(on(5), backup(501 * GIB)), (on(6), EventKind::Stopped)]);
+    let life = and(begun(), &[(on(5), backup(501 * GIB)), (on(6), Stopped)]);
     let usages = rate(&book(), &events(1, &life), window(on(10), on(11)));
     assert_eq!(quantity(&usages, Meter::Instance), 2_000_000 * 86_400_000);
 }
@@ -120,7 +125,7 @@ fn after_a_stop_the_size_of_the_last_success_bills() {
 fn without_an_agent_an_instance_counts_half() {
     let EventKind::Backup { disks, .. } = backup(400 * GIB) else { unreachable!() };
     let agentless = EventKind::Backup { disks, agent: Agent::Agentless };
-    let life = [(JANUARY, EventKind::Protected), (JANUARY, agentless)];
+    let life = [(JANUARY, Protected), (JANUARY, agentless)];
     let usages = rate(&book(), &events(1, &life), window(JANUARY, END));
     assert_eq!(quantity(&usages, Meter::Instance), 500_000 * MONTH_MS);
 }
@@ -141,7 +146,7 @@ fn leaving_the_archive_early_costs_the_rest_of_the_stay() {
 
 fn month_cost(price: &str, bytes: u64) -> String {
     let book = book_with(&[("price = \"10\"", &format!("price = \"{price}\"")), ("\"EUR\"", "\"GBP\"")], "");
-    let life = [(JANUARY, EventKind::Protected), (JANUARY, backup(bytes))];
+    let life = [(JANUARY, Protected), (JANUARY, backup(bytes))];
     let mut statement = Statement::new(&book, "2026-01".parse().unwrap()).unwrap();
     statement.add(&book, &instance(1), &rate(&book, &events(1, &life), window(JANUARY, END))).unwrap();
     statement.total()
@@ -202,7 +207,7 @@ fn a_whole_month_is_one_month_in_any_zone_and_of_any_length() {
                 let book = book_with(&[("\"UTC\"", &format!("\"{zone}\"")), (exact, &own)], "");
                 let span = BillZone::named(zone).unwrap().span(month.parse().unwrap()).unwrap();
                 let start = span.start().0 - 40 * DAY;
-                let life = [(start, EventKind::Protected), (start, backup(GIB)), (start, stored(GIB))];
+                let life = [(start, Protected), (start, backup(GIB)), (start, stored(GIB))];
                 let usages = rate(&book, &events(1, &life), window(span.start().0, span.end().0));
                 let total: Amount = usages.iter().map(Usage::amount).sum();
                 assert_eq!(total, Amount::new(50_224.into(), 10_000.into()), "{zone} {month} {integration}");
@@ -218,11 +223,7 @@ fn a_day_of_23_hours_is_a_day() {
     let span = zone.span("2026-03".parse().unwrap()).unwrap();
     let short = span.day_starts()[28].0;
     // Begun an hour before the end of the 28th, ended an hour after the end of the 29th, which has 23 hours.
-    let life = [
-        (short - HOUR, EventKind::Protected),
-        (short - HOUR, backup(GIB)),
-        (short + 24 * HOUR, EventKind::Stopped),
-    ];
+    let life = [(short - HOUR, Protected), (short - HOUR, backup(GIB)), (short + 24 * HOUR, Stopped)];
     let usages = rate(&book, &events(1, &life), window(span.start().0, span.end().0));
     assert_eq!(quantity(&usages, Meter::Instance), 3 * 500_000);
     assert_eq!(usages[0].scale.per_month, 31);
@@ -230,10 +231,8 @@ fn a_day_of_23_hours_is_a_day() {
 
 #[test]
 fn a_clock_that_went_back_stands_still() {
-    let back =
-        [(on(1), EventKind::Protected), (on(3), backup(GIB)), (on(2), stored(GIB)), (on(5), stored(GIB))];
-    let still =
-        [(on(1), EventKind::Protected), (on(3), backup(GIB)), (on(3), stored(GIB)), (on(5), stored(GIB))];
+    let back = [(on(1), Protected), (on(3), backup(GIB)), (on(2), stored(GIB)), (on(5), stored(GIB))];
+    let still = [(on(1), Protected), (on(3), backup(GIB)), (on(3), stored(GIB)), (on(5), stored(GIB))];
     let rate = |life: &[(i64, EventKind)]| rate(&book(), &events(1, life), window(JANUARY, END));
     assert_eq!(rate(&back), rate(&still));
 }
@@ -251,7 +250,6 @@ fn impossible_events_are_named() {
             other => panic!("{other:?}"),
         }
     };
-    use EventKind::{Protected, Stopped};
     check(&[(on(0), backup(1))], 0, &|p| matches!(p, EventProblem::NotProtected));
     check(&[(on(0), Stopped)], 0, &|p| matches!(p, EventProblem::Already("stopped")));
     check(&and(begun(), &[(on(3), Protected)]), 3, &|p| matches!(p, EventProblem::Already("configured")));
@@ -288,7 +286,7 @@ fn state_does_not_grow_with_events() {
     for number in 0..10 * step {
         let at = Timestamp(JANUARY + i64::try_from(number).unwrap() * 1000);
         let kind = match number {
-            0 => EventKind::Protected,
+            0 => Protected,
             n if n % 3 == 0 => backup(n * 1000),
             n if n % 3 == 1 => stored(n),
             n => EventKind::Removed { tier: Tier::Vault, bytes: n - 1, since: at },

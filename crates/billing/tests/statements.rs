@@ -1,5 +1,7 @@
 //! Statements: sums, groups, corrections, and what is written.
 
+#![allow(clippy::unwrap_used)] // in helpers too
+
 mod support;
 
 use proptest::prelude::*;
