@@ -18,8 +18,6 @@ struct Step {
 
 /// In this order; one profile (dev) builds all of it, so that each step finds what the one before has built.
 static STEPS: [Step; 11] = [
-    Step { name: "tools", budget: Budget::Build, run: |_| tools::ensure(&tools::TEST_TOOLS) },
-static STEPS: [Step; 10] = [
     Step { name: "tools", budget: Budget::Build, run: |_| test_tools() },
     Step {
         name: "fmt",
