@@ -275,7 +275,7 @@ fn what_has_no_price_is_an_error_and_not_free() {
     }
 }
 
-/// Ten million events through one meter: an iterator makes each when it is asked, and the meter keeps no more than
+/// Two million events through one meter: an iterator makes each when it is asked, and the meter keeps no more than
 /// levels. What it keeps is seen in its size when printed.
 #[test]
 fn state_does_not_grow_with_events() {

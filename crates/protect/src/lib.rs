@@ -10,6 +10,9 @@
 //! | [`plan`](Protection::plan) | a plan with reasons, from the points as they are; changes nothing |
 //! | [`prune`](Protection::prune) | looks again, and forgets what the plan and a new one both let go |
 //!
+//! What a bill rests on is noted likewise: a [`Ledger`] holds readings of points and bytes, and gives the events that
+//! `vmkeep-billing` rates.
+//!
 //! A point that is forgotten can be had back until a sweep has taken it.
 //!
 //! What a point is to retention, its labels say ([`labels`]): made by the schedule or on demand, until when it is kept, under which
@@ -17,10 +20,13 @@
 
 mod error;
 pub mod labels;
+mod metering;
 mod note;
 mod protection;
 
 pub use error::ProtectError;
+pub use metering::{Ledger, Metered};
 pub use note::PolicySource;
 pub use protection::{Instance, PolicyVersion, Protection, Pruned};
+pub use vmkeep_billing as billing;
 pub use vmkeep_retention as retention;

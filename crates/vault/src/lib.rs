@@ -63,6 +63,7 @@ mod records;
 mod session;
 mod store;
 mod sweep;
+mod usage;
 mod vault;
 mod verify;
 
@@ -91,6 +92,7 @@ pub use read::{BlockSink, DiskEntries, DiskReader};
 pub use session::{BaseDisk, CONFIG_MAX, Committed, Draft, DraftDisk, SNAPSHOT_EVIDENCE_MAX, Session};
 pub use store::{FolderStore, conformance};
 pub use sweep::{ABANDONED_AFTER_MS, Kept, Rewritten, SweepEvent, SweepReport, SweepSettings};
+pub use usage::{LineageUsage, VaultUsage};
 #[doc(hidden)]
 pub use vault::Rule;
 pub use vault::{History, Ports, Vault};

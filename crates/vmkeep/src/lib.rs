@@ -60,6 +60,7 @@
 pub mod live;
 
 pub use vmkeep_backup as backup;
+pub use vmkeep_billing as billing;
 pub use vmkeep_blockdiff as blockdiff;
 pub use vmkeep_consistency as consistency;
 pub use vmkeep_disk as disk;

@@ -1,0 +1,298 @@
+//! The ledger: what a bill rests on, noted in the vault as it was read there.
+//!
+//! A reading says which points are new since the last one, how large their disks were, how many bytes the VM's line of points
+//! takes now, and where its protection stands. It is taken after whatever changes one of these; one that is missed is made
+//! good by the next, which sees the same points. Readings are notes: appended, sealed, never changed, so that the same bill
+//! comes out whenever they are replayed.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use vmkeep_billing::{Agent, DiskSize, Event, EventKind, Selection, Tier};
+use vmkeep_model::{DiskRole, LineageId, Op, Permit, RecoveryPoint, Timestamp, VmName};
+use vmkeep_retention::State;
+use vmkeep_vault::{Vault, VaultError};
+
+use crate::ProtectError;
+use crate::note::StateNote;
+
+/// The topic of the notes that are written here.
+pub(crate) const TOPIC: &str = "metering";
+
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    version: u32,
+    reading: Reading,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reading {
+    vm: String,
+    lineage: String,
+    /// Points that are new, by number.
+    backups: Vec<Backup>,
+    /// Bytes that the line of points takes in the vault.
+    bytes: u64,
+    /// Where protection stands; absent for a VM that is under no policy.
+    state: Option<StateNote>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Backup {
+    point: u64,
+    at: i64,
+    disks: Vec<Disk>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Disk {
+    role: Role,
+    /// Bytes of blocks that are not zero; absent for a temporary disk, which nobody looked into.
+    nonzero: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Role {
+    Os,
+    Data,
+    Temporary,
+}
+
+impl From<DiskRole> for Role {
+    fn from(role: DiskRole) -> Self {
+        match role {
+            DiskRole::Os => Self::Os,
+            DiskRole::Data => Self::Data,
+            DiskRole::Temporary => Self::Temporary,
+        }
+    }
+}
+
+impl From<Role> for DiskRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Os => Self::Os,
+            Role::Data => Self::Data,
+            Role::Temporary => Self::Temporary,
+        }
+    }
+}
+
+impl From<&RecoveryPoint> for Backup {
+    fn from(point: &RecoveryPoint) -> Self {
+        let disk = |disk: &vmkeep_model::DiskRecord| Disk {
+            role: disk.description.role.into(),
+            nonzero: disk.stored.as_ref().map(|stored| stored.allocated.0),
+        };
+        Self { point: point.id.number.0, at: point.created.0, disks: point.disks.iter().map(disk).collect() }
+    }
+}
+
+/// A VM as the ledger knows it: one line of points.
+#[derive(Clone, Debug)]
+pub struct Metered {
+    /// The VM.
+    pub vm: VmName,
+    /// What happened, in order, as far as its bill is concerned.
+    pub events: Vec<Event>,
+    last: Option<Level>,
+}
+
+/// What the last reading left.
+#[derive(Clone, Debug)]
+struct Level {
+    point: u64,
+    bytes: u64,
+    state: Option<StateNote>,
+    is_protected: bool,
+    /// Since when bytes are in the vault.
+    since: Timestamp,
+    /// When they were soft-deleted, and until when they stay.
+    deleted: Option<(Timestamp, Timestamp)>,
+}
+
+/// What a bill rests on, as the notes of a vault say.
+#[derive(Debug)]
+pub struct Ledger<'v> {
+    vault: &'v Vault,
+    metered: BTreeMap<LineageId, Metered>,
+}
+
+impl<'v> Ledger<'v> {
+    /// Replays the readings in `vault`: one read for each note.
+    ///
+    /// # Errors
+    /// [`ProtectError::Note`] for a reading that this version does not understand: a bill without it would be wrong.
+    pub fn open(vault: &'v Vault) -> Result<Self, ProtectError> {
+        let mut ledger = Self { vault, metered: BTreeMap::new() };
+        for note in vault.notes()?.into_iter().filter(|note| note.topic == TOPIC) {
+            let unreadable = |why: String| ProtectError::Note { number: note.number, why };
+            let document: Document =
+                serde_json::from_slice(&note.body).map_err(|e| unreadable(e.to_string()))?;
+            if document.version != VERSION {
+                return Err(unreadable(format!("version {} of a reading", document.version)));
+            }
+            ledger.take(note.at, document.reading).map_err(unreadable)?;
+        }
+        Ok(ledger)
+    }
+
+    /// Every VM that was read, by its line of points.
+    pub fn metered(&self) -> impl Iterator<Item = (&LineageId, &Metered)> {
+        self.metered.iter()
+    }
+
+    /// The events of a line of points; none when it was never read.
+    pub fn events(&self, lineage: &LineageId) -> &[Event] {
+        self.metered.get(lineage).map_or(&[], |metered| &metered.events)
+    }
+
+    /// Takes a reading of `vm` and notes it when anything is new. `state` is where its protection stands, if it is under a policy.
+    /// Returns whether anything was noted. One listing of the store.
+    ///
+    /// # Errors
+    /// When a point cannot be read: it would be left out of the bill.
+    pub fn read<O: Op>(
+        &mut self,
+        permit: &Permit<O>,
+        vm: &VmName,
+        state: Option<State>,
+    ) -> Result<bool, ProtectError> {
+        let usage = self.vault.usage()?;
+        let points = match self.vault.points(vm) {
+            Err(VaultError::NoSuchVm(_)) => Vec::new(),
+            points => points?,
+        };
+        let mut noted = false;
+        for lineage in usage.lineages.iter().filter(|lineage| lineage.vm.as_ref() == Some(vm)) {
+            let last = self.metered.get(&lineage.id).and_then(|metered| metered.last.clone());
+            let seen = last.as_ref().map_or(0, |last| last.point);
+            let is_newest = points.last().is_none_or(|point| point.id.lineage == lineage.id);
+            let new = points.iter().filter(|point| is_newest && point.id.number.0 > seen);
+            let reading = Reading {
+                vm: vm.to_string(),
+                lineage: lineage.id.to_string(),
+                backups: new.map(Backup::from).collect(),
+                bytes: lineage.data + lineage.metadata,
+                // An older line of points of a VM is not protected any more.
+                state: if is_newest {
+                    state.and_then(StateNote::of)
+                } else {
+                    last.as_ref().and_then(|last| last.state)
+                },
+            };
+            let is_new = match &last {
+                None => !reading.backups.is_empty(),
+                Some(last) => {
+                    !reading.backups.is_empty() || (last.bytes, last.state) != (reading.bytes, reading.state)
+                }
+            };
+            if is_new {
+                self.note(permit, reading)?;
+                noted = true;
+            }
+        }
+        Ok(noted)
+    }
+
+    fn note<O: Op>(&mut self, permit: &Permit<O>, reading: Reading) -> Result<(), ProtectError> {
+        let document = Document { version: VERSION, reading };
+        let broken = |why: String| ProtectError::Note { number: 0, why };
+        let body = serde_json::to_vec(&document).map_err(|e| broken(e.to_string()))?;
+        let at = self.vault.clock().now();
+        self.vault.note(permit, TOPIC, &body)?;
+        self.take(at, document.reading).map_err(broken)
+    }
+
+    fn take(&mut self, at: Timestamp, reading: Reading) -> Result<(), String> {
+        let vm: VmName = reading.vm.parse().map_err(|e: vmkeep_model::NameError| e.to_string())?;
+        let lineage: LineageId =
+            reading.lineage.parse().map_err(|_| format!("{:?} is no line of points", reading.lineage))?;
+        let new = || Metered { vm: vm.clone(), events: Vec::new(), last: None };
+        let metered = self.metered.entry(lineage).or_insert_with(new);
+        metered.vm.clone_from(&vm);
+        metered.take(lineage, at, &reading)
+    }
+}
+
+impl Metered {
+    fn push(&mut self, instance: LineageId, at: Timestamp, kind: EventKind) {
+        let number = self.events.len() as u64;
+        // A clock that went back counts as having stood still.
+        let at = self.events.last().map_or(at, |last| last.at.max(at));
+        self.events.push(Event { instance, number, at, kind });
+    }
+
+    fn take(&mut self, id: LineageId, at: Timestamp, reading: &Reading) -> Result<(), String> {
+        let none =
+            || Level { point: 0, bytes: 0, state: None, is_protected: false, since: at, deleted: None };
+        let mut level = self.last.take().unwrap_or_else(none);
+        let (was, tier) = (level.state, Tier::Vault);
+        let is_protected =
+            matches!(reading.state, None | Some(StateNote::Protected | StateNote::VmGone { .. }));
+        let is_deleted =
+            matches!(reading.state, Some(StateNote::SoftDeleted { .. } | StateNote::Purged { .. }));
+        if !is_deleted && let Some((deleted_at, purge_at)) = level.deleted.take() {
+            self.push(id, at, EventKind::Undeleted { tier, bytes: level.bytes, deleted_at, purge_at });
+        }
+        if is_protected && !level.is_protected {
+            // It was configured before its first backup, which may be noted later.
+            let first = reading.backups.first().map_or(at, |backup| Timestamp(backup.at).min(at));
+            self.push(id, first, EventKind::Protected);
+        }
+        for backup in &reading.backups {
+            if backup.point <= level.point {
+                return Err(format!("point {} after point {}", backup.point, level.point));
+            }
+            level.point = backup.point;
+            self.push(id, Timestamp(backup.at).min(at), backup.event());
+        }
+        let had = level.bytes;
+        match (level.deleted, reading.bytes) {
+            (None, now) if now > had => {
+                level.since = if had == 0 { at } else { level.since };
+                self.push(id, at, EventKind::Stored { tier, bytes: now - had });
+            }
+            (None, now) if now < had => {
+                self.push(id, at, EventKind::Removed { tier, bytes: had - now, since: level.since });
+            }
+            (Some((deleted_at, purge_at)), now) if now < had => {
+                let (bytes, since) = (had - now, level.since);
+                self.push(id, at, EventKind::Purged { tier, bytes, since, deleted_at, purge_at });
+            }
+            _ => {}
+        }
+        // Marks that come to a VM that is deleted count when it comes back.
+        level.bytes = if level.deleted.is_some() { reading.bytes.min(had) } else { reading.bytes };
+        if !is_protected && level.is_protected {
+            self.push(id, at, EventKind::Stopped);
+        }
+        if let (Some(StateNote::SoftDeleted { until, .. }), true) = (reading.state, reading.state != was) {
+            let purge_at = Timestamp(until).max(at);
+            self.push(id, at, EventKind::SoftDeleted { tier, bytes: level.bytes, purge_at });
+            level.deleted = Some((at, purge_at));
+        }
+        (level.state, level.is_protected) = (reading.state, is_protected);
+        self.last = Some(level);
+        Ok(())
+    }
+}
+
+impl Backup {
+    fn event(&self) -> EventKind {
+        let disk = |disk: &Disk| DiskSize {
+            role: disk.role.into(),
+            selection: Selection::Included,
+            nonzero_bytes: disk.nonzero,
+            filesystem_bytes: None,
+        };
+        EventKind::Backup { disks: self.disks.iter().map(disk).collect(), agent: Agent::Used }
+    }
+}

@@ -1,0 +1,272 @@
+//! A year of daily backups under a policy, read day by day and billed month by month: the meters against the vault itself.
+#![allow(clippy::unwrap_used)] // in helpers too
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use vmkeep_backup::{Plan, Settings, Silent, Source, SourceDisk, run};
+use vmkeep_billing::{
+    BookDocument, Charge, DiskRule, Instance, InstanceMeter, Measure, Meter, Month, PriceBook, Redundancy,
+    SizeRule, Statement, Tier, Window, rate_instance,
+};
+use vmkeep_disk::Memory;
+use vmkeep_envelope::{KeyFileVault, SecretKey, SeededEntropy};
+use vmkeep_model::{
+    BlockSize, CancelToken, DiskDescription, DiskRole, LineageId, ManualClock, Timestamp, VmName, op,
+};
+use vmkeep_protect::{Ledger, PolicySource, ProtectError, Protection, labels};
+use vmkeep_retention::State;
+use vmkeep_testkit::permit;
+use vmkeep_vault::{CompressionLevel, Ports, SweepSettings, Vault};
+
+const BLOCK: usize = 16 << 10;
+const DAY: i64 = 86_400_000;
+/// Wednesday, 2025-01-01, 01:30 UTC.
+const BEGIN: i64 = 1_735_695_000_000;
+
+struct Year {
+    store: Arc<InMemory>,
+    vault: Vault,
+    clock: Arc<ManualClock>,
+}
+
+impl Year {
+    fn new() -> Self {
+        let clock = Arc::new(ManualClock::new(Timestamp(BEGIN)));
+        let key = Arc::new(KeyFileVault::from_key(SecretKey::from_bytes(&mut [7; 32])));
+        let ports = Ports { clock: clock.clone(), entropy: Arc::new(SeededEntropy::new(1)) };
+        let store = Arc::new(InMemory::new());
+        Self { vault: Vault::create(store.clone(), key, ports).unwrap(), store, clock }
+    }
+
+    /// All bytes in the store, as the store itself says.
+    fn bytes(&self) -> u64 {
+        let list = self.store.list(None);
+        let found: Vec<_> = futures::executor::block_on_stream(list).collect();
+        found.into_iter().map(|object| object.unwrap().size).sum()
+    }
+
+    fn back_up(&self, vm: &str, day: usize) {
+        let mut content = vec![0_u8; 12 * BLOCK];
+        // It grows: of the later blocks more and more hold something.
+        for (at, byte) in content.iter_mut().enumerate().take((4 + day / 60) * BLOCK) {
+            let mixed = (at as u64).wrapping_mul(0x9e37_79b9).wrapping_add((at / BLOCK * day) as u64);
+            *byte = u8::try_from((mixed >> 7) & 0xff).unwrap();
+        }
+        let source = Memory::from(content);
+        let disk = |name: &str, role, source| SourceDisk {
+            description: DiskDescription { name: name.parse().unwrap(), role, lun: None },
+            source,
+        };
+        let disks = vec![
+            disk("os", DiskRole::Os, Source::Read(&source)),
+            disk("scratch", DiskRole::Temporary, Source::Describe(vmkeep_model::ByteLen(5 << 30))),
+        ];
+        let labels = labels::scheduled("daily", 1).unwrap();
+        let plan = Plan { labels, ..Plan::new(vm.parse().unwrap(), disks) };
+        let settings = Settings {
+            level: CompressionLevel::Fast,
+            block_size: BlockSize::MIN,
+            workers: 1,
+            memory_bytes: Settings::MEMORY_MIN,
+            ..Settings::default()
+        };
+        run(&permit(), &self.vault, &plan, &settings, &Silent, &CancelToken::new()).unwrap();
+    }
+
+    fn sweep(&self) {
+        let settings = SweepSettings::default();
+        self.vault.sweep(&permit(), &settings, &CancelToken::new(), &mut |_| {}).unwrap();
+    }
+
+    fn read(&self, vm: &VmName, state: State) -> bool {
+        let mut ledger = Ledger::open(&self.vault).unwrap();
+        ledger.read(&permit::<op::Backup>(), vm, Some(state)).unwrap()
+    }
+}
+
+fn book() -> PriceBook {
+    let text = r#"
+        name = "house prices"
+        currency = "EUR"
+        zone = "UTC"
+        gigabyte = "GiB"
+        rounding = "half-even"
+        instance = { integration = "day", agentless_factor = "0.5", step_gb = 500, step_units = "1", bands = [
+            { up_to_gb = 50, units = "0.5" }, { up_to_gb = 500, units = "1" } ] }
+        storage = { integration = "exact", archive_days_min = 180 }
+        soft_delete = { free_days = 14, free = "last" }
+        price = [
+            { meter = "instance", from = "2025-01-01", price = "10" },
+            { meter = "vault", redundancy = "lrs", from = "2025-01-01", price = "100000" } ]
+    "#;
+    BookDocument::from_toml(text).unwrap().check().unwrap()
+}
+
+fn instance(id: LineageId, name: &str) -> Arc<Instance> {
+    Arc::new(Instance {
+        id,
+        name: name.to_owned(),
+        region: "here".to_owned(),
+        redundancy: Redundancy::Lrs,
+        size_rule: SizeRule { measure: Measure::NonzeroBlocks, disks: DiskRule::Enhanced },
+        cost_center: None,
+        tags: BTreeMap::new(),
+    })
+}
+
+#[test]
+fn the_meters_are_the_bytes_in_the_vault_and_every_month_adds_up() {
+    let year = Year::new();
+    let (web, db): (VmName, VmName) = ("web".parse().unwrap(), "db".parse().unwrap());
+    let mut protection = Protection::open(&year.vault).unwrap();
+    let policy = PolicySource::Toml(
+        "zone = \"UTC\"\nschedule.daily = { at = \"01:30\" }\nretention.daily = \"10 days\"".to_owned(),
+    );
+    protection.set_policy(&permit(), None, "daily", policy).unwrap();
+    protection.protect(&permit(), None, &web, "daily").unwrap();
+    protection.protect(&permit(), None, &db, "daily").unwrap();
+    let book = book();
+    // By VM and day: bytes in the vault after that day's reading.
+    let mut levels: BTreeMap<(LineageId, usize), u64> = BTreeMap::new();
+    let mut ids: BTreeMap<String, LineageId> = BTreeMap::new();
+    for day in 0..365 {
+        year.clock.set(Timestamp(BEGIN + i64::try_from(day).unwrap() * DAY));
+        year.back_up("web", day);
+        // The other is backed up every tenth day, and begins in March.
+        if day % 10 == 3 && day > 60 {
+            year.back_up("db", day);
+        }
+        let protection = Protection::open(&year.vault).unwrap();
+        let plan = protection.plan(&web).unwrap();
+        protection.prune(&permit(), &web, &plan).unwrap();
+        if day % 7 == 5 {
+            year.sweep();
+        }
+        year.read(&web, State::Protected);
+        year.read(&db, State::Protected);
+        assert!(!year.read(&web, State::Protected), "nothing is new");
+        let (ledger, usage) = (Ledger::open(&year.vault).unwrap(), year.vault.usage().unwrap());
+        assert_eq!(
+            (usage.total(), usage.foreign),
+            (year.bytes(), 0),
+            "every byte of the store belongs to somebody"
+        );
+        for lineage in &usage.lineages {
+            let name = lineage.vm.as_ref().unwrap().to_string();
+            let instance = instance(lineage.id, &name);
+            let mut meter = InstanceMeter::new(&book, &instance);
+            ledger.events(&lineage.id).iter().for_each(|event| meter.apply(event).unwrap());
+            // What is of this instant counts from the next.
+            meter.usage_until(Timestamp(year.vault.clock().now().0 + 1)).unwrap();
+            let bytes = lineage.data + lineage.metadata;
+            assert_eq!(meter.stored_bytes(Tier::Vault), bytes, "{name}, day {day}");
+            levels.insert((lineage.id, day), bytes);
+            ids.insert(name, lineage.id);
+        }
+    }
+    assert_eq!(ids.len(), 2);
+    months(&year, &book, &ids, &levels);
+    // Replayed from the notes alone, it is the same bill; a reading that is not understood stops it.
+    year.vault.note(&permit::<op::Backup>(), "metering", br#"{"version":2}"#).unwrap();
+    assert!(matches!(Ledger::open(&year.vault), Err(ProtectError::Note { .. })));
+}
+
+/// Bills each month and compares the storage meter with a sum over days.
+fn months(
+    year: &Year,
+    book: &PriceBook,
+    ids: &BTreeMap<String, LineageId>,
+    levels: &BTreeMap<(LineageId, usize), u64>,
+) {
+    let ledger = Ledger::open(&year.vault).unwrap();
+    let mut month: Month = "2025-01".parse().unwrap();
+    for number in 1..=12 {
+        let mut statement = Statement::new(book, month).unwrap();
+        let (from, until) = statement.period();
+        for (name, id) in ids {
+            let instance = instance(*id, name);
+            let usages = rate_instance(book, &instance, ledger.events(id), Window { from, until }).unwrap();
+            statement.add(book, &instance, &usages).unwrap();
+        }
+        let sum: i128 = statement.lines().iter().map(|line| line.minor).sum();
+        assert_eq!(sum, statement.total_minor());
+        let of = |name: &str, meter| {
+            let lines = statement.lines().iter().filter(|line| line.instance.name == name);
+            let lines = lines.filter(|line| line.charge == Charge::Usage(meter));
+            lines.map(|line| line.measured.as_ref().unwrap().quantity).sum::<u128>()
+        };
+        for (name, id) in ids {
+            // The slow model: each level from its reading to the next day's.
+            let model: i128 = (0..365_usize)
+                .map(|day| {
+                    let at = BEGIN + i64::try_from(day).unwrap() * DAY;
+                    let overlap = (at + DAY).min(until.0) - at.max(from.0);
+                    i128::from(levels.get(&(*id, day)).copied().unwrap_or(0)) * i128::from(overlap.max(0))
+                })
+                .sum();
+            let metered = i128::try_from(of(name, Meter::Storage(Tier::Vault))).unwrap();
+            // The first reading of a VM comes after its first backup by no time at all; after the last day nothing is read.
+            let after = if number == 12 { until.0 - (BEGIN + 365 * DAY) } else { 0 };
+            let tail = i128::from(levels[&(*id, 364)]) * i128::from(after.max(0));
+            assert_eq!(metered, model + tail, "{name}, {month}");
+        }
+        // 192 KiB at the most: half an instance for each day that has one, from the first success on.
+        let days = i128::try_from(of("web", Meter::Instance)).unwrap() / 500_000;
+        let in_month = i128::from((until.0 - from.0) / DAY);
+        assert_eq!(days, in_month, "{month}");
+        assert_eq!(of("db", Meter::Instance) > 0, number >= 3, "{month}: db begins in March");
+        month = month.next();
+    }
+}
+
+#[test]
+fn stopping_deleting_and_coming_back_are_events() {
+    let year = Year::new();
+    let web: VmName = "web".parse().unwrap();
+    let at = |day: i64| Timestamp(BEGIN + day * DAY);
+    let names = || {
+        let ledger = Ledger::open(&year.vault).unwrap();
+        let events: Vec<_> = ledger
+            .metered()
+            .flat_map(|(_, metered)| metered.events.iter().map(|event| event.kind.name()))
+            .collect();
+        events
+    };
+    assert!(!year.read(&web, State::Protected), "there is nothing of it in the vault");
+    year.back_up("web", 1);
+    assert!(year.read(&web, State::Protected));
+    assert_eq!(names(), ["protected", "backup", "stored"]);
+    year.clock.set(at(1));
+    year.read(&web, State::StoppedRetain { since: at(1) });
+    year.clock.set(at(2));
+    year.read(&web, State::SoftDeleted { since: at(2), until: at(16) });
+    year.clock.set(at(3));
+    year.read(&web, State::StoppedRetain { since: at(3) });
+    year.clock.set(at(4));
+    year.read(&web, State::Protected);
+    assert_eq!(names()[3..], ["stopped", "soft-deleted", "undeleted", "protected"]);
+    year.clock.set(at(5));
+    year.back_up("web", 2);
+    year.vault.forget(&permit(), &"web@1".parse().unwrap()).unwrap();
+    year.sweep();
+    year.read(&web, State::Protected);
+    assert_eq!(names()[7..8], ["backup"]);
+    let before = names().len();
+    year.vault.close(&permit(), &web).unwrap();
+    year.vault.forget(&permit(), &"web@2".parse().unwrap()).unwrap();
+    year.sweep();
+    year.clock.set(at(6));
+    year.read(&web, State::Purged { since: at(6) });
+    assert_eq!(names()[before..], ["removed", "stopped"]);
+    // All of it is billable: no event is one that cannot have happened.
+    let ledger = Ledger::open(&year.vault).unwrap();
+    let book = book();
+    for (id, metered) in ledger.metered() {
+        let instance = instance(*id, "web");
+        let mut meter = InstanceMeter::new(&book, &instance);
+        metered.events.iter().for_each(|event| meter.apply(event).unwrap());
+    }
+}
