@@ -9,6 +9,7 @@ use vmkeep::disk::DiskError;
 use vmkeep::envelope::guest::GuestKeysError;
 use vmkeep::envelope::{Branch, KeyError, KeyStoreError};
 use vmkeep::model::{Cancelled, Denied, DiskName, PointRef, SessionId, VmName};
+use vmkeep::protect::ProtectError;
 use vmkeep::restore::RestoreError;
 use vmkeep::vault::VaultError;
 
@@ -47,6 +48,8 @@ pub(crate) enum Error {
     Backup(#[from] BackupError),
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    #[error(transparent)]
+    Protect(Box<ProtectError>),
     #[error("cannot open disk {disk}")]
     Source {
         disk: DiskName,
@@ -88,6 +91,16 @@ pub(crate) enum Error {
     Signal(#[source] ctrlc::Error),
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
+}
+
+impl From<ProtectError> for Error {
+    fn from(error: ProtectError) -> Self {
+        match error {
+            ProtectError::Vault(error) => error.into(),
+            ProtectError::Denied(denied) => denied.into(),
+            error => Self::Protect(Box::new(error)),
+        }
+    }
 }
 
 impl Error {
@@ -163,6 +176,9 @@ impl Error {
         }
         match self {
             Self::Exists(_) => return Some("restore to another folder, or replace the file with --force"),
+            Self::Protect(error) if matches!(**error, ProtectError::NotProtected { .. }) => {
+                return Some("vmkeep protect puts a VM under a policy");
+            }
             Self::NoSuchPin(..) => return Some("vmkeep pins lists the pins of a VM"),
             Self::SessionOver(_) => {
                 return Some("vmkeep sessions lists the backups of a VM that have not finished");
