@@ -9,6 +9,7 @@ mod keyvault;
 mod limits;
 mod live;
 mod log;
+mod protection;
 mod roles;
 
 use std::path::PathBuf;
@@ -31,6 +32,10 @@ pub(crate) use self::keyvault::{
 pub(crate) use self::limits::LimitArgs;
 pub(crate) use self::live::{GuestArgs, InspectArgs, LiveArgs, WantedArg, WatchdogArgs};
 pub(crate) use self::log::LogArgs;
+pub(crate) use self::protection::{
+    CheckPolicyArgs, DiffPolicyArgs, ImportArgs, PlanArgs, PolicyArgs, PolicyCommand, PolicyFormat,
+    ProtectArgs, PruneArgs, ScheduleArgs, ShowPolicyArgs,
+};
 pub(crate) use self::roles::{RolesArgs, RolesCommand};
 
 const EXIT_CODES: &str = "\
@@ -229,6 +234,25 @@ pub(crate) enum Command {
     /// freeze, whether the scripts can be run; and what the point would be worth.
     #[command(verbatim_doc_comment)]
     Inspect(InspectArgs),
+    /// Make, show, check and compare policies: when backups are made and how long their points are kept
+    Policy(PolicyArgs),
+    /// Put a VM under a policy
+    ///
+    /// The VM need not be in the vault yet. Points that are there follow the policy with the next plan. One that was under a
+    /// policy that keeps more is asked about.
+    #[command(verbatim_doc_comment)]
+    Protect(ProtectArgs),
+    /// Show which points their policies keep and let go, and why; changes nothing
+    Plan(PlanArgs),
+    /// Forget the points that their policies let go
+    ///
+    /// Shows the plan and asks, looks again, and forgets what the plan and a new one both let go. Never the newest point of
+    /// a VM, nor one that is held or was made on demand before its time. A sweep frees the space; until it has,
+    /// vmkeep undelete has a point back.
+    #[command(verbatim_doc_comment)]
+    Prune(PruneArgs),
+    /// Show when backups of the VMs under policies are due
+    Schedule(ScheduleArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// The watchdog of a backup, which starts it

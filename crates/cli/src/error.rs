@@ -10,6 +10,7 @@ use vmkeep::envelope::guest::GuestKeysError;
 use vmkeep::envelope::{Branch, KeyError, KeyStoreError};
 use vmkeep::live::LiveError;
 use vmkeep::model::{Cancelled, Denied, DiskName, PointRef, SessionId, VmName};
+use vmkeep::protect::ProtectError;
 use vmkeep::qemu::QemuError;
 use vmkeep::restore::RestoreError;
 use vmkeep::vault::VaultError;
@@ -53,6 +54,8 @@ pub(crate) enum Error {
     Qemu(#[from] QemuError),
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    #[error(transparent)]
+    Protect(Box<ProtectError>),
     #[error("cannot open disk {disk}")]
     Source {
         disk: DiskName,
@@ -94,6 +97,16 @@ pub(crate) enum Error {
     Signal(#[source] ctrlc::Error),
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
+}
+
+impl From<ProtectError> for Error {
+    fn from(error: ProtectError) -> Self {
+        match error {
+            ProtectError::Vault(error) => error.into(),
+            ProtectError::Denied(denied) => denied.into(),
+            error => Self::Protect(Box::new(error)),
+        }
+    }
 }
 
 impl Error {
@@ -169,6 +182,9 @@ impl Error {
         }
         match self {
             Self::Exists(_) => return Some("restore to another folder, or replace the file with --force"),
+            Self::Protect(error) if matches!(**error, ProtectError::NotProtected { .. }) => {
+                return Some("vmkeep protect puts a VM under a policy");
+            }
             Self::NoSuchPin(..) => return Some("vmkeep pins lists the pins of a VM"),
             Self::SessionOver(_) => {
                 return Some("vmkeep sessions lists the backups of a VM that have not finished");

@@ -24,10 +24,12 @@ mod error;
 mod key;
 mod output;
 mod paths;
+mod policy_file;
 mod progress;
 mod staging;
 mod stores;
 mod table;
+mod timeline;
 mod tracking_arg;
 
 use std::process::ExitCode;

@@ -1,9 +1,11 @@
 //! What can go wrong.
 
 use thiserror::Error;
-use vmkeep_model::{Denied, VmName};
+use vmkeep_model::{Denied, Operation, VmName};
 use vmkeep_retention::azure::AzureError;
-use vmkeep_retention::{ApplyError, Blocked, PlanError, PolicyError, TextError};
+use vmkeep_retention::{
+    ApplyError, Blocked, Change, LifecycleError, PlanError, PolicyError, ProtectionChangeError, TextError,
+};
 use vmkeep_vault::VaultError;
 
 /// Why something about a protected instance is not done.
@@ -34,6 +36,20 @@ pub enum ProtectError {
     /// Immutability forbids it.
     #[error(transparent)]
     Blocked(#[from] Blocked),
+    /// There is no such step in the life of the VM.
+    #[error(transparent)]
+    Life(Box<LifecycleError>),
+    /// Immutability or soft delete cannot be changed like this.
+    #[error(transparent)]
+    Change(Box<ProtectionChangeError>),
+    /// It takes leave of another kind too.
+    #[error("{change} takes leave to {operation}")]
+    NeedsLeave {
+        /// What was asked for.
+        change: Change,
+        /// Leave for what.
+        operation: Operation,
+    },
     /// It keeps less than before, which takes a permit of its own.
     #[error(
         "it keeps less than before ({}); that takes leave to shorten retention",
@@ -75,6 +91,15 @@ pub enum ProtectError {
 
 fn known(names: &[String]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+impl From<LifecycleError> for ProtectError {
+    fn from(error: LifecycleError) -> Self {
+        match error {
+            LifecycleError::Blocked(blocked) => blocked.into(),
+            error => Self::Life(Box::new(error)),
+        }
+    }
 }
 
 impl From<AzureError> for ProtectError {

@@ -19,13 +19,18 @@
 //! version of which policy, with which tags. A point without any was made on demand and is kept until somebody removes it.
 
 mod error;
+mod guard;
 pub mod labels;
+mod life;
 mod metering;
+mod next;
 mod note;
 mod protection;
 
 pub use error::ProtectError;
+pub use life::{Settled, Stop};
 pub use metering::{Ledger, Metered};
+pub use next::Next;
 pub use note::PolicySource;
 pub use protection::{Instance, PolicyVersion, Protection, Pruned};
 pub use vmkeep_billing as billing;

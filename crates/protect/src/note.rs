@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use vmkeep_model::Timestamp;
 use vmkeep_retention::azure::AzurePolicy;
-use vmkeep_retention::{Limits, Policy, PolicySpec, State};
+use vmkeep_retention::{Immutability, Limits, Policy, PolicySpec, SoftDelete, State};
 
 use crate::ProtectError;
 
@@ -32,6 +32,66 @@ pub(crate) enum Note {
     State { vm: String, state: StateNote },
     /// The times of points up to this number were looked at by somebody, and are right.
     Trust { vm: String, number: u64 },
+    /// Whether points can be removed before their time.
+    Immutability { is: ImmutabilityNote },
+    /// For how long deleted VMs can be had back.
+    SoftDelete { is: SoftDeleteNote },
+}
+
+/// An [`Immutability`], as it is noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ImmutabilityNote {
+    Disabled,
+    Unlocked,
+    Locked,
+}
+
+impl ImmutabilityNote {
+    pub(crate) fn immutability(self) -> Immutability {
+        match self {
+            Self::Disabled => Immutability::Disabled,
+            Self::Unlocked => Immutability::Unlocked,
+            Self::Locked => Immutability::Locked,
+        }
+    }
+
+    pub(crate) fn of(immutability: Immutability) -> Self {
+        match immutability {
+            Immutability::Disabled => Self::Disabled,
+            Immutability::Unlocked => Self::Unlocked,
+            Immutability::Locked => Self::Locked,
+        }
+    }
+}
+
+/// A [`SoftDelete`], as it is noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum SoftDeleteNote {
+    Disabled,
+    Enabled { days: u32 },
+    AlwaysOn { days: u32 },
+}
+
+impl SoftDeleteNote {
+    /// `None` for days that are out of range.
+    pub(crate) fn soft_delete(self) -> Option<SoftDelete> {
+        let in_range = |days: u32| vmkeep_retention::SOFT_DELETE_DAYS.contains(&days);
+        match self {
+            Self::Disabled => Some(SoftDelete::Disabled),
+            Self::Enabled { days } => in_range(days).then_some(SoftDelete::Enabled { days }),
+            Self::AlwaysOn { days } => in_range(days).then_some(SoftDelete::AlwaysOn { days }),
+        }
+    }
+
+    pub(crate) fn of(soft_delete: SoftDelete) -> Self {
+        match soft_delete {
+            SoftDelete::Disabled => Self::Disabled,
+            SoftDelete::Enabled { days } => Self::Enabled { days },
+            SoftDelete::AlwaysOn { days } => Self::AlwaysOn { days },
+        }
+    }
 }
 
 /// In which language a policy is written.

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use vmkeep_model::{Permit, PointNumber, PointRef, PointSelector, Timestamp, VmName, op};
+use vmkeep_model::{Op, Permit, PointNumber, Timestamp, VmName, op};
 use vmkeep_retention::{
-    Change, Immutability, Plan, PlanSettings, Point, Policy, PolicyDiff, Removal, Spared, State,
-    diff_of_policies, kind_of_edit, plan_with, weakenings,
+    Change, Confirmation, Event, Immutability, Plan, PlanSettings, Point, Policy, PolicyDiff, Removal,
+    SoftDelete, Spared, State, diff_of_policies, kind_of_edit, plan_with, weakenings,
 };
-use vmkeep_vault::Vault;
+use vmkeep_vault::{Vault, VaultError};
 
-use crate::note::{Note, PolicySource, StateNote, TOPIC};
+use crate::guard::{longer_for_ever, longest};
+use crate::life::reference;
+use crate::note::{Note, PolicySource, TOPIC};
 use crate::{ProtectError, labels};
 
 /// A version of a policy.
@@ -52,11 +54,13 @@ pub struct Pruned {
 /// The policies of a vault and the VMs that are under them, as its notes say.
 #[derive(Debug)]
 pub struct Protection<'v> {
-    vault: &'v Vault,
+    pub(crate) vault: &'v Vault,
     policies: BTreeMap<String, Vec<PolicyVersion>>,
     instances: BTreeMap<VmName, Instance>,
-    /// What weakening is held against. (Noted by nothing yet: it is off.)
-    immutability: Immutability,
+    /// What weakening is held against.
+    pub(crate) immutability: Immutability,
+    /// For how long what is deleted can be had back.
+    pub(crate) soft_delete: SoftDelete,
 }
 
 impl<'v> Protection<'v> {
@@ -67,7 +71,8 @@ impl<'v> Protection<'v> {
     /// without.
     pub fn open(vault: &'v Vault) -> Result<Self, ProtectError> {
         let (policies, instances) = (BTreeMap::new(), BTreeMap::new());
-        let mut found = Self { vault, policies, instances, immutability: Immutability::default() };
+        let (immutability, soft_delete) = (Immutability::default(), SoftDelete::default());
+        let mut found = Self { vault, policies, instances, immutability, soft_delete };
         for note in vault.notes()?.into_iter().filter(|note| note.topic == TOPIC) {
             let decided = Note::decode(note.number, &note.body)?;
             found.take(note.number, note.at, decided)?;
@@ -113,7 +118,18 @@ impl<'v> Protection<'v> {
                     instance.ok_or_else(|| unreadable(format!("{name} was not protected before")))?;
                 instance.trusted_up_to = Some(PointNumber(number));
             }
+            Note::Immutability { is } => self.immutability = is.immutability(),
+            Note::SoftDelete { is } => {
+                let wrong = || unreadable("its days are out of range".to_owned());
+                self.soft_delete = is.soft_delete().ok_or_else(wrong)?;
+            }
         }
+        Ok(())
+    }
+
+    /// Replays the notes again: others may have written some.
+    pub(crate) fn reload(&mut self) -> Result<(), ProtectError> {
+        *self = Self::open(self.vault)?;
         Ok(())
     }
 
@@ -149,7 +165,21 @@ impl<'v> Protection<'v> {
         name: &str,
         source: PolicySource,
     ) -> Result<u32, ProtectError> {
+        self.set_policy_confirmed(permit, shorten, name, source, None)
+    }
+
+    /// The same, with the confirmation of [`Irreversible::LongRetentionUnderLock`](vmkeep_retention::Irreversible), which an edit that
+    /// keeps points longer takes while immutability is locked: it can never be taken back.
+    pub fn set_policy_confirmed(
+        &mut self,
+        permit: &Permit<op::ChangePolicy>,
+        shorten: Option<&Permit<op::ShortenRetention>>,
+        name: &str,
+        source: PolicySource,
+        confirmation: Option<&Confirmation>,
+    ) -> Result<u32, ProtectError> {
         permit.check_vault()?;
+        self.reload()?;
         let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
         if name.is_empty() || name.len() > 64 || !name.chars().all(is_allowed) {
             return Err(ProtectError::PolicyName { name: name.to_owned() });
@@ -166,6 +196,8 @@ impl<'v> Protection<'v> {
                     .values()
                     .any(|instance| instance.policy == name && !instance.state.kind().backs_up());
                 self.immutability.allows(kind_of_edit(&before.policy, &policy, suspended))?;
+                let days = (longest(&before.policy.retention), longest(&policy.retention));
+                longer_for_ever(self.immutability, days, confirmation)?;
                 let what = weakenings(&before.policy, &policy);
                 match shorten {
                     Some(shorten) => shorten.check_vault()?,
@@ -179,7 +211,8 @@ impl<'v> Protection<'v> {
         Ok(self.policy(name)?.version)
     }
 
-    /// Puts a VM under a policy, also one that was under another.
+    /// Puts a VM under a policy, also one that was under another. One whose protection is stopped is resumed first, and one that was
+    /// purged begins a new line of points.
     pub fn protect(
         &mut self,
         permit: &Permit<op::ChangePolicy>,
@@ -187,15 +220,36 @@ impl<'v> Protection<'v> {
         vm: &VmName,
         policy: &str,
     ) -> Result<(), ProtectError> {
+        self.protect_confirmed(permit, shorten, vm, policy, None)
+    }
+
+    /// The same, with the confirmation of [`Irreversible::LongRetentionUnderLock`](vmkeep_retention::Irreversible), which it takes while
+    /// immutability is locked, when the VM was under no policy or under one that keeps points for a shorter time.
+    pub fn protect_confirmed(
+        &mut self,
+        permit: &Permit<op::ChangePolicy>,
+        shorten: Option<&Permit<op::ShortenRetention>>,
+        vm: &VmName,
+        policy: &str,
+        confirmation: Option<&Confirmation>,
+    ) -> Result<(), ProtectError> {
         permit.check(vm)?;
+        self.reload()?;
         let to = self.policy(policy)?;
         if let Some(instance) = self.instances.get(vm) {
             let from = self.policy(&instance.policy)?;
             if instance.policy == policy && instance.state == State::Protected {
                 return Ok(());
             }
+            let event = match instance.state {
+                // It only changes the policy.
+                State::Protected | State::VmGone { .. } => Event::VmBack,
+                _ => Event::Protect,
+            };
+            instance.state.step(event, &self.context(vm, None)?)?;
             let what = weakenings(&from.policy, &to.policy);
-            if !what.is_empty() {
+            // Of one that is purged there is nothing to keep.
+            if !what.is_empty() && !matches!(instance.state, State::Purged { .. }) {
                 self.immutability.allows(Change::SwitchToLower)?;
                 match shorten {
                     Some(shorten) => shorten.check(vm)?,
@@ -203,6 +257,11 @@ impl<'v> Protection<'v> {
                 }
             }
         }
+        let before = match self.instances.get(vm) {
+            Some(instance) => longest(&self.policy(&instance.policy)?.policy.retention),
+            None => 0,
+        };
+        longer_for_ever(self.immutability, (before, longest(&to.policy.retention)), confirmation)?;
         self.note(permit, Note::Protect { vm: vm.to_string(), policy: policy.to_owned() })
     }
 
@@ -219,22 +278,7 @@ impl<'v> Protection<'v> {
         self.note(permit, Note::Trust { vm: vm.to_string(), number: number.0 })
     }
 
-    /// Notes where the protection of `vm` stands from now on, as a step of its life cycle said.
-    pub fn set_state(
-        &mut self,
-        permit: &Permit<op::ChangePolicy>,
-        vm: &VmName,
-        state: State,
-    ) -> Result<(), ProtectError> {
-        permit.check(vm)?;
-        self.instance(vm)?;
-        match StateNote::of(state) {
-            Some(state) => self.note(permit, Note::State { vm: vm.to_string(), state }),
-            None => Err(ProtectError::NotProtected { vm: vm.clone() }),
-        }
-    }
-
-    fn note<O: vmkeep_model::Op>(&mut self, permit: &Permit<O>, note: Note) -> Result<(), ProtectError> {
+    pub(crate) fn note<O: Op>(&mut self, permit: &Permit<O>, note: Note) -> Result<(), ProtectError> {
         self.vault.note(permit, TOPIC, &note.encode())?;
         self.take(0, self.vault.clock().now(), note)
     }
@@ -245,7 +289,11 @@ impl<'v> Protection<'v> {
     /// When one cannot be read: a plan is not made without it.
     pub fn points(&self, vm: &VmName) -> Result<Vec<Point>, ProtectError> {
         let policy = self.instances.get(vm).map_or("", |instance| instance.policy.as_str());
-        let held = self.vault.held(vm)?;
+        // A VM may be put under a policy before its first backup.
+        let held = match self.vault.held(vm) {
+            Err(VaultError::NoSuchVm(_)) => return Ok(Vec::new()),
+            held => held?,
+        };
         let points = self.vault.points(vm)?.into_iter().filter(|point| !point.forgotten);
         Ok(points.map(|point| labels::point(&point, held.contains(&point.id.number), policy)).collect())
     }
@@ -285,8 +333,7 @@ impl<'v> Protection<'v> {
         let Removal { remove, spared, gone } =
             plan.confirm_against(&now.points(vm)?, &version.policy, at, &settings(instance, version))?;
         for number in &remove {
-            let selector = PointSelector::Number(*number);
-            self.vault.forget(permit, &PointRef { vm: vm.clone(), selector })?;
+            self.vault.forget(permit, &reference(vm, *number))?;
         }
         Ok(Pruned { forgotten: remove, spared, gone })
     }

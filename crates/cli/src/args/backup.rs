@@ -11,7 +11,7 @@ use vmkeep::vault::CompressionLevel;
 use super::{DiskKeyArg, LimitArgs, LiveArgs, ResumeArg, VaultArg, guest_keys};
 use crate::disk_arg::DiskArg;
 use crate::tracking_arg::{self, TrackingArg};
-use crate::{bytes, disk_arg};
+use crate::{bytes, disk_arg, duration};
 
 const EXTENTS_HELP: &str = "\
 File that lists what may have changed on a disk since the newest point; may be given several times
@@ -105,6 +105,15 @@ pub(crate) struct BackupArgs {
     /// Keys of a disk that its guest encrypts: DISK=SECRET[,kek=KEY]; may be repeated
     #[arg(long = "disk-key", value_name = "DISK=SECRET", value_parser = guest_keys::disk_key, long_help = DISK_KEY_HELP)]
     pub(crate) disk_keys: Vec<DiskKeyArg>,
+    /// Make the point as the schedule of the VM's policy makes it, so that the rules of the policy keep it
+    #[arg(long)]
+    pub(crate) scheduled: bool,
+    /// Tag of the point, for policies that keep by tag; may be repeated
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+    /// Keep the point for so long, such as 30d [default: by its policy, or until somebody removes it]
+    #[arg(long = "keep", value_name = "TIME", value_parser = duration::parse)]
+    pub(crate) keep_ms: Option<i64>,
     /// File with the VM's configuration (at most 1 MiB), stored with the point
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,

@@ -11,8 +11,10 @@ use vmkeep::backup::{
 use vmkeep::disk::{self, BlockRead, OpenOptions};
 use vmkeep::live::LiveReport;
 use vmkeep::model::{
-    ByteLen, ConsistencyLevel, DiskDescription, DiskName, DiskRole, PAGE_SIZE, Tracking, VmDescription,
+    ByteLen, ConsistencyLevel, DiskDescription, DiskName, DiskRole, Labels, PAGE_SIZE, Timestamp, Tracking,
+    VmDescription,
 };
+use vmkeep::protect::{Protection, labels};
 use vmkeep::vault::{CONFIG_MAX, StoredBytes, Vault};
 
 use super::{guest_keys, live};
@@ -138,7 +140,7 @@ pub(crate) fn run(context: &Context<'_>, args: &BackupArgs) -> Result<Outcome, E
         consistency: ConsistencyLevel::Crash,
         keys: captured.keys()?,
         evidence: vec!["the disks were read as they were found; nothing was quiesced".to_owned()],
-        labels: vmkeep::model::Labels::default(),
+        labels: labels(&vault, args)?,
         config,
         snapshot: None,
         guard: None,
@@ -185,6 +187,36 @@ impl Captured {
         });
         keys.collect()
     }
+}
+
+/// What retention is to know of the point.
+pub(super) fn labels(vault: &Vault, args: &BackupArgs) -> Result<Labels, Error> {
+    let expires = args.keep_ms.map(|keep| Timestamp(vault.clock().now().0.saturating_add(keep)));
+    let mut labels = if args.scheduled {
+        let protection = Protection::open(vault)?;
+        let instance = protection.instance(&args.vm)?;
+        if !instance.state.kind().backs_up() {
+            let state = instance.state.kind();
+            return Err(Error::usage(format!(
+                "{} is {state}: no scheduled backup is made of it; resume it first",
+                args.vm
+            )));
+        }
+        let version = protection.policy(&instance.policy)?.version;
+        labels::scheduled(&instance.policy, version)
+    } else if args.tags.is_empty() && expires.is_none() {
+        return Ok(Labels::default());
+    } else {
+        labels::on_demand(None)
+    }
+    .map_err(Error::usage)?;
+    if let Some(expires) = expires {
+        labels.insert(labels::EXPIRES, expires.0.to_string()).map_err(Error::usage)?;
+    }
+    for tag in &args.tags {
+        labels.insert(format!("{}{tag}", labels::TAG), "").map_err(Error::usage)?;
+    }
+    Ok(labels)
 }
 
 /// What is known of the changes of each disk.

@@ -18,7 +18,7 @@ use vmkeep::live::{self, LiveDisk, LivePlan, LivePorts};
 use vmkeep::model::{DiskDescription, DiskName, DiskRole, Labels, VmDescription, VmName};
 use vmkeep::qemu::{QemuAgent, Qmp, VmDisk, disks, power};
 
-use super::backup::{Captured, open_vault, print, read_config, settings};
+use super::backup::{Captured, labels, open_vault, print, read_config, settings};
 use super::watchdog;
 use crate::args::{BackupArgs, GuestArgs, WantedArg};
 use crate::context::Context;
@@ -113,7 +113,8 @@ pub(super) fn run(context: &Context<'_>, args: &BackupArgs) -> Result<Outcome, E
     let captured = Captured::open(context, &args.disk_keys, &names)?;
     let vault = open_vault(context, args)?;
     let permit = context.permit(&vault, Some(&args.vm))?;
-    let plan = LivePlan { config, ..machine.plan(&args.vm, guest, scratch, captured.keys()?) };
+    let labels = labels(&vault, args)?;
+    let plan = LivePlan { config, labels, ..machine.plan(&args.vm, guest, scratch, captured.keys()?) };
     let job = plan.request.attempt.to_string();
 
     let mut no_scripts = NoScripts;

@@ -15,10 +15,15 @@ mod keyvault;
 mod live;
 mod log;
 mod pins;
+mod plan;
 mod points;
+mod policy;
+mod protect;
+mod prune;
 mod release;
 mod restore;
 mod roles;
+mod schedule;
 mod sessions;
 mod sweep;
 mod undelete;
@@ -56,6 +61,11 @@ pub(crate) fn run(context: &Context<'_>, command: Command) -> Result<Outcome, Er
         Command::Roles(args) => roles::run(context, &args),
         Command::Inspect(args) => inspect::run(context, &args),
         Command::Watchdog(args) => watchdog::run(&args),
+        Command::Policy(args) => policy::run(context, &args),
+        Command::Protect(args) => protect::run(context, &args),
+        Command::Plan(args) => plan::run(context, &args),
+        Command::Prune(args) => prune::run(context, &args),
+        Command::Schedule(args) => schedule::run(context, &args),
         Command::Completions(args) => completions::run(context, &args),
     }
 }

@@ -1,0 +1,139 @@
+//! Arguments of the commands about policies and the VMs that are under them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum, value_parser};
+use vmkeep::model::{PointNumber, PointRef, VmName};
+
+use super::{VaultArg, VmArgs, point};
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicyArgs {
+    #[command(subcommand)]
+    pub(crate) command: PolicyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Make a policy, or the next version of one, from a file
+    ///
+    /// The file holds the short TOML of vmkeep or the JSON of an Azure policy; which one is seen from what it says. VMs that
+    /// are under the policy follow with their next plan. What an edit does to points that are there, vmkeep policy diff
+    /// shows first; one that keeps less than before is asked about.
+    #[command(verbatim_doc_comment)]
+    Import(ImportArgs),
+    /// List the policies, or show one
+    Show(ShowPolicyArgs),
+    /// Say what a file would be as a policy, and everything that is wrong with it
+    ///
+    /// Needs no vault and no key.
+    #[command(verbatim_doc_comment)]
+    Check(CheckPolicyArgs),
+    /// Show what would become of the points of the VMs under a policy if it were as in a file
+    Diff(DiffPolicyArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    #[command(flatten)]
+    pub(crate) vault: VaultArg,
+    /// The policy: TOML, or the JSON of Azure
+    pub(crate) file: PathBuf,
+    /// Name of the policy: 1 to 64 of a-z, 0-9, '.', '_' and '-'
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: String,
+    /// Do not ask, also when it keeps less than before
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PolicyFormat {
+    Azure,
+    Toml,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowPolicyArgs {
+    #[command(flatten)]
+    pub(crate) vault: VaultArg,
+    /// The policy [default: a list of all]
+    pub(crate) name: Option<String>,
+    /// Print it as a document: TOML, or the JSON of Azure
+    #[arg(long, value_enum, requires = "name")]
+    pub(crate) format: Option<PolicyFormat>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckPolicyArgs {
+    /// The policy: TOML, or the JSON of Azure
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffPolicyArgs {
+    #[command(flatten)]
+    pub(crate) vault: VaultArg,
+    /// The policy as it is
+    pub(crate) name: String,
+    /// The policy as it would be: TOML, or the JSON of Azure
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProtectArgs {
+    #[command(flatten)]
+    pub(crate) vm: VmArgs,
+    /// The policy
+    #[arg(long, value_name = "NAME", required_unless_present = "trust")]
+    pub(crate) policy: Option<String>,
+    /// Say that the times of the points up to this one are right, when a plan doubts them
+    #[arg(long, value_name = "NUMBER", value_parser = number)]
+    pub(crate) trust: Option<PointNumber>,
+    /// Do not ask, also when the policy keeps less than the one before
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+fn number(text: &str) -> Result<PointNumber, String> {
+    text.parse().map(PointNumber).map_err(|_| format!("{text:?} is no number of a point"))
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) vault: VaultArg,
+    /// The VM [default: each that is under a policy]
+    #[arg(value_name = "VM")]
+    pub(crate) vm: Option<VmName>,
+    /// Print every reason why this point stays or goes
+    #[arg(long, value_name = "POINT", value_parser = point, conflicts_with = "vm")]
+    pub(crate) explain: Option<PointRef>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    #[command(flatten)]
+    pub(crate) vault: VaultArg,
+    /// The VM [default: each that is under a policy]
+    #[arg(value_name = "VM")]
+    pub(crate) vm: Option<VmName>,
+    /// Change nothing; show what would go
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScheduleArgs {
+    #[command(flatten)]
+    pub(crate) vault: VaultArg,
+    /// For how many days from now
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = value_parser!(u16).range(1..=366))]
+    pub(crate) days: u16,
+    /// Write the timeline as an SVG image into this file too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+}
