@@ -1,0 +1,91 @@
+//! Months that were closed: what was billed, kept in the vault as it was written.
+
+use serde::{Deserialize, Serialize};
+use vmkeep_billing::Month;
+use vmkeep_model::{Op, Permit, Timestamp};
+use vmkeep_vault::Vault;
+
+use crate::ProtectError;
+
+/// The topic of the notes that are written here.
+pub(crate) const TOPIC: &str = "statement";
+
+const VERSION: u32 = 1;
+
+/// A statement as it was billed, in every form that it can be had in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatementTexts {
+    /// A table for people.
+    pub table: String,
+    /// Everything that the statement knows.
+    pub json: String,
+    /// Comma-separated values.
+    pub csv: String,
+    /// FOCUS 1.2.
+    pub focus: String,
+    /// The sum of its lines.
+    pub total: String,
+    /// ISO 4217 code.
+    pub currency: String,
+}
+
+/// A month that was closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClosedMonth {
+    /// Which.
+    pub month: Month,
+    /// When it was closed.
+    pub at: Timestamp,
+    /// What was billed.
+    pub texts: StatementTexts,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    version: u32,
+    month: String,
+    texts: StatementTexts,
+}
+
+/// The months that were closed, oldest decision first. Of two that closed one month, the first counts.
+pub fn closed_months(vault: &Vault) -> Result<Vec<ClosedMonth>, ProtectError> {
+    let mut closed: Vec<ClosedMonth> = Vec::new();
+    for note in vault.notes()?.into_iter().filter(|note| note.topic == TOPIC) {
+        let unreadable = |why: String| ProtectError::Note { number: note.number, why };
+        let document: Document =
+            serde_json::from_slice(&note.body).map_err(|e| unreadable(e.to_string()))?;
+        if document.version != VERSION {
+            return Err(unreadable(format!("version {} of a statement", document.version)));
+        }
+        let month: Month =
+            document.month.parse().map_err(|_| unreadable(format!("{:?} is no month", document.month)))?;
+        if closed.iter().all(|other| other.month != month) {
+            closed.push(ClosedMonth { month, at: note.at, texts: document.texts });
+        }
+    }
+    Ok(closed)
+}
+
+/// Closes a month: from now on it is what `texts` say. Gives what it is from now on, which is what was there before when it
+/// had been closed already.
+pub fn close_month<O: Op>(
+    vault: &Vault,
+    permit: &Permit<O>,
+    month: Month,
+    texts: StatementTexts,
+) -> Result<ClosedMonth, ProtectError> {
+    let find = || -> Result<Option<ClosedMonth>, ProtectError> {
+        Ok(closed_months(vault)?.into_iter().find(|closed| closed.month == month))
+    };
+    if let Some(closed) = find()? {
+        return Ok(closed);
+    }
+    let document = Document { version: VERSION, month: month.to_string(), texts };
+    let missing = |why: String| ProtectError::Note { number: 0, why };
+    let body = serde_json::to_vec(&document).map_err(|e| missing(e.to_string()))?;
+    vault.note(permit, TOPIC, &body)?;
+    // Somebody else may have closed it at the same time, and then the first of the two counts.
+    find()?.ok_or_else(|| missing("the statement that was noted is not there".to_owned()))
+}
