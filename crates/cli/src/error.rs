@@ -75,6 +75,8 @@ pub(crate) enum Error {
         #[source]
         source: io::Error,
     },
+    #[error("VMs that were due and are not backed up: {0}")]
+    NotBackedUp(usize),
     #[error("not confirmed; nothing was changed")]
     NotConfirmed,
     #[error("keys that only the old key opens: {0}; VMs went on being protected under it")]
@@ -178,6 +180,9 @@ impl Error {
             Self::Exists(_) => return Some("restore to another folder, or replace the file with --force"),
             Self::Protect(error) if matches!(**error, ProtectError::NotProtected { .. }) => {
                 return Some("vmkeep protect puts a VM under a policy");
+            }
+            Self::Protect(error) if error.is_unconfirmed() => {
+                return Some("give that word with --confirm");
             }
             Self::NoSuchPin(..) => return Some("vmkeep pins lists the pins of a VM"),
             Self::SessionOver(_) => {

@@ -21,6 +21,7 @@ mod context;
 mod disk_arg;
 mod duration;
 mod error;
+mod jobs;
 mod key;
 mod output;
 mod paths;

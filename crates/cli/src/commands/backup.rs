@@ -104,10 +104,17 @@ pub(super) enum Opened {
     Described(ByteLen),
 }
 
-pub(crate) fn run(context: &Context<'_>, args: BackupArgs) -> Result<Outcome, Error> {
+pub(crate) fn run(context: &Context<'_>, args: &BackupArgs) -> Result<Outcome, Error> {
+    let (report, outcome) = make(context, args)?;
+    print(context, &report);
+    Ok(outcome)
+}
+
+/// Makes a point, and prints nothing but progress.
+pub(super) fn make(context: &Context<'_>, args: &BackupArgs) -> Result<(Report, Outcome), Error> {
     let descriptions: Vec<DiskDescription> = args.disks.iter().map(|disk| disk.description.clone()).collect();
     VmDescription::new(args.vm.clone(), descriptions).map_err(Error::usage)?;
-    let settings = settings(&args)?;
+    let settings = settings(args)?;
     let config = args.config.as_deref().map(read_config).transpose()?;
     let opened: Vec<Opened> = {
         let reading = Reading { allow_backing: &args.allow_backing, direct: args.direct };
@@ -119,7 +126,7 @@ pub(crate) fn run(context: &Context<'_>, args: BackupArgs) -> Result<Outcome, Er
     }
 
     let permit = context.permit(&vault, Some(&args.vm))?;
-    let known = known(&args, &opened)?;
+    let known = known(args, &opened)?;
     let disks = args.disks.iter().zip(&opened).zip(&known).map(|((disk, opened), known)| SourceDisk {
         description: disk.description.clone(),
         source: match (opened, known) {
@@ -145,15 +152,14 @@ pub(crate) fn run(context: &Context<'_>, args: BackupArgs) -> Result<Outcome, Er
         consistency: ConsistencyLevel::Crash,
         keys,
         evidence: vec!["the disks were read as they were found; nothing was quiesced".to_owned()],
-        labels: labels(&vault, &args)?,
+        labels: labels(&vault, args)?,
         config,
     };
     let progress = Progress::new(context.output);
     let report = backup::run(&permit, &vault, &plan, &settings, &progress, context.cancel)?;
     let outcome = if progress.met_damage() { Outcome::Damage } else { Outcome::Good };
     drop(progress);
-    print(context, &report);
-    Ok(outcome)
+    Ok((report, outcome))
 }
 
 /// What retention is to know of the point.

@@ -6,11 +6,13 @@ mod completions;
 mod diff;
 mod estimate;
 mod forget;
+mod guard;
 mod guest_keys;
 mod hold;
 mod init;
 mod keys;
 mod keyvault;
+mod life;
 mod log;
 mod pins;
 mod plan;
@@ -21,6 +23,7 @@ mod prune;
 mod release;
 mod restore;
 mod roles;
+mod run;
 mod schedule;
 mod sessions;
 mod sweep;
@@ -36,7 +39,7 @@ use crate::error::{Error, Outcome};
 pub(crate) fn run(context: &Context<'_>, command: Command) -> Result<Outcome, Error> {
     match command {
         Command::Init(args) => init::run(context, &args),
-        Command::Backup(args) => backup::run(context, args),
+        Command::Backup(args) => backup::run(context, &args),
         Command::Estimate(args) => estimate::run(context, &args),
         Command::Points(args) => points::run(context, &args),
         Command::Diff(args) => diff::run(context, &args),
@@ -61,6 +64,12 @@ pub(crate) fn run(context: &Context<'_>, command: Command) -> Result<Outcome, Er
         Command::Plan(args) => plan::run(context, &args),
         Command::Prune(args) => prune::run(context, &args),
         Command::Schedule(args) => schedule::run(context, &args),
+        Command::Run(args) => run::run(context, &args),
+        Command::Stop(args) => life::stop(context, &args),
+        Command::Resume(args) => life::resume(context, &args),
+        Command::UndeleteVm(args) => life::undelete(context, &args),
+        Command::Purge(args) => life::purge(context, &args),
+        Command::Guard(args) => guard::run(context, &args),
         Command::Completions(args) => completions::run(context, &args),
     }
 }
