@@ -28,7 +28,8 @@ pub(crate) fn read_all<O: Op>(vault: &Vault, permit: &Permit<O>) {
 
 fn noted<O: Op>(vault: &Vault, permit: &Permit<O>, vms: &[VmName]) -> Result<(), ProtectError> {
     let protection = Protection::open(vault)?;
-    let protected: Vec<_> = vms.iter().filter_map(|vm| Some((vm, protection.instance(vm).ok()?.state))).collect();
+    let protected: Vec<_> =
+        vms.iter().filter_map(|vm| Some((vm, protection.instance(vm).ok()?.state))).collect();
     if protected.is_empty() {
         return Ok(());
     }

@@ -26,6 +26,7 @@ mod metering;
 mod next;
 mod note;
 mod protection;
+mod statements;
 
 pub use error::ProtectError;
 pub use life::{Settled, Stop};
@@ -33,5 +34,6 @@ pub use metering::{Ledger, Metered};
 pub use next::Next;
 pub use note::PolicySource;
 pub use protection::{Instance, PolicyVersion, Protection, Pruned};
+pub use statements::{ClosedMonth, StatementTexts, close_month, closed_months};
 pub use vmkeep_billing as billing;
 pub use vmkeep_retention as retention;

@@ -54,8 +54,7 @@ pub fn closed_months(vault: &Vault) -> Result<Vec<ClosedMonth>, ProtectError> {
     let mut closed: Vec<ClosedMonth> = Vec::new();
     for note in vault.notes()?.into_iter().filter(|note| note.topic == TOPIC) {
         let unreadable = |why: String| ProtectError::Note { number: note.number, why };
-        let document: Document =
-            serde_json::from_slice(&note.body).map_err(|e| unreadable(e.to_string()))?;
+        let document: Document = serde_json::from_slice(&note.body).map_err(|e| unreadable(e.to_string()))?;
         if document.version != VERSION {
             return Err(unreadable(format!("version {} of a statement", document.version)));
         }

@@ -22,6 +22,7 @@ use crate::args::{BackupArgs, DiskKeyArg};
 use crate::context::Context;
 use crate::disk_arg::{DiskArg, DiskFrom};
 use crate::error::{Error, Outcome};
+use crate::metering;
 use crate::progress::{Change, Progress};
 use crate::stores::Stores;
 use crate::tracking_arg::{self, Known};
@@ -113,6 +114,16 @@ pub(crate) fn run(context: &Context<'_>, args: &BackupArgs) -> Result<Outcome, E
     if args.live.qemu.is_some() {
         return live::run(context, args);
     }
+    let (report, outcome) = make(context, args)?;
+    print(context, &report, None);
+    Ok(outcome)
+}
+
+/// Makes a point, and prints nothing but progress.
+pub(super) fn make(context: &Context<'_>, args: &BackupArgs) -> Result<(Report, Outcome), Error> {
+    if args.live.qemu.is_some() {
+        return live::make(context, args).map(|(report, outcome)| (report.backup, outcome));
+    }
     let descriptions: Vec<DiskDescription> = args.disks.iter().map(|disk| disk.description.clone()).collect();
     VmDescription::new(args.vm.clone(), descriptions).map_err(Error::usage)?;
     let settings = settings(args)?;
@@ -149,8 +160,8 @@ pub(crate) fn run(context: &Context<'_>, args: &BackupArgs) -> Result<Outcome, E
     let report = backup::run(&permit, &vault, &plan, &settings, &progress, context.cancel)?;
     let outcome = if progress.met_damage() { Outcome::Damage } else { Outcome::Good };
     drop(progress);
-    print(context, &report, None);
-    Ok(outcome)
+    metering::read(&vault, &permit, &args.vm);
+    Ok((report, outcome))
 }
 
 pub(super) fn open_vault(context: &Context<'_>, args: &BackupArgs) -> Result<Vault, Error> {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use vmkeep::billing::{
     BOOK_BYTES_MAX, BookDocument, ChartPoint, ChartTitle, DiskRule, Event, EventKind, FocusParties, Grouping,
-    Instance, InstanceMeter, Measure, Month, Outlook, PriceBook, Redundancy, SizeRule, Statement, Tier, Window,
-    forecast, focus_csv, rate_instance, svg_chart,
+    Instance, InstanceMeter, Measure, Month, Outlook, PriceBook, Redundancy, SizeRule, Statement, Tier,
+    Window, focus_csv, forecast, rate_instance, svg_chart,
 };
 use vmkeep::model::{LineageId, Timestamp, op};
 use vmkeep::protect::{Ledger, StatementTexts, close_month, closed_months};
@@ -100,7 +100,14 @@ pub(crate) fn run(context: &Context<'_>, args: &BillArgs) -> Result<Outcome, Err
     let whole = args.of.vm.is_none() && args.by.is_none();
     let closed = closed_months(&vault)?.into_iter().find(|closed| closed.month == month).filter(|_| whole);
     if let Some(closed) = closed {
-        return Ok(print(context, args.format, month, &closed.texts, Some(closed.at), rating.instances.len()));
+        return Ok(print(
+            context,
+            args.format,
+            month,
+            &closed.texts,
+            Some(closed.at),
+            rating.instances.len(),
+        ));
     }
     let statement = rating.statement(month)?;
     if let Some(group) = &args.by {
@@ -177,11 +184,11 @@ fn by(context: &Context<'_>, statement: &Statement, group: &Group) {
 fn texts(statement: &Statement) -> Result<StatementTexts, Error> {
     let parties = FocusParties {
         provider: "vmkeep".to_owned(),
-        issuer: "vmkeep".to_owned(),
+        publisher: "vmkeep".to_owned(),
+        invoice_issuer: "vmkeep".to_owned(),
         billing_account_id: "1".to_owned(),
         billing_account_name: "vmkeep".to_owned(),
         billing_account_type: "vault".to_owned(),
-        ..FocusParties::default()
     };
     Ok(StatementTexts {
         table: statement.to_table(),
@@ -205,17 +212,17 @@ fn text_of(path: &Path, what: &'static str) -> Result<String, Error> {
 
 impl<'v> Rating<'v> {
     fn new(vault: &'v Vault, of: &BillOf) -> Result<Self, Error> {
-        let path = of.book.as_deref().ok_or_else(|| Error::usage("--book FILE is missing: prices are yours"))?;
+        let path =
+            of.book.as_deref().ok_or_else(|| Error::usage("--book FILE is missing: prices are yours"))?;
         let text = text_of(path, "read the price book")?;
         let document = if text.trim_start().starts_with('{') {
             BookDocument::from_json(&text)
         } else {
             BookDocument::from_toml(&text)
         };
-        let book = document.and_then(|document| document.check()).map_err(|error| Error::Content {
-            path: path.to_owned(),
-            what: error.to_string(),
-        })?;
+        let book = document
+            .and_then(|document| document.check())
+            .map_err(|error| Error::Content { path: path.to_owned(), what: error.to_string() })?;
         let known = match &of.instances {
             None => InstancesDocument::default(),
             Some(path) => {
@@ -304,7 +311,8 @@ impl<'v> Rating<'v> {
             outlook.growth_bytes_per_day = args.growth.unwrap_or(outlook.growth_bytes_per_day);
             outlook.new_bytes_per_day = args.stored.unwrap_or(outlook.new_bytes_per_day);
             outlook.points_kept = args.points.unwrap_or(outlook.points_kept);
-            let months = forecast(&self.book, instance, outlook, first, args.months).map_err(Error::billing)?;
+            let months =
+                forecast(&self.book, instance, &outlook, first, args.months).map_err(Error::billing)?;
             for month in months {
                 let line = MonthLine {
                     vm: instance.name.clone(),

@@ -10,7 +10,7 @@ use super::plan::expiry_at;
 use crate::args::{
     CheckPolicyArgs, DiffPolicyArgs, ImportArgs, PolicyArgs, PolicyCommand, PolicyFormat, ShowPolicyArgs,
 };
-use crate::confirm::confirm;
+use crate::confirm::{confirm, word};
 use crate::context::Context;
 use crate::error::{Error, Outcome};
 use crate::policy_file;
@@ -122,7 +122,9 @@ fn import(context: &Context<'_>, args: &ImportArgs) -> Result<(), Error> {
         Some(context.permit::<op::ShortenRetention>(&vault, None)?)
     };
     let kind = policy_file::kind(&source);
-    let version = protection.set_policy(&permit, shorten.as_ref(), &args.name, source)?;
+    let confirmed = word(&Protection::long_retention(&policy), args.confirm.as_deref())?;
+    let version =
+        protection.set_policy_confirmed(&permit, shorten.as_ref(), &args.name, source, confirmed.as_ref())?;
     let new = before.is_none_or(|before| before.version != version);
     context.output.text(if new {
         format!("policy {} is at version {version}", args.name)

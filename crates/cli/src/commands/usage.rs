@@ -47,7 +47,8 @@ pub(crate) fn run(context: &Context<'_>, args: &UsageArgs) -> Result<Outcome, Er
             None => Vec::new(),
         };
         let points: Vec<_> = points.iter().filter(|point| point.id.lineage == lineage.id).collect();
-        let stored = points.last().into_iter().flat_map(|point| &point.disks).filter_map(|d| d.stored.as_ref());
+        let stored =
+            points.last().into_iter().flat_map(|point| &point.disks).filter_map(|d| d.stored.as_ref());
         let vm = Vm {
             vm: lineage.vm.as_ref().map(ToString::to_string),
             lineage: lineage.id.to_string(),
