@@ -80,6 +80,8 @@ mod document;
 mod error;
 mod event;
 mod forecast;
+#[doc(hidden)]
+pub mod fuzzing;
 mod meter;
 mod month;
 mod output;

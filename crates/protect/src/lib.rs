@@ -19,6 +19,8 @@
 //! version of which policy, with which tags. A point without any was made on demand and is kept until somebody removes it.
 
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 pub mod labels;
 mod life;

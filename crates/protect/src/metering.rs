@@ -131,17 +131,10 @@ impl<'v> Ledger<'v> {
     /// # Errors
     /// [`ProtectError::Note`] for a reading that this version does not understand: a bill without it would be wrong.
     pub fn open(vault: &'v Vault) -> Result<Self, ProtectError> {
-        let mut ledger = Self { vault, metered: BTreeMap::new() };
-        for note in vault.notes()?.into_iter().filter(|note| note.topic == TOPIC) {
-            let unreadable = |why: String| ProtectError::Note { number: note.number, why };
-            let document: Document =
-                serde_json::from_slice(&note.body).map_err(|e| unreadable(e.to_string()))?;
-            if document.version != VERSION {
-                return Err(unreadable(format!("version {} of a reading", document.version)));
-            }
-            ledger.take(note.at, document.reading).map_err(unreadable)?;
-        }
-        Ok(ledger)
+        let notes = vault.notes()?;
+        let readings = notes.iter().filter(|note| note.topic == TOPIC);
+        let metered = replay(readings.map(|note| (note.number, note.at, &*note.body)))?;
+        Ok(Self { vault, metered })
     }
 
     /// Every VM that was read, by its line of points.
@@ -208,18 +201,34 @@ impl<'v> Ledger<'v> {
         let body = serde_json::to_vec(&document).map_err(|e| broken(e.to_string()))?;
         let at = self.vault.clock().now();
         self.vault.note(permit, TOPIC, &body)?;
-        self.take(at, document.reading).map_err(broken)
+        take(&mut self.metered, at, &document.reading).map_err(broken)
     }
+}
 
-    fn take(&mut self, at: Timestamp, reading: Reading) -> Result<(), String> {
-        let vm: VmName = reading.vm.parse().map_err(|e: vmkeep_model::NameError| e.to_string())?;
-        let lineage: LineageId =
-            reading.lineage.parse().map_err(|_| format!("{:?} is no line of points", reading.lineage))?;
-        let new = || Metered { vm: vm.clone(), events: Vec::new(), last: None };
-        let metered = self.metered.entry(lineage).or_insert_with(new);
-        metered.vm.clone_from(&vm);
-        metered.take(lineage, at, &reading)
+/// What readings say: number, time and body of each note.
+pub(crate) fn replay<'n>(
+    notes: impl Iterator<Item = (u64, Timestamp, &'n [u8])>,
+) -> Result<BTreeMap<LineageId, Metered>, ProtectError> {
+    let mut metered = BTreeMap::new();
+    for (number, at, body) in notes {
+        let unreadable = |why: String| ProtectError::Note { number, why };
+        let document: Document = serde_json::from_slice(body).map_err(|e| unreadable(e.to_string()))?;
+        if document.version != VERSION {
+            return Err(unreadable(format!("version {} of a reading", document.version)));
+        }
+        take(&mut metered, at, &document.reading).map_err(unreadable)?;
     }
+    Ok(metered)
+}
+
+fn take(all: &mut BTreeMap<LineageId, Metered>, at: Timestamp, reading: &Reading) -> Result<(), String> {
+    let vm: VmName = reading.vm.parse().map_err(|e: vmkeep_model::NameError| e.to_string())?;
+    let lineage: LineageId =
+        reading.lineage.parse().map_err(|_| format!("{:?} is no line of points", reading.lineage))?;
+    let new = || Metered { vm: vm.clone(), events: Vec::new(), last: None };
+    let metered = all.entry(lineage).or_insert_with(new);
+    metered.vm.clone_from(&vm);
+    metered.take(lineage, at, reading)
 }
 
 impl Metered {

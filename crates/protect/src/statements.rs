@@ -53,18 +53,28 @@ struct Document {
 pub fn closed_months(vault: &Vault) -> Result<Vec<ClosedMonth>, ProtectError> {
     let mut closed: Vec<ClosedMonth> = Vec::new();
     for note in vault.notes()?.into_iter().filter(|note| note.topic == TOPIC) {
-        let unreadable = |why: String| ProtectError::Note { number: note.number, why };
-        let document: Document = serde_json::from_slice(&note.body).map_err(|e| unreadable(e.to_string()))?;
-        if document.version != VERSION {
-            return Err(unreadable(format!("version {} of a statement", document.version)));
-        }
-        let month: Month =
-            document.month.parse().map_err(|_| unreadable(format!("{:?} is no month", document.month)))?;
+        let (month, texts) = decode(note.number, &note.body)?;
         if closed.iter().all(|other| other.month != month) {
-            closed.push(ClosedMonth { month, at: note.at, texts: document.texts });
+            closed.push(ClosedMonth { month, at: note.at, texts });
         }
     }
     Ok(closed)
+}
+
+pub(crate) fn encode(month: Month, texts: StatementTexts) -> Result<Vec<u8>, ProtectError> {
+    let document = Document { version: VERSION, month: month.to_string(), texts };
+    serde_json::to_vec(&document).map_err(|e| ProtectError::Note { number: 0, why: e.to_string() })
+}
+
+pub(crate) fn decode(number: u64, bytes: &[u8]) -> Result<(Month, StatementTexts), ProtectError> {
+    let unreadable = |why: String| ProtectError::Note { number, why };
+    let document: Document = serde_json::from_slice(bytes).map_err(|e| unreadable(e.to_string()))?;
+    if document.version != VERSION {
+        return Err(unreadable(format!("version {} of a statement", document.version)));
+    }
+    let month =
+        document.month.parse().map_err(|_| unreadable(format!("{:?} is no month", document.month)))?;
+    Ok((month, document.texts))
 }
 
 /// Closes a month: from now on it is what `texts` say. Gives what it is from now on, which is what was there before when it
@@ -81,10 +91,8 @@ pub fn close_month<O: Op>(
     if let Some(closed) = find()? {
         return Ok(closed);
     }
-    let document = Document { version: VERSION, month: month.to_string(), texts };
     let missing = |why: String| ProtectError::Note { number: 0, why };
-    let body = serde_json::to_vec(&document).map_err(|e| missing(e.to_string()))?;
-    vault.note(permit, TOPIC, &body)?;
+    vault.note(permit, TOPIC, &encode(month, texts)?)?;
     // Somebody else may have closed it at the same time, and then the first of the two counts.
     find()?.ok_or_else(|| missing("the statement that was noted is not there".to_owned()))
 }

@@ -126,7 +126,9 @@ impl Scene {
             StateKind::SoftDeleted | StateKind::Purged => &[Event::StopDelete],
             StateKind::Protected | StateKind::Unprotected => &[],
         };
-        way.iter().for_each(|event| scene.step(*event).unwrap());
+        for event in way {
+            scene.step(*event).unwrap();
+        }
         if state == StateKind::Purged {
             scene.pass(14 * DAY);
             scene.step(Event::Tick).unwrap();

@@ -202,8 +202,8 @@ impl Captured {
 
 /// What retention is to know of the point.
 pub(super) fn labels(vault: &Vault, args: &BackupArgs) -> Result<Labels, Error> {
-    let expires = args.keep_ms.map(|keep| Timestamp(vault.clock().now().0.saturating_add(keep)));
-    let mut labels = if args.scheduled {
+    let expires = args.retention.keep_ms.map(|keep| Timestamp(vault.clock().now().0.saturating_add(keep)));
+    let mut labels = if args.retention.scheduled {
         let protection = Protection::open(vault)?;
         let instance = protection.instance(&args.vm)?;
         if !instance.state.kind().backs_up() {
@@ -215,7 +215,7 @@ pub(super) fn labels(vault: &Vault, args: &BackupArgs) -> Result<Labels, Error> 
         }
         let version = protection.policy(&instance.policy)?.version;
         labels::scheduled(&instance.policy, version)
-    } else if args.tags.is_empty() && expires.is_none() {
+    } else if args.retention.tags.is_empty() && expires.is_none() {
         return Ok(Labels::default());
     } else {
         labels::on_demand(None)
@@ -224,7 +224,7 @@ pub(super) fn labels(vault: &Vault, args: &BackupArgs) -> Result<Labels, Error> 
     if let Some(expires) = expires {
         labels.insert(labels::EXPIRES, expires.0.to_string()).map_err(Error::usage)?;
     }
-    for tag in &args.tags {
+    for tag in &args.retention.tags {
         labels.insert(format!("{}{tag}", labels::TAG), "").map_err(Error::usage)?;
     }
     Ok(labels)

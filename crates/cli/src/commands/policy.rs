@@ -224,7 +224,9 @@ fn check(context: &Context<'_>, args: &CheckPolicyArgs) -> Result<(), Error> {
         (policy_file::schedule(&policy.schedule), policy_file::retention(&policy.retention));
     output.text(format!("schedule:  {schedule}, {}", policy.zone));
     output.text(format!("retention: {retention}"));
-    remarks.iter().for_each(|remark| output.text(format!("remark:    {remark}")));
+    for remark in &remarks {
+        output.text(format!("remark:    {remark}"));
+    }
     let (zone, toml) = (policy.zone.given().to_owned(), policy.to_toml());
     output.json(&Checked { source: policy_file::kind(&source), zone, schedule, retention, remarks, toml });
     Ok(())
@@ -249,7 +251,9 @@ fn diff(context: &Context<'_>, args: &DiffPolicyArgs) -> Result<(), Error> {
         changes(context, vm, &diff);
     }
     let output = context.output;
-    weakenings.iter().for_each(|what| output.text(format!("keeps less: {what}")));
+    for what in &weakenings {
+        output.text(format!("keeps less: {what}"));
+    }
     output.text(format!(
         "of {} VMs: {} points go, {} stay that would go, {} go sooner, {} go later, {} are as before",
         sum.vms, sum.lost, sum.saved, sum.sooner, sum.later, sum.unchanged

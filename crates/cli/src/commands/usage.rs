@@ -10,7 +10,7 @@ use crate::table::{Column, Table};
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename = "vm")]
-struct Vm {
+struct Taken {
     /// `null` for a line of points that no name leads to any more.
     vm: Option<String>,
     lineage: String,
@@ -49,7 +49,7 @@ pub(crate) fn run(context: &Context<'_>, args: &UsageArgs) -> Result<Outcome, Er
         let points: Vec<_> = points.iter().filter(|point| point.id.lineage == lineage.id).collect();
         let stored =
             points.last().into_iter().flat_map(|point| &point.disks).filter_map(|d| d.stored.as_ref());
-        let vm = Vm {
+        let taken = Taken {
             vm: lineage.vm.as_ref().map(ToString::to_string),
             lineage: lineage.id.to_string(),
             points: points.len(),
@@ -58,15 +58,15 @@ pub(crate) fn run(context: &Context<'_>, args: &UsageArgs) -> Result<Outcome, Er
             metadata_bytes: lineage.metadata,
         };
         table.row([
-            vm.vm.clone().unwrap_or_else(|| "-".to_owned()),
-            vm.lineage.clone(),
-            vm.points.to_string(),
-            bytes::show(vm.protected_bytes),
-            bytes::show(vm.data_bytes),
-            bytes::show(vm.metadata_bytes),
-            bytes::show(vm.data_bytes + vm.metadata_bytes),
+            taken.vm.clone().unwrap_or_else(|| "-".to_owned()),
+            taken.lineage.clone(),
+            taken.points.to_string(),
+            bytes::show(taken.protected_bytes),
+            bytes::show(taken.data_bytes),
+            bytes::show(taken.metadata_bytes),
+            bytes::show(taken.data_bytes + taken.metadata_bytes),
         ]);
-        context.output.json(&vm);
+        context.output.json(&taken);
     }
     table.lines().for_each(|line| context.output.text(line));
     context.output.text(format!("records of the vault itself: {}", bytes::show(usage.records)));
