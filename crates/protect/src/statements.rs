@@ -96,3 +96,33 @@ pub fn close_month<O: Op>(
     // Somebody else may have closed it at the same time, and then the first of the two counts.
     find()?.ok_or_else(|| missing("the statement that was noted is not there".to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_are_stored_as_ever() {
+        let text = |text: &str| text.to_owned();
+        let texts = StatementTexts {
+            table: text("t\n"),
+            json: text("{}"),
+            csv: text("c"),
+            focus: text("f"),
+            total: text("1.50"),
+            currency: text("EUR"),
+        };
+        let stored = concat!(
+            r#"{"version":1,"month":"2026-01","texts":{"table":"t\n","json":"{}","csv":"c","focus":"f","#,
+            r#""total":"1.50","currency":"EUR"}}"#
+        );
+        let month: Month = "2026-01".parse().unwrap();
+        assert_eq!(String::from_utf8(encode(month, texts.clone()).unwrap()).unwrap(), stored);
+        assert_eq!(decode(1, stored.as_bytes()).unwrap(), (month, texts));
+        for (was, becomes) in
+            [("\"version\":1", "\"version\":2"), ("2026-01", "2026-13"), ("\"csv\"", "\"cvs\"")]
+        {
+            assert!(decode(1, stored.replacen(was, becomes, 1).as_bytes()).is_err(), "{becomes}");
+        }
+    }
+}
