@@ -135,6 +135,13 @@ fn a_vm_is_under_a_policy_and_its_points_are_planned_and_pruned() {
     assert_eq!((&points[4]["rule"], &points[4]["expiry"]), (&json!("own expiry"), &json!("at")));
     assert_eq!((&points[5]["rule"], &points[5]["expiry"]), (&json!("own expiry"), &json!("never")));
     assert_eq!((&plan.summary()["expire"], &plan.summary()["keep"]), (&json!(3), &json!(4)));
+    // Of each change 3000 bytes that do not compress, or their pages; what stays frees nothing.
+    assert!(
+        points[1]["bytes_freed"].as_u64().is_some_and(|freed| (3000..70_000).contains(&freed)),
+        "{}",
+        plan.stdout
+    );
+    assert_eq!(points[3]["bytes_freed"], Value::Null);
     let table = scratch.ok("plan web --vault v --key-file key").stdout;
     assert!(
         table.contains("EXPIRES") && table.contains("when replaced") && table.contains("in 29d"),

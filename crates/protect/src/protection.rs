@@ -1,8 +1,8 @@
 //! Policies and instances, replayed from the notes of a vault; plans and their application.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use vmkeep_model::{Op, Permit, PointNumber, Timestamp, VmName, op};
+use vmkeep_model::{ByteLen, CancelToken, Op, Permit, PointNumber, Timestamp, VmName, op};
 use vmkeep_retention::{
     Change, Confirmation, Event, Immutability, Plan, PlanSettings, Point, Policy, PolicyDiff, Removal,
     SoftDelete, Spared, State, diff_of_policies, kind_of_edit, plan_with, weakenings,
@@ -304,6 +304,20 @@ impl<'v> Protection<'v> {
         let version = self.policy(&instance.policy)?;
         let settings = settings(instance, version);
         Ok(plan_with(&self.points(vm)?, &version.policy, self.vault.clock().now(), &settings)?)
+    }
+
+    /// About how many stored bytes of disk data go with each point that a plan of `vm` lets go; together, what goes with all.
+    pub fn bytes_freed(
+        &self,
+        vm: &VmName,
+        plan: &Plan,
+        cancel: &CancelToken,
+    ) -> Result<BTreeMap<PointNumber, ByteLen>, ProtectError> {
+        let going: BTreeSet<PointNumber> = plan.expired().map(|verdict| verdict.number).collect();
+        if going.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        Ok(self.vault.bytes_going(vm, &going, cancel)?)
     }
 
     /// What would become of the points of `vm` under another policy.

@@ -32,7 +32,7 @@ struct Summary {
 pub(crate) fn run(context: &Context<'_>, args: &PruneArgs) -> Result<Outcome, Error> {
     let vault = context.open_vault(&args.vault.vault)?;
     let protection = Protection::open(&vault)?;
-    let plans = plan::plans(&protection, args.vm.as_ref())?;
+    let plans = plan::plans(context, &protection, args.vm.as_ref())?;
     let permits = plans.iter().map(|planned| context.permit::<op::Forget>(&vault, Some(&planned.vm)));
     let permits = permits.collect::<Result<Vec<_>, _>>()?;
     plan::show(context, &plans, |verdict| verdict.decision == Decision::Expire);
@@ -46,7 +46,7 @@ pub(crate) fn run(context: &Context<'_>, args: &PruneArgs) -> Result<Outcome, Er
     }
     confirm(context.output, args.yes, &format!("Forget these {} points?", summary.forgotten.len()))?;
     summary.forgotten.clear();
-    for (Planned { vm, plan }, permit) in plans.iter().zip(&permits) {
+    for (Planned { vm, plan, .. }, permit) in plans.iter().zip(&permits) {
         context.cancel.check()?;
         let Pruned { forgotten, spared, gone } = protection.prune(permit, vm, plan)?;
         summary.forgotten.extend(forgotten.iter().map(|number| format!("{vm}@{number}")));
@@ -68,6 +68,6 @@ pub(crate) fn run(context: &Context<'_>, args: &PruneArgs) -> Result<Outcome, Er
 
 /// The points of a plan that go.
 fn expired(planned: &Planned) -> impl Iterator<Item = String> {
-    let Planned { vm, plan } = planned;
+    let Planned { vm, plan, .. } = planned;
     plan.expired().map(move |verdict| format!("{vm}@{}", verdict.number))
 }
