@@ -165,6 +165,9 @@ fn a_vm_is_under_a_policy_and_its_points_are_planned_and_pruned() {
     scratch.summary("undelete web@1");
     scratch.summary("prune --yes");
     scratch.summary("sweep");
+    let kept = scratch.json("prune web --to-zero").expect(0, "the newest is kept by its rule").summary();
+    assert_eq!(kept["forgotten"], json!([]));
+    scratch.json("prune --to-zero").expect(2, "of one VM at a time");
     scratch.json("restore web@4 --to out").expect(0, "what was kept restores");
     scratch.json("restore web@1 --to gone").expect(1, "what was pruned and swept is gone");
 }

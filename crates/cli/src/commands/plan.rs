@@ -72,7 +72,7 @@ pub(crate) fn run(context: &Context<'_>, args: &PlanArgs) -> Result<Outcome, Err
     let vm = args.explain.as_ref().map(|point| &point.vm).or(args.vm.as_ref());
     context.may_view(&vault, vm)?;
     let protection = Protection::open(&vault)?;
-    let plans = plans(context, &protection, vm)?;
+    let plans = plans(context, &protection, vm, false)?;
     if let Some(point) = &args.explain {
         return explain(context, &plans, point);
     }
@@ -101,6 +101,7 @@ pub(super) fn plans(
     context: &Context<'_>,
     protection: &Protection<'_>,
     vm: Option<&VmName>,
+    to_zero: bool,
 ) -> Result<Vec<Planned>, ProtectError> {
     let vms: Vec<VmName> = match vm {
         Some(vm) => vec![vm.clone()],
@@ -108,7 +109,7 @@ pub(super) fn plans(
     };
     let mut planned = Vec::with_capacity(vms.len());
     for vm in vms {
-        let plan = protection.plan(&vm)?;
+        let plan = if to_zero { protection.plan_to_zero(&vm)? } else { protection.plan(&vm)? };
         // That sizes cannot be told is no reason not to plan.
         let freed = match protection.bytes_freed(&vm, &plan, context.cancel) {
             Ok(freed) => freed,
