@@ -77,6 +77,9 @@ fn policies_of_both_languages_are_imported_shown_and_checked() {
     // No field is lost on the way through the vault, and each can be had in the other's language.
     let shown = scratch.ok("policy show azure --format azure --vault v --key-file key").stdout;
     assert_eq!(serde_json::from_str::<Value>(&shown).unwrap()["properties"]["ours"]["kept"][1], 2);
+    let line =
+        scratch.json("policy show azure --format azure").expect(0, "as JSON").of_type("policy").remove(0);
+    assert_eq!(line["document"].as_str().unwrap().trim_end(), shown.trim_end());
     let toml = scratch.ok("policy show azure --format toml --vault v --key-file key").stdout;
     scratch.write("from-azure.toml", toml.as_bytes());
     assert_eq!(
