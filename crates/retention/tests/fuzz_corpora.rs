@@ -56,7 +56,7 @@ fn what_is_like_a_seed_makes_no_panic_either() {
             files.map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
         seeds.sort();
         let mut state = 0x9e37_79b9_7f4a_7c15;
-        for round in 0..4000 {
+        for round in 0..40_000 {
             let other = &seeds[(round / seeds.len()) % seeds.len()];
             let bytes = changed(&seeds[round % seeds.len()], other, &mut state);
             println!("{}", String::from_utf8_lossy(&bytes));
