@@ -80,7 +80,8 @@ pub fn fixed_vhd_footer(size: ByteLen, id: [u8; 16]) -> [u8; 512] {
     put(8, &2_u32.to_be_bytes()); // reserved, always set
     put(12, &0x1_0000_u32.to_be_bytes());
     put(16, &u64::MAX.to_be_bytes()); // no header
-    put(28, b"vmkp");
+    // Hyper-V's: of an image whose creator it does not know, QEMU 7.2 takes the size from the geometry, which rounds down.
+    put(28, b"win ");
     put(32, &0x1_0000_u32.to_be_bytes());
     put(36, b"Wi2k");
     put(40, &size.0.to_be_bytes());
