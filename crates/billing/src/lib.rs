@@ -80,6 +80,8 @@ mod document;
 mod error;
 mod event;
 mod forecast;
+pub mod fuzzing;
+mod instant;
 mod meter;
 mod month;
 mod output;
