@@ -47,6 +47,9 @@ fn checked(document: &BookDocument) {
 }
 
 /// An answer of the Retail Prices API.
+///
+/// # Panics
+/// When what it skipped is not sorted.
 pub fn retail_prices(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let rule = |name: &str, meter, redundancy| RetailRule { meter_name: name.to_owned(), meter, redundancy };
@@ -60,6 +63,9 @@ pub fn retail_prices(data: &[u8]) {
 }
 
 /// A closed statement: what reads is written again as it was read.
+///
+/// # Panics
+/// When it is not.
 pub fn closed_statement(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(closed) = ClosedStatement::from_json(text) else { return };

@@ -238,7 +238,7 @@ fn stopping_deleting_and_coming_back_are_events() {
     assert!(!year.read(&web, State::Protected), "there is nothing of it in the vault");
     year.back_up("web", 1);
     assert!(year.read(&web, State::Protected));
-    assert_eq!(names(), ["protected", "backup", "stored"]);
+    assert_eq!(names(), ["protected", "backup", "stored", "stored"], "what its session wrote, and the rest");
     year.clock.set(at(1));
     year.read(&web, State::StoppedRetain { since: at(1) });
     year.clock.set(at(2));
@@ -247,20 +247,20 @@ fn stopping_deleting_and_coming_back_are_events() {
     year.read(&web, State::StoppedRetain { since: at(3) });
     year.clock.set(at(4));
     year.read(&web, State::Protected);
-    assert_eq!(names()[3..], ["stopped", "soft-deleted", "undeleted", "protected"]);
+    assert_eq!(names()[4..], ["stopped", "soft-deleted", "undeleted", "protected"]);
     year.clock.set(at(5));
     year.back_up("web", 2);
     year.vault.forget(&permit(), &"web@1".parse().unwrap()).unwrap();
     year.sweep();
     year.read(&web, State::Protected);
-    assert_eq!(names()[7..8], ["backup"]);
+    assert_eq!(names()[8..10], ["backup", "stored"]);
     let before = names().len();
     year.vault.close(&permit(), &web).unwrap();
     year.vault.forget(&permit(), &"web@2".parse().unwrap()).unwrap();
     year.sweep();
     year.clock.set(at(6));
     year.read(&web, State::Purged { since: at(6) });
-    assert_eq!(names()[before..], ["removed", "stopped"]);
+    assert_eq!(names()[before..], ["stopped", "removed"]);
     // All of it is billable: no event is one that cannot have happened.
     let ledger = Ledger::open(&year.vault).unwrap();
     let book = book();
@@ -269,4 +269,98 @@ fn stopping_deleting_and_coming_back_are_events() {
         let mut meter = InstanceMeter::new(&book, &instance);
         metered.events.iter().for_each(|event| meter.apply(event).unwrap());
     }
+}
+
+/// Nobody read the vault for a month: what happened then is billed from when it happened.
+#[test]
+fn a_late_reading_bills_points_from_when_they_were_made() {
+    let year = Year::new();
+    let web: VmName = "web".parse().unwrap();
+    let at = |day: i64| Timestamp(BEGIN + day * DAY);
+    for day in [0_i64, 3, 7] {
+        year.clock.set(at(day));
+        year.back_up("web", usize::try_from(day).unwrap());
+    }
+    year.clock.set(at(30));
+    assert!(year.read(&web, State::StoppedRetain { since: at(20) }));
+    let ledger = Ledger::open(&year.vault).unwrap();
+    let (_, metered) = ledger.metered().next().unwrap();
+    let days = |name: &str| -> Vec<i64> {
+        let events = metered.events.iter().filter(|event| event.kind.name() == name);
+        events.map(|event| (event.at.0 - BEGIN) / DAY).collect()
+    };
+    assert_eq!((days("backup"), days("stopped")), (vec![0, 3, 7], vec![20]));
+    // Marks of none of the points, and the heads, are all that counts from the reading on only.
+    assert_eq!(days("stored"), [0, 3, 7, 30]);
+    let stored: Vec<u64> = metered
+        .events
+        .iter()
+        .filter_map(|event| match event.kind {
+            vmkeep_billing::EventKind::Stored { bytes, .. } => Some(bytes),
+            _ => None,
+        })
+        .collect();
+    let usage = year.vault.usage().unwrap();
+    assert_eq!(stored.iter().sum::<u64>(), usage.lineages[0].data + usage.lineages[0].metadata);
+    assert!(stored[0] > 4 * stored[3], "{stored:?}");
+}
+
+/// Deleted, had back and deleted again between two readings; purged in the end; and an older line of points.
+#[test]
+fn what_happened_between_readings_is_never_an_impossible_event() {
+    let year = Year::new();
+    let web: VmName = "web".parse().unwrap();
+    let at = |day: i64| Timestamp(BEGIN + day * DAY);
+    year.back_up("web", 1);
+    year.read(&web, State::Protected);
+    year.clock.set(at(5));
+    year.read(&web, State::SoftDeleted { since: at(2), until: at(16) });
+    year.clock.set(at(9));
+    year.read(&web, State::SoftDeleted { since: at(7), until: at(21) });
+    // Another line of points begins while the old one is still in the vault.
+    year.vault.close(&permit(), &web).unwrap();
+    year.clock.set(at(10));
+    year.back_up("web", 2);
+    year.read(&web, State::Protected);
+    let ledger = Ledger::open(&year.vault).unwrap();
+    let (book, mut protected, mut stored, mut deleted) = (book(), 0, 0, 0);
+    assert_eq!(ledger.metered().count(), 2);
+    for (id, metered) in ledger.metered() {
+        let instance = instance(*id, "web");
+        let mut meter = InstanceMeter::new(&book, &instance);
+        metered.events.iter().for_each(|event| meter.apply(event).unwrap());
+        meter.usage_until(at(11)).unwrap();
+        stored += meter.stored_bytes(Tier::Vault);
+        deleted += meter.soft_deleted_bytes(Tier::Vault);
+        let names: Vec<_> = metered.events.iter().map(|event| event.kind.name()).collect();
+        protected += usize::from(!names.contains(&"stopped"));
+    }
+    assert_eq!(protected, 1, "backups of the newer line alone are to be expected");
+    assert!(stored > 0 && deleted > 0, "{stored} {deleted}");
+}
+
+/// Without a policy, a VM is billed as long as anything of it is in the vault.
+#[test]
+fn all_vms_are_read_at_once_and_one_without_a_policy_ends_with_its_points() {
+    let year = Year::new();
+    year.back_up("web", 1);
+    year.back_up("db", 1);
+    let web: VmName = "web".parse().unwrap();
+    let mut ledger = Ledger::open(&year.vault).unwrap();
+    let usage = ledger.read_all(&permit::<op::Backup>(), |_| None).unwrap();
+    assert_eq!((usage.lineages.len(), usage.total()), (2, year.bytes() - notes_since(&year, &usage)));
+    year.vault.close(&permit(), &web).unwrap();
+    year.vault.forget(&permit(), &"web@1".parse().unwrap()).unwrap();
+    year.sweep();
+    let _ = ledger.read_all(&permit::<op::Backup>(), |_| None).unwrap();
+    let last = |name: &str| {
+        let of = ledger.metered().find(|(_, metered)| metered.vm.as_str() == name).unwrap().1;
+        of.events.iter().map(|event| event.kind.name()).collect::<Vec<_>>()
+    };
+    assert!(last("web").contains(&"stopped") && !last("db").contains(&"stopped"), "{:?}", last("web"));
+}
+
+/// Bytes of the notes that came after a usage was read.
+fn notes_since(year: &Year, usage: &vmkeep_vault::VaultUsage) -> u64 {
+    year.vault.usage().unwrap().records - usage.records
 }
