@@ -1,0 +1,189 @@
+//! Bills of a vault: what its ledger comes to, and the months that are closed, kept as notes.
+//!
+//! A closed statement is written whole, with every quantity and rate, in as many notes as it takes. The first complete one of a
+//! month is the one, whoever writes another; nothing changes it. What turns out later is a correction on the next statement.
+
+use std::collections::BTreeMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use vmkeep_billing::{
+    Charge, ClosedStatement, Instance, Line, Month, PriceBook, Statement, Window, rate_instance,
+};
+use vmkeep_model::{LineageId, Op, Permit, Timestamp, VmName};
+use vmkeep_vault::Vault;
+
+use crate::metering::Ledger;
+use crate::{BillError, ProtectError};
+
+/// The topic of the notes that are written here.
+const TOPIC: &str = "statement";
+const VERSION: u32 = 1;
+/// Bytes of a statement in one note; quoted as JSON within JSON it is at most twice that.
+const PART_BYTES: usize = 400_000;
+/// Most notes of one statement: 1.6 GB of JSON.
+const PARTS_MAX: u32 = 4_000;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Part {
+    version: u32,
+    month: String,
+    /// Which statement it is a part of; says nothing else.
+    of: u64,
+    /// From 0.
+    part: u32,
+    parts: u32,
+    text: String,
+}
+
+/// The closed months of a vault.
+#[derive(Debug)]
+pub struct Bills<'v> {
+    vault: &'v Vault,
+    closed: BTreeMap<Month, ClosedStatement>,
+}
+
+impl<'v> Bills<'v> {
+    /// Reads the closed statements in `vault`: one read for each note.
+    ///
+    /// # Errors
+    /// [`ProtectError::Note`] for one that this version does not understand, or that does not agree with itself.
+    pub fn open(vault: &'v Vault) -> Result<Self, ProtectError> {
+        let mut closed = BTreeMap::new();
+        let mut open: BTreeMap<(Month, u64), BTreeMap<u32, String>> = BTreeMap::new();
+        for note in vault.notes()?.into_iter().filter(|note| note.topic == TOPIC) {
+            let unreadable = |why: String| ProtectError::Note { number: note.number, why };
+            let part: Part = serde_json::from_slice(&note.body).map_err(|e| unreadable(e.to_string()))?;
+            if part.version != VERSION || part.parts > PARTS_MAX || part.part >= part.parts {
+                let Part { version, part, parts, .. } = part;
+                return Err(unreadable(format!("part {part} of {parts} of a statement, version {version}")));
+            }
+            let month: Month = part.month.parse().map_err(|e| unreadable(format!("{e}")))?;
+            if closed.contains_key(&month) {
+                continue;
+            }
+            let parts = open.entry((month, part.of)).or_default();
+            let _ = parts.entry(part.part).or_insert(part.text);
+            if parts.len() == part.parts as usize {
+                let text: String = std::mem::take(parts).into_values().collect();
+                let statement = ClosedStatement::from_json(&text).map_err(|e| unreadable(e.to_string()))?;
+                if statement.statement().month() != month {
+                    return Err(unreadable(format!("the statement of {month} is of another month")));
+                }
+                let _ = closed.insert(month, statement);
+            }
+        }
+        Ok(Self { vault, closed })
+    }
+
+    /// The closed statements, oldest first.
+    pub fn closed(&self) -> impl Iterator<Item = &ClosedStatement> {
+        self.closed.values()
+    }
+
+    /// The closed statement of `month`.
+    pub fn closed_of(&self, month: Month) -> Option<&ClosedStatement> {
+        self.closed.get(&month)
+    }
+
+    /// The statement of `month`: as it was closed, or else what the ledger comes to now. `describe` says what a line of points is to
+    /// the bill. The month after the last closed one carries what turned out since about those.
+    ///
+    /// # Errors
+    /// [`ProtectError::Bill`] when an event cannot have happened or something has no price: nothing is left out.
+    pub fn statement(
+        &self,
+        ledger: &Ledger<'_>,
+        book: &PriceBook,
+        describe: impl Fn(LineageId, &VmName) -> Arc<Instance>,
+        month: Month,
+    ) -> Result<Statement, ProtectError> {
+        if let Some(closed) = self.closed.get(&month) {
+            return Ok(closed.statement().clone());
+        }
+        let mut statement = rated(ledger, book, &describe, month)?;
+        let last = self.closed.keys().next_back();
+        if last.is_some_and(|last| last.next() == month) {
+            let earlier = self.closed().flat_map(|closed| closed.statement().lines().iter());
+            let earlier = earlier.filter(|line| matches!(line.charge, Charge::Correction { .. }));
+            let earlier: Vec<Line> = earlier.cloned().collect();
+            for (month, closed) in &self.closed {
+                let newer = rated(ledger, book, &describe, *month)?;
+                statement.add_corrections(closed.corrections(&newer, &earlier)?);
+            }
+        }
+        Ok(statement)
+    }
+
+    /// Closes the month of `statement` for good. Months are closed in order, each after its end.
+    ///
+    /// # Errors
+    /// [`BillError::Closed`] when it is closed already, by whomever; [`BillError::Order`] when a later one is;
+    /// [`BillError::Running`] when the month is not over.
+    pub fn close<O: Op>(&mut self, permit: &Permit<O>, statement: Statement) -> Result<(), ProtectError> {
+        let (month, now) = (statement.month(), self.vault.clock().now());
+        if self.closed.contains_key(&month) {
+            return Err(BillError::Closed { month }.into());
+        }
+        if let Some((last, _)) = self.closed.last_key_value().filter(|(last, _)| last.next() != month) {
+            return Err(BillError::Order { month, last: *last }.into());
+        }
+        let (_, until) = statement.period();
+        if until > now {
+            return Err(BillError::Running { month, until }.into());
+        }
+        let closed = statement.close();
+        let text = closed.statement().to_json()?;
+        for body in parts(month, &text, now)? {
+            self.vault.note(permit, TOPIC, &body)?;
+        }
+        // Another may have been first.
+        *self = Self::open(self.vault)?;
+        if self.closed.get(&month) == Some(&closed) {
+            Ok(())
+        } else {
+            Err(BillError::Closed { month }.into())
+        }
+    }
+}
+
+/// Bodies of the notes of a statement.
+fn parts(month: Month, text: &str, now: Timestamp) -> Result<Vec<Vec<u8>>, ProtectError> {
+    let mut hasher = DefaultHasher::new();
+    (text, now.0).hash(&mut hasher);
+    let of = hasher.finish();
+    let mut texts = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (part, after) = rest.split_at(rest.floor_char_boundary(PART_BYTES));
+        texts.push(part);
+        rest = after;
+    }
+    let parts = u32::try_from(texts.len()).ok().filter(|parts| *parts <= PARTS_MAX);
+    let parts = parts.ok_or(BillError::TooLong { month })?;
+    let body = |(part, text): (u32, &str)| {
+        let part =
+            Part { version: VERSION, month: month.to_string(), of, part, parts, text: text.to_owned() };
+        serde_json::to_vec(&part).map_err(|e| ProtectError::Note { number: 0, why: e.to_string() })
+    };
+    (0..).zip(texts).map(body).collect()
+}
+
+fn rated(
+    ledger: &Ledger<'_>,
+    book: &PriceBook,
+    describe: &impl Fn(LineageId, &VmName) -> Arc<Instance>,
+    month: Month,
+) -> Result<Statement, ProtectError> {
+    let mut statement = Statement::new(book, month)?;
+    let (from, until) = statement.period();
+    for (id, metered) in ledger.metered() {
+        let instance = describe(*id, &metered.vm);
+        let usages = rate_instance(book, &instance, &metered.events, Window { from, until })?;
+        statement.add(book, &instance, &usages)?;
+    }
+    Ok(statement)
+}
