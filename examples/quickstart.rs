@@ -2,9 +2,9 @@
 //!
 //! `cargo run --release --example quickstart` makes two raw disk images with data in them, backs them up into a
 //! folder vault, writes to the disks as a guest would, backs up again, tells what changed, restores both points,
-//! compares them byte for byte with what the disks were, and verifies every byte of the vault.
+//! compares them byte for byte with what the disks were, verifies every byte of the vault, and ends with the bill.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fmt::Write;
 use std::fs::{self, File};
@@ -15,9 +15,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vmkeep::backup::{self, Plan, Report, Source, SourceDisk};
+use vmkeep::billing::{
+    BookDocument, DiskRule, Instance, Measure, Redundancy, SizeRule, Statement, Window, rate_instance,
+};
 use vmkeep::disk::{BlockRead, Format, OpenOptions, Overwrite, RawTarget, open};
 use vmkeep::envelope::{KeyFileVault, OsEntropy};
-use vmkeep::model::{BlockSize, CancelToken, DiskDescription, DiskName, DiskRole, Owner, Scope, VmName, op};
+use vmkeep::model::{
+    BlockSize, CancelToken, DiskDescription, DiskName, DiskRole, Owner, Scope, Timestamp, VmName, op,
+};
+use vmkeep::protect::Ledger;
 use vmkeep::restore::{self, Depth, copy_disk, verify_vault};
 use vmkeep::vault::{BlockChange, OpenPoint, Ports, Vault};
 
@@ -95,6 +101,50 @@ fn main() -> Result<()> {
         "both points are identical to what the disks were; the vault is clean and has {} MiB",
         mib(live)
     );
+    bill(&vault, &vm)
+}
+
+/// What the VM costs this month, up to now, by prices that are one's own.
+fn bill(vault: &Vault, vm: &VmName) -> Result<()> {
+    let book = BookDocument::from_toml(
+        r#"
+        name = "prices of the house"
+        currency = "EUR"
+        zone = "UTC"
+        gigabyte = "GiB"
+        rounding = "half-even"
+        instance = { integration = "day", agentless_factor = "0.5", step_gb = 500, step_units = "1", bands = [
+            { up_to_gb = 50, units = "0.5" }, { up_to_gb = 500, units = "1" } ] }
+        storage = { integration = "exact", archive_days_min = 180 }
+        soft_delete = { free_days = 14, free = "last" }
+        price = [
+            { meter = "instance", from = "2020-01-01", price = "10" },
+            { meter = "vault", redundancy = "lrs", from = "2020-01-01", price = "0.0224" } ]
+        "#,
+    )?
+    .check()?;
+    // A reading says what is new: points, how large their disks were, what they take. Readings are kept in the vault.
+    let mut ledger = Ledger::open(vault)?;
+    assert!(ledger.read(&Owner.permit::<op::Backup>(Scope::Vm(vm.clone())), vm, None)?);
+    let now = Timestamp(vault.clock().now().0 + 1);
+    let mut statement = Statement::new(&book, book.terms().zone.month_of(now)?)?;
+    let window = Window { from: statement.period().0, until: now };
+    for (id, metered) in ledger.metered() {
+        let instance = Arc::new(Instance {
+            id: *id,
+            name: metered.vm.to_string(),
+            region: "here".to_owned(),
+            redundancy: Redundancy::Lrs,
+            size_rule: SizeRule { measure: Measure::NonzeroBlocks, disks: DiskRule::Enhanced },
+            cost_center: None,
+            tags: BTreeMap::new(),
+        });
+        let usages = rate_instance(&book, &instance, &metered.events, window)?;
+        statement.add(&book, &instance, &usages)?;
+    }
+    assert_eq!(statement.lines().iter().map(|line| line.minor).sum::<i128>(), statement.total_minor());
+    assert!(statement.total_minor() > 0, "a day of half an instance costs something");
+    print!("{}", statement.to_table());
     Ok(())
 }
 

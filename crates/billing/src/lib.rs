@@ -80,6 +80,7 @@ mod document;
 mod error;
 mod event;
 mod forecast;
+#[doc(hidden)]
 pub mod fuzzing;
 mod instant;
 mod meter;

@@ -275,6 +275,11 @@ impl Statement {
         minor_text(self.total_minor(), self.digits)
     }
 
+    /// An amount in minor units as text with the digits of the currency, for what [`totals`](Self::totals) gives.
+    pub fn money_of(&self, minor: i128) -> String {
+        minor_text(minor, self.digits)
+    }
+
     /// Lines added up, in minor units. What has no such tag or cost centre, or no meter, is under the empty name.
     pub fn totals(&self, grouping: Grouping<'_>) -> BTreeMap<String, i128> {
         let mut totals = BTreeMap::new();

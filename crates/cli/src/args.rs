@@ -1,6 +1,7 @@
 //! The command line, as clap reads it.
 
 mod backup;
+mod bill;
 mod deletion;
 mod estimate;
 mod guest_keys;
@@ -19,6 +20,7 @@ use clap_complete::Shell;
 use vmkeep::model::{DiskName, PointRef, Principal, VmName};
 
 pub(crate) use self::backup::BackupArgs;
+pub(crate) use self::bill::{BillArgs, BillCommand, BillFormat, BillOf, ForecastArgs, Group, UsageArgs};
 pub(crate) use self::deletion::{CloseArgs, PointArgs, ResumeArg, SweepArgs, UnpinArgs, VmArgs, VoidArgs};
 pub(crate) use self::estimate::EstimateArgs;
 pub(crate) use self::guest_keys::{DiskKeyArg, ExportKeysArgs, Os, RestoreKeysArgs};
@@ -33,8 +35,9 @@ pub(crate) use self::limits::LimitArgs;
 pub(crate) use self::live::{GuestArgs, InspectArgs, LiveArgs, WantedArg, WatchdogArgs};
 pub(crate) use self::log::LogArgs;
 pub(crate) use self::protection::{
-    CheckPolicyArgs, DiffPolicyArgs, ImportArgs, PlanArgs, PolicyArgs, PolicyCommand, PolicyFormat,
-    ProtectArgs, PruneArgs, ScheduleArgs, ShowPolicyArgs,
+    CheckPolicyArgs, DiffPolicyArgs, GuardArgs, GuardCommand, ImmutabilityArg, ImmutabilityArgs, ImportArgs,
+    Job, PlanArgs, PolicyArgs, PolicyCommand, PolicyFormat, ProtectArgs, PruneArgs, PurgeArgs, RunArgs,
+    ScheduleArgs, ShowPolicyArgs, SoftDeleteArgs, StopArgs,
 };
 pub(crate) use self::roles::{RolesArgs, RolesCommand};
 
@@ -253,6 +256,36 @@ pub(crate) enum Command {
     Prune(PruneArgs),
     /// Show when backups of the VMs under policies are due
     Schedule(ScheduleArgs),
+    /// Back up and prune the VMs under policies whenever it is due, until Ctrl-C
+    ///
+    /// A VM without a point that a schedule made is backed up at once, then at the times of its policy; of runs that were missed one is
+    /// made up for. What policies let go is forgotten without asking. Safe beside another vmkeep run: the second sees the point that the
+    /// first made, and does nothing. A backup that failed is told of and tried again at the next time.
+    #[command(verbatim_doc_comment)]
+    Run(RunArgs),
+    /// Stop the protection of a VM: no backups are due any more
+    ///
+    /// Deleted points stay for the days of soft delete, in which vmkeep undelete-vm has them back; vmkeep run removes them after, and so
+    /// does vmkeep purge.
+    #[command(verbatim_doc_comment)]
+    Stop(StopArgs),
+    /// Back up a stopped VM again; points that are overdue go with the next plan
+    Resume(VmArgs),
+    /// Have the points of a deleted VM back; it is stopped then, and its points are retained
+    UndeleteVm(VmArgs),
+    /// Remove the points of a deleted VM once their time is over; before it only while soft delete is off
+    Purge(PurgeArgs),
+    /// Show and change what keeps points from being removed: immutability and soft delete
+    Guard(GuardArgs),
+    /// Show what each VM takes in the vault; the lines add up to the bytes in its folder
+    Usage(UsageArgs),
+    /// Say what protecting the VMs costs, for whom, and why
+    ///
+    /// Metered are VMs under a policy (vmkeep protect), from their first backup on: their size at each backup and the bytes
+    /// they take in the vault. Prices are yours, in a file. This month's statement is up to now; a month that was closed stays
+    /// what it was.
+    #[command(verbatim_doc_comment)]
+    Bill(Box<BillArgs>),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// The watchdog of a backup, which starts it

@@ -2,6 +2,9 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
+use vmkeep::protect::ProtectError;
+use vmkeep::retention::{Confirmation, Irreversible};
+
 use crate::error::Error;
 use crate::output::Output;
 
@@ -24,6 +27,14 @@ pub(crate) fn confirm(output: &Output, yes: bool, question: &str) -> Result<(), 
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).map_err(failed)?;
     if is_yes(&answer) { Ok(()) } else { Err(Error::NotConfirmed) }
+}
+
+/// The confirmation of what cannot be undone: the word that `--confirm` gave, which stands for exactly these facts.
+///
+/// Without one it is the library that refuses, and says what it means.
+pub(crate) fn word(what: &Irreversible, typed: Option<&str>) -> Result<Option<Confirmation>, Error> {
+    let confirmed = typed.map(|typed| what.confirm(typed)).transpose();
+    confirmed.map_err(|refused| ProtectError::from(refused).into())
 }
 
 fn is_yes(answer: &str) -> bool {

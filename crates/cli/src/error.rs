@@ -48,6 +48,8 @@ pub(crate) enum Error {
     Vault(#[from] VaultError),
     #[error(transparent)]
     Backup(#[from] BackupError),
+    #[error("{0}")]
+    Billing(Box<vmkeep::billing::Error>),
     #[error(transparent)]
     Live(#[from] LiveError),
     #[error(transparent)]
@@ -81,6 +83,8 @@ pub(crate) enum Error {
         #[source]
         source: io::Error,
     },
+    #[error("VMs that were due and are not backed up: {0}")]
+    NotBackedUp(usize),
     #[error("not confirmed; nothing was changed")]
     NotConfirmed,
     #[error("keys that only the old key opens: {0}; VMs went on being protected under it")]
@@ -112,6 +116,10 @@ impl From<ProtectError> for Error {
 impl Error {
     pub(crate) fn usage(what: impl ToString) -> Self {
         Self::Usage(what.to_string())
+    }
+
+    pub(crate) fn billing(error: vmkeep::billing::Error) -> Self {
+        Self::Billing(Box::new(error))
     }
 
     pub(crate) fn exit_code(&self) -> u8 {
@@ -184,6 +192,9 @@ impl Error {
             Self::Exists(_) => return Some("restore to another folder, or replace the file with --force"),
             Self::Protect(error) if matches!(**error, ProtectError::NotProtected { .. }) => {
                 return Some("vmkeep protect puts a VM under a policy");
+            }
+            Self::Protect(error) if error.is_unconfirmed() => {
+                return Some("give that word with --confirm");
             }
             Self::NoSuchPin(..) => return Some("vmkeep pins lists the pins of a VM"),
             Self::SessionOver(_) => {

@@ -52,30 +52,9 @@ impl<'v> Bills<'v> {
     /// # Errors
     /// [`ProtectError::Note`] for one that this version does not understand, or that does not agree with itself.
     pub fn open(vault: &'v Vault) -> Result<Self, ProtectError> {
-        let mut closed = BTreeMap::new();
-        let mut open: BTreeMap<(Month, u64), BTreeMap<u32, String>> = BTreeMap::new();
-        for note in vault.notes()?.into_iter().filter(|note| note.topic == TOPIC) {
-            let unreadable = |why: String| ProtectError::Note { number: note.number, why };
-            let part: Part = serde_json::from_slice(&note.body).map_err(|e| unreadable(e.to_string()))?;
-            if part.version != VERSION || part.parts > PARTS_MAX || part.part >= part.parts {
-                let Part { version, part, parts, .. } = part;
-                return Err(unreadable(format!("part {part} of {parts} of a statement, version {version}")));
-            }
-            let month: Month = part.month.parse().map_err(|e| unreadable(format!("{e}")))?;
-            if closed.contains_key(&month) {
-                continue;
-            }
-            let parts = open.entry((month, part.of)).or_default();
-            let _ = parts.entry(part.part).or_insert(part.text);
-            if parts.len() == part.parts as usize {
-                let text: String = std::mem::take(parts).into_values().collect();
-                let statement = ClosedStatement::from_json(&text).map_err(|e| unreadable(e.to_string()))?;
-                if statement.statement().month() != month {
-                    return Err(unreadable(format!("the statement of {month} is of another month")));
-                }
-                let _ = closed.insert(month, statement);
-            }
-        }
+        let notes = vault.notes()?;
+        let parts = notes.iter().filter(|note| note.topic == TOPIC);
+        let closed = replay(parts.map(|note| (note.number, &*note.body)))?;
         Ok(Self { vault, closed })
     }
 
@@ -89,7 +68,7 @@ impl<'v> Bills<'v> {
         self.closed.get(&month)
     }
 
-    /// The statement of `month`: as it was closed, or else what the ledger comes to now. `describe` says what a line of points is to
+    /// The statement of `month`: as it was closed, or else what the ledger comes to, up to now. `describe` says what a line of points is to
     /// the bill. The month after the last closed one carries what turned out since about those.
     ///
     /// # Errors
@@ -104,14 +83,15 @@ impl<'v> Bills<'v> {
         if let Some(closed) = self.closed.get(&month) {
             return Ok(closed.statement().clone());
         }
-        let mut statement = rated(ledger, book, &describe, month)?;
+        let now = self.vault.clock().now();
+        let mut statement = rated(ledger, book, &describe, month, now)?;
         let last = self.closed.keys().next_back();
         if last.is_some_and(|last| last.next() == month) {
             let earlier = self.closed().flat_map(|closed| closed.statement().lines().iter());
             let earlier = earlier.filter(|line| matches!(line.charge, Charge::Correction { .. }));
             let earlier: Vec<Line> = earlier.cloned().collect();
             for (month, closed) in &self.closed {
-                let newer = rated(ledger, book, &describe, *month)?;
+                let newer = rated(ledger, book, &describe, *month, now)?;
                 statement.add_corrections(closed.corrections(&newer, &earlier)?);
             }
         }
@@ -150,6 +130,37 @@ impl<'v> Bills<'v> {
     }
 }
 
+/// The closed months that notes make: number and body of each.
+pub(crate) fn replay<'n>(
+    notes: impl Iterator<Item = (u64, &'n [u8])>,
+) -> Result<BTreeMap<Month, ClosedStatement>, ProtectError> {
+    let mut closed = BTreeMap::new();
+    let mut open: BTreeMap<(Month, u64), BTreeMap<u32, String>> = BTreeMap::new();
+    for (number, body) in notes {
+        let unreadable = |why: String| ProtectError::Note { number, why };
+        let part: Part = serde_json::from_slice(body).map_err(|e| unreadable(e.to_string()))?;
+        if part.version != VERSION || part.parts > PARTS_MAX || part.part >= part.parts {
+            let Part { version, part, parts, .. } = part;
+            return Err(unreadable(format!("part {part} of {parts} of a statement, version {version}")));
+        }
+        let month: Month = part.month.parse().map_err(|e| unreadable(format!("{e}")))?;
+        if closed.contains_key(&month) {
+            continue;
+        }
+        let parts = open.entry((month, part.of)).or_default();
+        let _ = parts.entry(part.part).or_insert(part.text);
+        if parts.len() == part.parts as usize {
+            let text: String = std::mem::take(parts).into_values().collect();
+            let statement = ClosedStatement::from_json(&text).map_err(|e| unreadable(e.to_string()))?;
+            if statement.statement().month() != month {
+                return Err(unreadable(format!("the statement of {month} is of another month")));
+            }
+            let _ = closed.insert(month, statement);
+        }
+    }
+    Ok(closed)
+}
+
 /// Bodies of the notes of a statement.
 fn parts(month: Month, text: &str, now: Timestamp) -> Result<Vec<Vec<u8>>, ProtectError> {
     let mut hasher = DefaultHasher::new();
@@ -177,9 +188,11 @@ fn rated(
     book: &PriceBook,
     describe: &impl Fn(LineageId, &VmName) -> Arc<Instance>,
     month: Month,
+    now: Timestamp,
 ) -> Result<Statement, ProtectError> {
     let mut statement = Statement::new(book, month)?;
     let (from, until) = statement.period();
+    let until = until.min(now.max(from));
     for (id, metered) in ledger.metered() {
         let instance = describe(*id, &metered.vm);
         let usages = rate_instance(book, &instance, &metered.events, Window { from, until })?;

@@ -142,6 +142,17 @@ pub enum ProtectError {
     },
 }
 
+impl ProtectError {
+    /// Whether something that cannot be undone was not confirmed; the message says what confirms it.
+    pub fn is_unconfirmed(&self) -> bool {
+        match self {
+            Self::Life(error) => matches!(**error, LifecycleError::NotConfirmed(_)),
+            Self::Change(error) => matches!(**error, ProtectionChangeError::NotConfirmed(_)),
+            _ => false,
+        }
+    }
+}
+
 fn known(names: &[String]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }

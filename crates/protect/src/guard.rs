@@ -2,8 +2,8 @@
 
 use vmkeep_model::{Permit, op};
 use vmkeep_retention::{
-    Change, Confirmation, Expiry, Immutability, Irreversible, NotConfirmed, ProtectionChangeError, Retention,
-    SoftDelete, State,
+    Change, Confirmation, Expiry, Immutability, Irreversible, NotConfirmed, Policy, ProtectionChangeError,
+    Retention, SoftDelete, State,
 };
 
 use crate::note::{ImmutabilityNote, Note, SoftDeleteNote};
@@ -64,6 +64,11 @@ impl Protection<'_> {
             longest_days = longest_days.max(longest(&self.policy(&instance.policy)?.policy.retention));
         }
         Ok(Irreversible::LockImmutability { last_expiry: last.filter(|_| !never), longest_days, vms })
+    }
+
+    /// What keeping points by `policy` means while immutability is locked.
+    pub fn long_retention(policy: &Policy) -> Irreversible {
+        Irreversible::LongRetentionUnderLock { days: longest(&policy.retention) }
     }
 
     /// Changes soft delete. Less takes leave to disable it; for ever takes the confirmation of

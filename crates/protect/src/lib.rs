@@ -20,6 +20,8 @@
 
 mod bills;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 pub mod labels;
 mod life;

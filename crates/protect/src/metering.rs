@@ -4,12 +4,12 @@
 //! takes now, and where its protection stands. Readings are notes: appended, sealed, never changed, so that the same bill
 //! comes out whenever they are replayed.
 //!
-//! A backup takes no reading, for replaying the notes would make its cost grow with their number. It need not: its time, its
-//! sizes and the bytes that its session wrote are in the vault and authenticated, and the next reading finds them and lets them
-//! count from the time of the point on. What does not stay must be read before it goes: a reading precedes a sweep. What comes
-//! without a point (marks, pins, journals) counts from the reading that first sees it.
+//! After a backup none need be taken, and the cost of a backup need not grow with the number of notes that are replayed: its
+//! time, its sizes and the bytes that its session wrote are in the vault and authenticated, and the next reading finds them and
+//! lets them count from the time of the point on. What does not stay must be read before it goes: a reading precedes a sweep.
+//! What comes without a point (marks, pins, journals) counts from the reading that first sees it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use vmkeep_billing::{Agent, DiskSize, Event, EventKind, Selection, Tier};
@@ -144,17 +144,10 @@ impl<'v> Ledger<'v> {
     /// # Errors
     /// [`ProtectError::Note`] for a reading that this version does not understand: a bill without it would be wrong.
     pub fn open(vault: &'v Vault) -> Result<Self, ProtectError> {
-        let mut ledger = Self { vault, metered: BTreeMap::new() };
-        for note in vault.notes()?.into_iter().filter(|note| note.topic == TOPIC) {
-            let unreadable = |why: String| ProtectError::Note { number: note.number, why };
-            let document: Document =
-                serde_json::from_slice(&note.body).map_err(|e| unreadable(e.to_string()))?;
-            if document.version != VERSION {
-                return Err(unreadable(format!("version {} of a reading", document.version)));
-            }
-            ledger.take(note.at, document.reading).map_err(unreadable)?;
-        }
-        Ok(ledger)
+        let notes = vault.notes()?;
+        let readings = notes.iter().filter(|note| note.topic == TOPIC);
+        let metered = replay(readings.map(|note| (note.number, note.at, &*note.body)))?;
+        Ok(Self { vault, metered })
     }
 
     /// Every VM that was read, by its line of points.
@@ -179,40 +172,42 @@ impl<'v> Ledger<'v> {
         state: Option<State>,
     ) -> Result<bool, ProtectError> {
         let usage = self.vault.usage()?;
-        self.read_vm(permit, &usage, vm, state)
+        let readings = self.readings(&usage, vm, state)?;
+        let noted = !readings.is_empty();
+        readings.into_iter().try_for_each(|reading| self.note(permit, reading))?;
+        Ok(noted)
     }
 
-    /// Takes a reading of every VM in the vault; `state` says where the protection of one stands. Returns what everything takes,
-    /// as the readings found it. One listing of the store, and one more for the points of each VM.
+    /// Takes a reading of some VMs and notes nothing: the events are those that a reading now would make. One listing of the store,
+    /// and one more for the points of each VM.
     ///
     /// # Errors
     /// As [`Self::read`].
-    pub fn read_all<O: Op>(
+    pub fn look<'a>(
         &mut self,
-        permit: &Permit<O>,
-        state: impl Fn(&VmName) -> Option<State>,
+        vms: impl IntoIterator<Item = (&'a VmName, Option<State>)>,
     ) -> Result<VaultUsage, ProtectError> {
-        let usage = self.vault.usage()?;
-        let vms: BTreeSet<&VmName> =
-            usage.lineages.iter().filter_map(|lineage| lineage.vm.as_ref()).collect();
-        for vm in vms {
-            self.read_vm(permit, &usage, vm, state(vm))?;
+        let (usage, at) = (self.vault.usage()?, self.vault.clock().now());
+        for (vm, state) in vms {
+            for reading in self.readings(&usage, vm, state)? {
+                take(&mut self.metered, at, &reading).map_err(|why| ProtectError::Note { number: 0, why })?;
+            }
         }
         Ok(usage)
     }
 
-    fn read_vm<O: Op>(
-        &mut self,
-        permit: &Permit<O>,
+    /// What is new of `vm`.
+    fn readings(
+        &self,
         usage: &VaultUsage,
         vm: &VmName,
         state: Option<State>,
-    ) -> Result<bool, ProtectError> {
+    ) -> Result<Vec<Reading>, ProtectError> {
         let points = match self.vault.points(vm) {
             Err(VaultError::NoSuchVm(_)) => Vec::new(),
             points => points?,
         };
-        let mut noted = false;
+        let mut readings = Vec::new();
         for lineage in usage.lineages.iter().filter(|lineage| lineage.vm.as_ref() == Some(vm)) {
             let last = self.metered.get(&lineage.id).and_then(|metered| metered.last.clone());
             let seen = last.as_ref().map_or(0, |last| last.point);
@@ -241,11 +236,10 @@ impl<'v> Ledger<'v> {
                 }
             };
             if is_new {
-                self.note(permit, reading)?;
-                noted = true;
+                readings.push(reading);
             }
         }
-        Ok(noted)
+        Ok(readings)
     }
 
     fn note<O: Op>(&mut self, permit: &Permit<O>, reading: Reading) -> Result<(), ProtectError> {
@@ -254,18 +248,34 @@ impl<'v> Ledger<'v> {
         let body = serde_json::to_vec(&document).map_err(|e| broken(e.to_string()))?;
         let at = self.vault.clock().now();
         self.vault.note(permit, TOPIC, &body)?;
-        self.take(at, document.reading).map_err(broken)
+        take(&mut self.metered, at, &document.reading).map_err(broken)
     }
+}
 
-    fn take(&mut self, at: Timestamp, reading: Reading) -> Result<(), String> {
-        let vm: VmName = reading.vm.parse().map_err(|e: vmkeep_model::NameError| e.to_string())?;
-        let lineage: LineageId =
-            reading.lineage.parse().map_err(|_| format!("{:?} is no line of points", reading.lineage))?;
-        let new = || Metered { vm: vm.clone(), events: Vec::new(), last: None };
-        let metered = self.metered.entry(lineage).or_insert_with(new);
-        metered.vm.clone_from(&vm);
-        metered.take(lineage, at, &reading)
+/// What readings say: number, time and body of each note.
+pub(crate) fn replay<'n>(
+    notes: impl Iterator<Item = (u64, Timestamp, &'n [u8])>,
+) -> Result<BTreeMap<LineageId, Metered>, ProtectError> {
+    let mut metered = BTreeMap::new();
+    for (number, at, body) in notes {
+        let unreadable = |why: String| ProtectError::Note { number, why };
+        let document: Document = serde_json::from_slice(body).map_err(|e| unreadable(e.to_string()))?;
+        if document.version != VERSION {
+            return Err(unreadable(format!("version {} of a reading", document.version)));
+        }
+        take(&mut metered, at, &document.reading).map_err(unreadable)?;
     }
+    Ok(metered)
+}
+
+fn take(all: &mut BTreeMap<LineageId, Metered>, at: Timestamp, reading: &Reading) -> Result<(), String> {
+    let vm: VmName = reading.vm.parse().map_err(|e: vmkeep_model::NameError| e.to_string())?;
+    let lineage: LineageId =
+        reading.lineage.parse().map_err(|_| format!("{:?} is no line of points", reading.lineage))?;
+    let new = || Metered { vm: vm.clone(), events: Vec::new(), last: None };
+    let metered = all.entry(lineage).or_insert_with(new);
+    metered.vm.clone_from(&vm);
+    metered.take(lineage, at, reading)
 }
 
 impl Metered {

@@ -16,7 +16,7 @@ use vmkeep_envelope::{KeyFileVault, SecretKey, SeededEntropy};
 use vmkeep_model::{
     BlockSize, CancelToken, DiskDescription, DiskRole, LineageId, ManualClock, Timestamp, VmName, op,
 };
-use vmkeep_protect::{Ledger, PolicySource, ProtectError, Protection, labels};
+use vmkeep_protect::{BillError, Bills, Ledger, PolicySource, ProtectError, Protection, labels};
 use vmkeep_retention::State;
 use vmkeep_testkit::permit;
 use vmkeep_vault::{CompressionLevel, Ports, SweepSettings, Vault};
@@ -87,8 +87,7 @@ impl Year {
     }
 }
 
-fn book() -> PriceBook {
-    let text = r#"
+const BOOK: &str = r#"
         name = "house prices"
         currency = "EUR"
         zone = "UTC"
@@ -102,7 +101,9 @@ fn book() -> PriceBook {
             { meter = "instance", from = "2025-01-01", price = "10" },
             { meter = "vault", redundancy = "lrs", from = "2025-01-01", price = "100000" } ]
     "#;
-    BookDocument::from_toml(text).unwrap().check().unwrap()
+
+fn book() -> PriceBook {
+    BookDocument::from_toml(BOOK).unwrap().check().unwrap()
 }
 
 fn instance(id: LineageId, name: &str) -> Arc<Instance> {
@@ -339,28 +340,132 @@ fn what_happened_between_readings_is_never_an_impossible_event() {
     assert!(stored > 0 && deleted > 0, "{stored} {deleted}");
 }
 
-/// Without a policy, a VM is billed as long as anything of it is in the vault.
+/// Without a policy, a VM is billed as long as anything of it is in the vault; and who only looks notes nothing.
 #[test]
-fn all_vms_are_read_at_once_and_one_without_a_policy_ends_with_its_points() {
+fn one_without_a_policy_ends_with_its_points() {
     let year = Year::new();
     year.back_up("web", 1);
     year.back_up("db", 1);
-    let web: VmName = "web".parse().unwrap();
+    let (web, db): (VmName, VmName) = ("web".parse().unwrap(), "db".parse().unwrap());
+    let names = |ledger: &Ledger<'_>, vm: &VmName| -> Vec<&str> {
+        let of = ledger.metered().filter(|(_, metered)| metered.vm == *vm);
+        of.flat_map(|(_, metered)| metered.events.iter().map(|event| event.kind.name())).collect()
+    };
+    let mut looked = Ledger::open(&year.vault).unwrap();
+    let usage = looked.look([(&web, None), (&db, None)]).unwrap();
+    assert_eq!((usage.lineages.len(), usage.total()), (2, year.bytes()), "nothing was noted");
     let mut ledger = Ledger::open(&year.vault).unwrap();
-    let usage = ledger.read_all(&permit::<op::Backup>(), |_| None).unwrap();
-    assert_eq!((usage.lineages.len(), usage.total()), (2, year.bytes() - notes_since(&year, &usage)));
+    assert_eq!(ledger.metered().count(), 0);
+    assert!(ledger.read(&permit::<op::Backup>(), &web, None).unwrap());
+    assert_eq!(names(&ledger, &web), names(&looked, &web), "a reading now makes what a look saw");
     year.vault.close(&permit(), &web).unwrap();
     year.vault.forget(&permit(), &"web@1".parse().unwrap()).unwrap();
     year.sweep();
-    let _ = ledger.read_all(&permit::<op::Backup>(), |_| None).unwrap();
-    let last = |name: &str| {
-        let of = ledger.metered().find(|(_, metered)| metered.vm.as_str() == name).unwrap().1;
-        of.events.iter().map(|event| event.kind.name()).collect::<Vec<_>>()
-    };
-    assert!(last("web").contains(&"stopped") && !last("db").contains(&"stopped"), "{:?}", last("web"));
+    assert!(ledger.read(&permit::<op::Backup>(), &web, None).unwrap());
+    assert!(names(&ledger, &web).contains(&"stopped") && !names(&looked, &db).contains(&"stopped"));
 }
 
-/// Bytes of the notes that came after a usage was read.
-fn notes_since(year: &Year, usage: &vmkeep_vault::VaultUsage) -> u64 {
-    year.vault.usage().unwrap().records - usage.records
+/// Months are closed in order, stay as they are, and what turns out later is on the statement after them.
+#[test]
+fn a_closed_month_stays_and_is_corrected_on_the_next() {
+    let year = Year::new();
+    let (web, book) = ("web".parse::<VmName>().unwrap(), book());
+    year.back_up("web", 1);
+    year.read(&web, State::Protected);
+    let describe = |id, vm: &VmName| instance(id, vm.as_str());
+    let month = |text: &str| text.parse::<Month>().unwrap();
+    let january = |book: &PriceBook| {
+        let (ledger, bills) = (Ledger::open(&year.vault).unwrap(), Bills::open(&year.vault).unwrap());
+        bills.statement(&ledger, book, describe, month("2025-01")).unwrap()
+    };
+    let close = |statement: Statement| {
+        Bills::open(&year.vault).unwrap().close(&permit::<op::ChangePolicy>(), statement)
+    };
+    let refused = |result: Result<(), ProtectError>| match result.unwrap_err() {
+        ProtectError::Bill(why) => *why,
+        other => panic!("{other}"),
+    };
+    assert!(matches!(refused(close(january(&book))), BillError::Running { .. }));
+    year.clock.set(Timestamp(BEGIN + 40 * DAY));
+    let billed = january(&book);
+    close(billed.clone()).unwrap();
+    assert!(matches!(refused(close(billed.clone())), BillError::Closed { .. }));
+    // By another book, January stays what it was.
+    let dear =
+        BookDocument::from_toml(&BOOK.replace("price = \"10\"", "price = \"25\"")).unwrap().check().unwrap();
+    assert_eq!(january(&dear), billed);
+    let bills = Bills::open(&year.vault).unwrap();
+    assert_eq!(bills.closed_of(month("2025-01")).unwrap().statement(), &billed);
+    let ledger = Ledger::open(&year.vault).unwrap();
+    let of = |bills: &Bills<'_>, book: &PriceBook, text: &str| {
+        bills.statement(&ledger, book, describe, month(text)).unwrap()
+    };
+    let february = of(&bills, &dear, "2025-02");
+    let corrected: i128 = february
+        .lines()
+        .iter()
+        .filter(|line| matches!(line.charge, Charge::Correction { .. }))
+        .map(|line| line.minor)
+        .sum();
+    let fresh = year_of(&year, &dear, describe);
+    assert_eq!(
+        billed.total_minor() + corrected,
+        fresh.total_minor(),
+        "in all it is what it should have been"
+    );
+    assert_ne!(corrected, 0);
+    // A correction that was closed is not made again.
+    year.clock.set(Timestamp(BEGIN + 70 * DAY));
+    assert!(matches!(refused(close(of(&bills, &dear, "2025-03"))), BillError::Order { .. }));
+    close(february.clone()).unwrap();
+    let bills = Bills::open(&year.vault).unwrap();
+    assert_eq!(bills.closed().count(), 2);
+    let march = of(&bills, &dear, "2025-03");
+    assert!(march.lines().iter().all(|line| !matches!(line.charge, Charge::Correction { .. })), "{march:?}");
+}
+
+/// January by a vault in which nothing is closed.
+fn year_of(
+    year: &Year,
+    book: &PriceBook,
+    describe: impl Fn(LineageId, &VmName) -> Arc<Instance>,
+) -> Statement {
+    let ledger = Ledger::open(&year.vault).unwrap();
+    let mut statement = Statement::new(book, "2025-01".parse().unwrap()).unwrap();
+    let (from, until) = statement.period();
+    for (id, metered) in ledger.metered() {
+        let instance = describe(*id, &metered.vm);
+        let usages = rate_instance(book, &instance, &metered.events, Window { from, until }).unwrap();
+        statement.add(book, &instance, &usages).unwrap();
+    }
+    statement
+}
+
+/// A statement of many VMs takes several notes; of two that close a month, the first complete one counts.
+#[test]
+fn a_long_statement_is_kept_in_parts() {
+    let year = Year::new();
+    let book = book();
+    let mut statement = Statement::new(&book, "2025-01".parse().unwrap()).unwrap();
+    let (from, until) = statement.period();
+    for number in 0..2000_u32 {
+        let mut id = [0; 16];
+        id[..4].copy_from_slice(&number.to_be_bytes());
+        let instance = instance(LineageId(id), &format!("vm-{number}-\u{e4}"));
+        let kinds = [
+            vmkeep_billing::EventKind::Protected,
+            vmkeep_billing::EventKind::Backup { disks: Vec::new(), agent: vmkeep_billing::Agent::Used },
+        ];
+        let event = |(number, kind)| vmkeep_billing::Event { instance: instance.id, number, at: from, kind };
+        let events: Vec<_> = (0..).zip(kinds).map(event).collect();
+        let usages = rate_instance(&book, &instance, &events, Window { from, until }).unwrap();
+        statement.add(&book, &instance, &usages).unwrap();
+    }
+    year.clock.set(Timestamp(BEGIN + 40 * DAY));
+    let mut bills = Bills::open(&year.vault).unwrap();
+    bills.close(&permit::<op::ChangePolicy>(), statement.clone()).unwrap();
+    let parts = year.vault.notes().unwrap().iter().filter(|note| note.topic == "statement").count();
+    assert!(parts > 2, "{parts}");
+    let again = Bills::open(&year.vault).unwrap();
+    assert_eq!(again.closed().next().unwrap().statement(), &statement);
 }

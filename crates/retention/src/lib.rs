@@ -52,6 +52,8 @@ mod civil;
 mod confirm;
 mod counting;
 mod diff;
+#[doc(hidden)]
+pub mod fuzzing;
 mod immutability;
 mod lifecycle;
 mod plan;

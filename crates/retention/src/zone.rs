@@ -1,5 +1,7 @@
 //! Time zones by either of their names, and local time in them.
 
+mod windows;
+
 use std::fmt;
 use std::sync::LazyLock;
 
@@ -67,6 +69,25 @@ impl Zone {
     /// Whether it was asked for by a name of Windows, as Azure's policies want it.
     pub fn has_windows_name(&self) -> bool {
         self.iana == "UTC" || !self.given.eq_ignore_ascii_case(&self.iana) && TABLES.get(&self.given).is_err()
+    }
+
+    /// Its name in Windows, as Azure's policies want it: the one it was asked for by, or the one that stands for just this zone.
+    /// Of several zones with one name of Windows, that is the one that the name leads to; the others have none.
+    ///
+    /// ```
+    /// # use vmkeep_retention::Zone;
+    /// assert_eq!(Zone::named("Europe/Berlin")?.windows_name().as_deref(), Some("W. Europe Standard Time"));
+    /// assert_eq!(Zone::named("Europe/Vaduz")?.windows_name(), None);
+    /// # Ok::<(), vmkeep_retention::UnknownZone>(())
+    /// ```
+    pub fn windows_name(&self) -> Option<String> {
+        if self.iana == "UTC" {
+            return Some("UTC".to_owned());
+        }
+        if self.has_windows_name() {
+            return Some(self.given.clone());
+        }
+        windows::name_of(&self.iana).map(str::to_owned)
     }
 
     /// Coordinated universal time.

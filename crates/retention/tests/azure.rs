@@ -324,3 +324,23 @@ proptest! {
         let _ = AzurePolicy::parse(text.as_bytes());
     }
 }
+
+#[test]
+fn a_zone_is_written_by_its_name_of_windows() {
+    let mut spec = parse(&hourly_v2()).spec().unwrap();
+    for (iana, windows) in [
+        ("Europe/Berlin", "W. Europe Standard Time"),
+        ("America/New_York", "Eastern Standard Time"),
+        ("Asia/Kolkata", "India Standard Time"),
+        ("UTC", "UTC"),
+        ("gmt standard time", "gmt standard time"),
+    ] {
+        spec.zone = Zone::named(iana).unwrap();
+        let written = AzurePolicy::of(&spec).unwrap();
+        assert_eq!(written.document()["properties"]["timeZone"], windows);
+        assert_eq!(written.spec().unwrap(), spec, "{iana} is read back as it was");
+    }
+    spec.zone = Zone::named("Europe/Vaduz").unwrap();
+    let error = AzurePolicy::of(&spec).unwrap_err();
+    assert!(error.to_string().contains("no name of Windows"), "{error}");
+}

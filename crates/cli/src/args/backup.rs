@@ -105,15 +105,8 @@ pub(crate) struct BackupArgs {
     /// Keys of a disk that its guest encrypts: DISK=SECRET[,kek=KEY]; may be repeated
     #[arg(long = "disk-key", value_name = "DISK=SECRET", value_parser = guest_keys::disk_key, long_help = DISK_KEY_HELP)]
     pub(crate) disk_keys: Vec<DiskKeyArg>,
-    /// Make the point as the schedule of the VM's policy makes it, so that the rules of the policy keep it
-    #[arg(long)]
-    pub(crate) scheduled: bool,
-    /// Tag of the point, for policies that keep by tag; may be repeated
-    #[arg(long = "tag", value_name = "TAG")]
-    pub(crate) tags: Vec<String>,
-    /// Keep the point for so long, such as 30d [default: by its policy, or until somebody removes it]
-    #[arg(long = "keep", value_name = "TIME", value_parser = duration::parse)]
-    pub(crate) keep_ms: Option<i64>,
+    #[command(flatten)]
+    pub(crate) retention: RetentionArgs,
     /// File with the VM's configuration (at most 1 MiB), stored with the point
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -173,6 +166,20 @@ pub(crate) struct BackupArgs {
         long_help = RESUME_HELP
     )]
     pub(crate) resume: ResumeArg,
+}
+
+/// What retention is to know of the point.
+#[derive(Debug, Args)]
+pub(crate) struct RetentionArgs {
+    /// Make the point as the schedule of the VM's policy makes it, so that the rules of the policy keep it
+    #[arg(long)]
+    pub(crate) scheduled: bool,
+    /// Tag of the point, for policies that keep by tag; may be repeated
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+    /// Keep the point for so long, such as 30d [default: by its policy, or until somebody removes it]
+    #[arg(long = "keep", value_name = "TIME", value_parser = duration::parse)]
+    pub(crate) keep_ms: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

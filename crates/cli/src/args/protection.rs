@@ -45,6 +45,9 @@ pub(crate) struct ImportArgs {
     /// Do not ask, also when it keeps less than before
     #[arg(long)]
     pub(crate) yes: bool,
+    /// Confirm what cannot be undone, with the word that the refusal tells
+    #[arg(long, value_name = "WORD")]
+    pub(crate) confirm: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -93,6 +96,9 @@ pub(crate) struct ProtectArgs {
     /// Do not ask, also when the policy keeps less than the one before
     #[arg(long)]
     pub(crate) yes: bool,
+    /// Confirm what cannot be undone, with the word that the refusal tells
+    #[arg(long, value_name = "WORD")]
+    pub(crate) confirm: Option<String>,
 }
 
 fn number(text: &str) -> Result<PointNumber, String> {
@@ -136,4 +142,128 @@ pub(crate) struct ScheduleArgs {
     /// Write the timeline as an SVG image into this file too
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[group(id = "how", multiple = false, required = true)]
+pub(crate) struct StopHow {
+    /// Keep all its points for ever
+    #[arg(long, group = "how")]
+    pub(crate) retain: bool,
+    /// Let its points expire by its policy, all but the newest
+    #[arg(long, group = "how")]
+    pub(crate) by_policy: bool,
+    /// Delete its points: they can be had back for the days of soft delete
+    #[arg(long, group = "how")]
+    pub(crate) delete: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    #[command(flatten)]
+    pub(crate) vm: VmArgs,
+    #[command(flatten)]
+    pub(crate) how: StopHow,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Confirm what cannot be undone, with the word that the refusal tells
+    #[arg(long, value_name = "WORD")]
+    pub(crate) confirm: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PurgeArgs {
+    #[command(flatten)]
+    pub(crate) vm: VmArgs,
+    /// Confirm what cannot be undone, with the word that the refusal tells
+    #[arg(long, value_name = "WORD")]
+    pub(crate) confirm: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GuardArgs {
+    #[command(subcommand)]
+    pub(crate) command: GuardCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GuardCommand {
+    /// Show immutability and soft delete
+    Show(VaultArg),
+    /// Switch immutability: whether points can be removed before their time
+    ///
+    /// unlocked refuses to stop a VM with its points deleted, to shorten a retention, to put a VM under a policy that keeps less and to
+    /// forget a point before its time; it can be switched off again. locked is the same for ever.
+    #[command(verbatim_doc_comment)]
+    Immutability(ImmutabilityArgs),
+    /// Change for how many days deleted VMs can be had back: 14 to 180
+    SoftDelete(SoftDeleteArgs),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImmutabilityArg {
+    Disabled,
+    Unlocked,
+    Locked,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImmutabilityArgs {
+    #[command(flatten)]
+    pub(crate) vault: VaultArg,
+    /// What it is to be; locked comes after unlocked
+    #[arg(value_enum)]
+    pub(crate) to: ImmutabilityArg,
+    /// Confirm what cannot be undone, with the word that the refusal tells
+    #[arg(long, value_name = "WORD")]
+    pub(crate) confirm: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SoftDeleteArgs {
+    #[command(flatten)]
+    pub(crate) vault: VaultArg,
+    /// For how many days
+    #[arg(long, value_name = "N", required_unless_present = "off")]
+    pub(crate) days: Option<u32>,
+    /// For ever: it can never be switched off or shortened again
+    #[arg(long, requires = "days")]
+    pub(crate) always_on: bool,
+    /// Switch it off: what is deleted from then on is gone at once
+    #[arg(long, conflicts_with = "days")]
+    pub(crate) off: bool,
+    /// Confirm what cannot be undone, with the word that the refusal tells
+    #[arg(long, value_name = "WORD")]
+    pub(crate) confirm: Option<String>,
+}
+
+const JOBS_HELP: &str = "\
+File that says how each VM is backed up, in TOML: a table for each VM
+
+  [web]
+  disks = [\"os=/dev/vg/web,role=os,format=raw\", \"data=/srv/web.qcow2\"]
+  options = [\"--level\", \"fast\"]
+
+disks are as with vmkeep backup --disk, options any others of vmkeep backup: --config, --disk-key, --bitmap and so
+on. Paths are from the folder that vmkeep runs in. Two vmkeep run with the same file take turns.";
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) vault: VaultArg,
+    /// File that says how each VM is backed up: its disks, and other options of vmkeep backup
+    #[arg(long, value_name = "FILE", long_help = JOBS_HELP)]
+    pub(crate) jobs: PathBuf,
+    /// Do what is due now, and end
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+/// A job of `vmkeep run`, as its words are read.
+#[derive(Debug, clap::Parser)]
+#[command(name = "job", no_binary_name = true, disable_help_flag = true)]
+pub(crate) struct Job {
+    #[command(flatten)]
+    pub(crate) backup: super::BackupArgs,
 }

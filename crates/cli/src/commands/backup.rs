@@ -22,6 +22,7 @@ use crate::args::{BackupArgs, DiskKeyArg};
 use crate::context::Context;
 use crate::disk_arg::{DiskArg, DiskFrom};
 use crate::error::{Error, Outcome};
+use crate::metering;
 use crate::progress::{Change, Progress};
 use crate::stores::Stores;
 use crate::tracking_arg::{self, Known};
@@ -113,6 +114,16 @@ pub(crate) fn run(context: &Context<'_>, args: &BackupArgs) -> Result<Outcome, E
     if args.live.qemu.is_some() {
         return live::run(context, args);
     }
+    let (report, outcome) = make(context, args)?;
+    print(context, &report, None);
+    Ok(outcome)
+}
+
+/// Makes a point, and prints nothing but progress.
+pub(super) fn make(context: &Context<'_>, args: &BackupArgs) -> Result<(Report, Outcome), Error> {
+    if args.live.qemu.is_some() {
+        return live::make(context, args).map(|(report, outcome)| (report.backup, outcome));
+    }
     let descriptions: Vec<DiskDescription> = args.disks.iter().map(|disk| disk.description.clone()).collect();
     VmDescription::new(args.vm.clone(), descriptions).map_err(Error::usage)?;
     let settings = settings(args)?;
@@ -149,8 +160,8 @@ pub(crate) fn run(context: &Context<'_>, args: &BackupArgs) -> Result<Outcome, E
     let report = backup::run(&permit, &vault, &plan, &settings, &progress, context.cancel)?;
     let outcome = if progress.met_damage() { Outcome::Damage } else { Outcome::Good };
     drop(progress);
-    print(context, &report, None);
-    Ok(outcome)
+    metering::read(&vault, &permit, &args.vm);
+    Ok((report, outcome))
 }
 
 pub(super) fn open_vault(context: &Context<'_>, args: &BackupArgs) -> Result<Vault, Error> {
@@ -191,8 +202,8 @@ impl Captured {
 
 /// What retention is to know of the point.
 pub(super) fn labels(vault: &Vault, args: &BackupArgs) -> Result<Labels, Error> {
-    let expires = args.keep_ms.map(|keep| Timestamp(vault.clock().now().0.saturating_add(keep)));
-    let mut labels = if args.scheduled {
+    let expires = args.retention.keep_ms.map(|keep| Timestamp(vault.clock().now().0.saturating_add(keep)));
+    let mut labels = if args.retention.scheduled {
         let protection = Protection::open(vault)?;
         let instance = protection.instance(&args.vm)?;
         if !instance.state.kind().backs_up() {
@@ -204,7 +215,7 @@ pub(super) fn labels(vault: &Vault, args: &BackupArgs) -> Result<Labels, Error> 
         }
         let version = protection.policy(&instance.policy)?.version;
         labels::scheduled(&instance.policy, version)
-    } else if args.tags.is_empty() && expires.is_none() {
+    } else if args.retention.tags.is_empty() && expires.is_none() {
         return Ok(Labels::default());
     } else {
         labels::on_demand(None)
@@ -213,7 +224,7 @@ pub(super) fn labels(vault: &Vault, args: &BackupArgs) -> Result<Labels, Error> 
     if let Some(expires) = expires {
         labels.insert(labels::EXPIRES, expires.0.to_string()).map_err(Error::usage)?;
     }
-    for tag in &args.tags {
+    for tag in &args.retention.tags {
         labels.insert(format!("{}{tag}", labels::TAG), "").map_err(Error::usage)?;
     }
     Ok(labels)

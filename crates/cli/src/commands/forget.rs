@@ -1,6 +1,7 @@
 //! `vmkeep forget`.
 
 use serde::Serialize;
+use vmkeep::protect::Protection;
 
 use crate::args::PointArgs;
 use crate::context::Context;
@@ -17,7 +18,10 @@ struct Summary {
 
 pub(crate) fn run(context: &Context<'_>, args: &PointArgs) -> Result<Outcome, Error> {
     let vault = context.open_vault(&args.vault.vault)?;
-    let forgotten = vault.forget(&context.permit(&vault, Some(&args.point.vm))?, &args.point)?;
+    let permit = context.permit(&vault, Some(&args.point.vm))?;
+    let number = vault.point(&args.point)?.point().id.number;
+    Protection::open(&vault)?.may_forget(&args.point.vm, number)?;
+    let forgotten = vault.forget(&permit, &args.point)?;
     let point = format!("{}@{}", forgotten.vm, forgotten.id.number);
     let newest = vault.newest(&forgotten.vm)? == Some(forgotten.id.number);
     context.output.text(format!(

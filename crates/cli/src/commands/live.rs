@@ -14,7 +14,7 @@ use vmkeep::consistency::{
     ProcessWatchdog, ProvisioningState, Request, Scripts, SystemMonotonic, VmState, Wanted, Watchdog,
     WatchdogEnd, WatchdogError,
 };
-use vmkeep::live::{self, LiveDisk, LivePlan, LivePorts};
+use vmkeep::live::{self, LiveDisk, LivePlan, LivePorts, LiveReport};
 use vmkeep::model::{DiskDescription, DiskName, DiskRole, Labels, VmDescription, VmName};
 use vmkeep::qemu::{QemuAgent, Qmp, VmDisk, disks, power};
 
@@ -24,8 +24,8 @@ use crate::args::{BackupArgs, GuestArgs, WantedArg};
 use crate::context::Context;
 use crate::disk_arg::{DiskArg, DiskFrom};
 use crate::error::{Error, Outcome, chain};
-use crate::output;
 use crate::progress::Progress;
+use crate::{metering, output};
 
 /// How long QEMU may take to answer.
 const QMP_LIMIT: Duration = Duration::from_secs(30);
@@ -100,6 +100,13 @@ impl Machine {
 }
 
 pub(super) fn run(context: &Context<'_>, args: &BackupArgs) -> Result<Outcome, Error> {
+    let (report, outcome) = make(context, args)?;
+    print(context, &report.backup, Some(&report));
+    Ok(outcome)
+}
+
+/// Makes a point, and prints nothing but progress.
+pub(super) fn make(context: &Context<'_>, args: &BackupArgs) -> Result<(LiveReport, Outcome), Error> {
     let Some(qemu) = &args.live.qemu else { return Err(Error::usage("--qemu SOCKET is missing")) };
     let guest = &args.live.guest;
     let settings = settings(args)?;
@@ -154,8 +161,8 @@ pub(super) fn run(context: &Context<'_>, args: &BackupArgs) -> Result<Outcome, E
     if let Some(error) = &report.unsettled {
         output::note(&format!("the snapshot did not end as it should: {}", chain(error).join(": ")));
     }
-    print(context, &report.backup, Some(&report));
-    Ok(outcome)
+    metering::read(&vault, &permit, &args.vm);
+    Ok((report, outcome))
 }
 
 /// An agent that did not answer at first, so that nothing is asked of it.

@@ -1,17 +1,20 @@
 //! The commands, one file each.
 
 mod backup;
+mod bill;
 mod close;
 mod completions;
 mod diff;
 mod estimate;
 mod forget;
+mod guard;
 mod guest_keys;
 mod hold;
 mod init;
 mod inspect;
 mod keys;
 mod keyvault;
+mod life;
 mod live;
 mod log;
 mod pins;
@@ -23,11 +26,13 @@ mod prune;
 mod release;
 mod restore;
 mod roles;
+mod run;
 mod schedule;
 mod sessions;
 mod sweep;
 mod undelete;
 mod unpin;
+mod usage;
 mod verify;
 mod void;
 mod watchdog;
@@ -66,6 +71,14 @@ pub(crate) fn run(context: &Context<'_>, command: Command) -> Result<Outcome, Er
         Command::Plan(args) => plan::run(context, &args),
         Command::Prune(args) => prune::run(context, &args),
         Command::Schedule(args) => schedule::run(context, &args),
+        Command::Run(args) => run::run(context, &args),
+        Command::Stop(args) => life::stop(context, &args),
+        Command::Resume(args) => life::resume(context, &args),
+        Command::UndeleteVm(args) => life::undelete(context, &args),
+        Command::Purge(args) => life::purge(context, &args),
+        Command::Guard(args) => guard::run(context, &args),
+        Command::Usage(args) => usage::run(context, &args),
+        Command::Bill(args) => bill::run(context, &args),
         Command::Completions(args) => completions::run(context, &args),
     }
 }

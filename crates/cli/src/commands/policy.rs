@@ -10,7 +10,7 @@ use super::plan::expiry_at;
 use crate::args::{
     CheckPolicyArgs, DiffPolicyArgs, ImportArgs, PolicyArgs, PolicyCommand, PolicyFormat, ShowPolicyArgs,
 };
-use crate::confirm::confirm;
+use crate::confirm::{confirm, word};
 use crate::context::Context;
 use crate::error::{Error, Outcome};
 use crate::policy_file;
@@ -122,7 +122,9 @@ fn import(context: &Context<'_>, args: &ImportArgs) -> Result<(), Error> {
         Some(context.permit::<op::ShortenRetention>(&vault, None)?)
     };
     let kind = policy_file::kind(&source);
-    let version = protection.set_policy(&permit, shorten.as_ref(), &args.name, source)?;
+    let confirmed = word(&Protection::long_retention(&policy), args.confirm.as_deref())?;
+    let version =
+        protection.set_policy_confirmed(&permit, shorten.as_ref(), &args.name, source, confirmed.as_ref())?;
     let new = before.is_none_or(|before| before.version != version);
     context.output.text(if new {
         format!("policy {} is at version {version}", args.name)
@@ -222,7 +224,9 @@ fn check(context: &Context<'_>, args: &CheckPolicyArgs) -> Result<(), Error> {
         (policy_file::schedule(&policy.schedule), policy_file::retention(&policy.retention));
     output.text(format!("schedule:  {schedule}, {}", policy.zone));
     output.text(format!("retention: {retention}"));
-    remarks.iter().for_each(|remark| output.text(format!("remark:    {remark}")));
+    for remark in &remarks {
+        output.text(format!("remark:    {remark}"));
+    }
     let (zone, toml) = (policy.zone.given().to_owned(), policy.to_toml());
     output.json(&Checked { source: policy_file::kind(&source), zone, schedule, retention, remarks, toml });
     Ok(())
@@ -247,7 +251,9 @@ fn diff(context: &Context<'_>, args: &DiffPolicyArgs) -> Result<(), Error> {
         changes(context, vm, &diff);
     }
     let output = context.output;
-    weakenings.iter().for_each(|what| output.text(format!("keeps less: {what}")));
+    for what in &weakenings {
+        output.text(format!("keeps less: {what}"));
+    }
     output.text(format!(
         "of {} VMs: {} points go, {} stay that would go, {} go sooner, {} go later, {} are as before",
         sum.vms, sum.lost, sum.saved, sum.sooner, sum.later, sum.unchanged

@@ -6,7 +6,7 @@ use vmkeep::protect::Protection;
 use vmkeep::retention::weakenings;
 
 use crate::args::ProtectArgs;
-use crate::confirm::confirm;
+use crate::confirm::{confirm, word};
 use crate::context::Context;
 use crate::error::{Error, Outcome};
 
@@ -16,7 +16,7 @@ struct Summary<'a> {
     vm: String,
     policy: &'a str,
     version: u32,
-    state: String,
+    state: &'static str,
     /// Points up to this number were looked at by somebody.
     trusted_up_to: Option<u64>,
 }
@@ -41,7 +41,9 @@ pub(crate) fn run(context: &Context<'_>, args: &ProtectArgs) -> Result<Outcome, 
             confirm(context.output, args.yes, &question)?;
             Some(context.permit::<op::ShortenRetention>(&vault, Some(vm))?)
         };
-        protection.protect(&context.permit(&vault, Some(vm))?, shorten.as_ref(), vm, policy)?;
+        let confirmed = word(&Protection::long_retention(&to.policy), args.confirm.as_deref())?;
+        let permit = context.permit(&vault, Some(vm))?;
+        protection.protect_confirmed(&permit, shorten.as_ref(), vm, policy, confirmed.as_ref())?;
         context.output.text(format!("{vm} is under policy {policy}"));
     }
     if let Some(number) = args.trust {
@@ -53,7 +55,7 @@ pub(crate) fn run(context: &Context<'_>, args: &ProtectArgs) -> Result<Outcome, 
         vm: vm.to_string(),
         policy: &instance.policy,
         version: protection.policy(&instance.policy)?.version,
-        state: instance.state.kind().to_string(),
+        state: super::life::name(instance.state),
         trusted_up_to: instance.trusted_up_to.map(|number| number.0),
     });
     Ok(Outcome::Good)

@@ -10,6 +10,7 @@ use crate::args::PruneArgs;
 use crate::confirm::confirm;
 use crate::context::Context;
 use crate::error::{Error, Outcome};
+use crate::metering;
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename = "spared")]
@@ -49,6 +50,7 @@ pub(crate) fn run(context: &Context<'_>, args: &PruneArgs) -> Result<Outcome, Er
     for (Planned { vm, plan }, permit) in plans.iter().zip(&permits) {
         context.cancel.check()?;
         let Pruned { forgotten, spared, gone } = protection.prune(permit, vm, plan)?;
+        metering::read(&vault, permit, vm);
         summary.forgotten.extend(forgotten.iter().map(|number| format!("{vm}@{number}")));
         summary.gone += gone.len();
         summary.spared += spared.len();

@@ -11,6 +11,7 @@ use crate::args::SweepArgs;
 use crate::bytes;
 use crate::context::Context;
 use crate::error::{Error, Outcome, chain};
+use crate::metering;
 use crate::output::{self, Output};
 
 /// Of many steps, about so many are told of.
@@ -89,6 +90,9 @@ pub(crate) fn run(context: &Context<'_>, args: &SweepArgs) -> Result<Outcome, Er
     let mut progress = Progress::new(context.output, args.dry_run);
     let swept = vault.sweep(&permit, &settings, context.cancel, &mut |event| progress.event(&event));
     progress.finish();
+    if !args.dry_run {
+        metering::read_all(&vault, &permit);
+    }
     let report = swept.inspect_err(|error| {
         if error.is_cancelled() && !args.dry_run {
             output::note("stopped; what was removed until now is gone for good, and the next sweep goes on");

@@ -110,8 +110,8 @@ impl AzurePolicy {
     /// The same document with another policy in it. Fields that belong to no policy stay.
     ///
     /// A document has no words for [`CalendarRules::late`](crate::CalendarRules::late) and for
-    /// [`Vaulting`](crate::Vaulting): read back, they are what Azure's documents mean here. The zone is written by the name it was
-    /// given by, and Azure knows names of Windows only.
+    /// [`Vaulting`](crate::Vaulting): read back, they are what Azure's documents mean here. A zone is written by its name of
+    /// Windows ([`Zone::windows_name`](crate::Zone::windows_name)); of one that has none, Azure cannot be told.
     pub fn with_spec(&self, spec: &PolicySpec) -> Result<Self, AzureError> {
         if self.spec().as_ref() == Ok(spec) {
             return Ok(self.clone());

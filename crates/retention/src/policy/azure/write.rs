@@ -49,7 +49,9 @@ pub(super) fn spec(document: &mut Value, spec: &PolicySpec) -> Result<(), AzureE
     let bare = root.contains_key("backupManagementType") && !root.contains_key("properties");
     let properties = if bare { root } else { object(root, "properties") };
     set(properties, "backupManagementType", json!("AzureIaasVM"));
-    set(properties, "timeZone", json!(spec.zone.given()));
+    let zone = spec.zone.windows_name();
+    let zone = zone.ok_or(AzureError::Inexpressible("a time zone that no name of Windows leads to"))?;
+    set(properties, "timeZone", json!(zone));
     let is_v2 = spec.kind == PolicyKind::Enhanced;
     set(properties, "policyType", json!(if is_v2 { "V2" } else { "V1" }));
     match spec.snapshot_days {

@@ -1,0 +1,388 @@
+//! `vmkeep bill`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use vmkeep::billing::{
+    BOOK_BYTES_MAX, BookDocument, ChartPoint, ChartTitle, DiskRule, Event, EventKind, FocusParties, Grouping,
+    Instance, InstanceMeter, Measure, Month, Outlook, PriceBook, Redundancy, SizeRule, Statement, Tier,
+    Window, focus_csv, forecast, rate_instance, svg_chart,
+};
+use vmkeep::model::{LineageId, Timestamp, op};
+use vmkeep::protect::{Ledger, StatementTexts, close_month, closed_months};
+use vmkeep::vault::Vault;
+
+use crate::args::{BillArgs, BillCommand, BillFormat, BillOf, ForecastArgs, Group};
+use crate::bytes;
+use crate::context::Context;
+use crate::error::{Error, Outcome};
+
+/// Months that a chart shows.
+const CHART_MONTHS: usize = 24;
+const DAY_MS: i64 = 86_400_000;
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "group")]
+struct GroupLine<'a> {
+    name: &'a str,
+    amount: String,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "month")]
+struct MonthLine {
+    vm: String,
+    month: String,
+    amount: String,
+    size_bytes: u64,
+    stored_bytes: u64,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "summary")]
+struct Summary<'a> {
+    month: String,
+    currency: &'a str,
+    total: &'a str,
+    /// When it was closed; `null` while it is open.
+    closed: Option<String>,
+    vms: usize,
+}
+
+/// What is to be known of VMs beside their names.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InstancesDocument {
+    #[serde(default)]
+    default: InstanceDocument,
+    #[serde(default)]
+    vm: BTreeMap<String, InstanceDocument>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InstanceDocument {
+    region: Option<String>,
+    redundancy: Option<String>,
+    cost_center: Option<String>,
+    #[serde(default)]
+    tags: BTreeMap<String, String>,
+}
+
+/// Everything that a bill rests on.
+struct Rating<'v> {
+    book: PriceBook,
+    ledger: Ledger<'v>,
+    /// By line of points, those that are asked for.
+    instances: Vec<(LineageId, Arc<Instance>)>,
+    now: Timestamp,
+}
+
+pub(crate) fn run(context: &Context<'_>, args: &BillArgs) -> Result<Outcome, Error> {
+    let folder = args.of.vault.as_deref().ok_or_else(|| Error::usage("--vault DIR is missing"))?;
+    let vault = context.open_vault(folder)?;
+    context.may_view(&vault, args.of.vm.as_ref())?;
+    let rating = Rating::new(&vault, &args.of)?;
+    if let Some(BillCommand::Forecast(forecast)) = &args.command {
+        return rating.forecast(context, forecast);
+    }
+    let this = rating.month(rating.now)?;
+    let month = args.month.unwrap_or(this);
+    if args.close && (month >= this || args.of.vm.is_some()) {
+        return Err(Error::usage("a month is closed when it is over, and for all VMs"));
+    }
+    if let Some(path) = &args.chart {
+        rating.chart(month, path)?;
+    }
+    let whole = args.of.vm.is_none() && args.by.is_none();
+    let closed = closed_months(&vault)?.into_iter().find(|closed| closed.month == month).filter(|_| whole);
+    if let Some(closed) = closed {
+        return Ok(print(
+            context,
+            args.format,
+            month,
+            &closed.texts,
+            Some(closed.at),
+            rating.instances.len(),
+        ));
+    }
+    let statement = rating.statement(month)?;
+    if let Some(group) = &args.by {
+        by(context, &statement, group);
+    }
+    let texts = texts(&statement)?;
+    let mut at = None;
+    let texts = if args.close {
+        let permit = context.permit::<op::ChangePolicy>(&vault, None)?;
+        let closed = close_month(&vault, &permit, month, texts)?;
+        at = Some(closed.at);
+        closed.texts
+    } else {
+        texts
+    };
+    let format = if args.by.is_some() { None } else { Some(args.format) };
+    Ok(match format {
+        Some(format) => print(context, format, month, &texts, at, rating.instances.len()),
+        None => {
+            summary(context, month, &texts, at, rating.instances.len());
+            Outcome::Good
+        }
+    })
+}
+
+fn summary(context: &Context<'_>, month: Month, texts: &StatementTexts, at: Option<Timestamp>, vms: usize) {
+    context.output.json(&Summary {
+        month: month.to_string(),
+        currency: &texts.currency,
+        total: &texts.total,
+        closed: at.map(|at| at.to_string()),
+        vms,
+    });
+}
+
+fn print(
+    context: &Context<'_>,
+    format: BillFormat,
+    month: Month,
+    texts: &StatementTexts,
+    at: Option<Timestamp>,
+    vms: usize,
+) -> Outcome {
+    let text = match format {
+        BillFormat::Table => &texts.table,
+        BillFormat::Json => &texts.json,
+        BillFormat::Csv => &texts.csv,
+        BillFormat::Focus => &texts.focus,
+    };
+    text.lines().for_each(|line| context.output.text(line));
+    if let (Some(at), BillFormat::Table) = (at, format) {
+        context.output.text(format!("closed at {at}"));
+    }
+    summary(context, month, texts, at, vms);
+    Outcome::Good
+}
+
+fn by(context: &Context<'_>, statement: &Statement, group: &Group) {
+    let grouping = match group {
+        Group::Vm => Grouping::Vm,
+        Group::Meter => Grouping::Meter,
+        Group::CostCenter => Grouping::CostCenter,
+        Group::Tag(tag) => Grouping::Tag(tag),
+    };
+    for (name, minor) in statement.totals(grouping) {
+        let amount = statement.money_of(minor);
+        let shown = if name.is_empty() { "(none)" } else { &name };
+        context.output.text(format!("{shown}: {amount} {}", statement.currency()));
+        context.output.json(&GroupLine { name: &name, amount });
+    }
+    context.output.text(format!("in all {} {}", statement.total(), statement.currency()));
+}
+
+fn texts(statement: &Statement) -> Result<StatementTexts, Error> {
+    let parties = FocusParties {
+        provider: "vmkeep".to_owned(),
+        publisher: "vmkeep".to_owned(),
+        invoice_issuer: "vmkeep".to_owned(),
+        billing_account_id: "1".to_owned(),
+        billing_account_name: "vmkeep".to_owned(),
+        billing_account_type: "vault".to_owned(),
+    };
+    Ok(StatementTexts {
+        table: statement.to_table(),
+        json: statement.to_json().map_err(Error::billing)?,
+        csv: statement.to_csv().map_err(Error::billing)?,
+        focus: focus_csv(&[(statement, None)], &parties).map_err(Error::billing)?,
+        total: statement.total(),
+        currency: statement.currency().to_owned(),
+    })
+}
+
+fn text_of(path: &Path, what: &'static str) -> Result<String, Error> {
+    let failed = |source| Error::File { what, path: path.to_owned(), source };
+    let len = fs::metadata(path).map_err(failed)?.len();
+    if len > BOOK_BYTES_MAX as u64 {
+        let what = format!("longer than {}", bytes::show(BOOK_BYTES_MAX as u64));
+        return Err(Error::Content { path: path.to_owned(), what });
+    }
+    fs::read_to_string(path).map_err(failed)
+}
+
+impl<'v> Rating<'v> {
+    fn new(vault: &'v Vault, of: &BillOf) -> Result<Self, Error> {
+        let path =
+            of.book.as_deref().ok_or_else(|| Error::usage("--book FILE is missing: prices are yours"))?;
+        let text = text_of(path, "read the price book")?;
+        let document = if text.trim_start().starts_with('{') {
+            BookDocument::from_json(&text)
+        } else {
+            BookDocument::from_toml(&text)
+        };
+        let book = document
+            .and_then(|document| document.check())
+            .map_err(|error| Error::Content { path: path.to_owned(), what: error.to_string() })?;
+        let known = match &of.instances {
+            None => InstancesDocument::default(),
+            Some(path) => {
+                let text = text_of(path, "read what is known of the VMs")?;
+                toml::from_str(&text)
+                    .map_err(|e| Error::Content { path: path.clone(), what: e.message().to_owned() })?
+            }
+        };
+        let ledger = Ledger::open(vault)?;
+        let asked = |vm| of.vm.as_ref().is_none_or(|only| only == vm);
+        let metered = ledger.metered().filter(|(_, metered)| asked(&metered.vm));
+        let instances = metered
+            .map(|(id, metered)| Ok((*id, Arc::new(known.instance(*id, &metered.vm.to_string())?))))
+            .collect::<Result<Vec<_>, Error>>()?;
+        if let Some(vm) = of.vm.as_ref().filter(|_| instances.is_empty()) {
+            return Err(Error::usage(format!(
+                "nothing was metered of {vm}: that begins with its first backup under a policy (vmkeep protect)"
+            )));
+        }
+        Ok(Self { book, ledger, instances, now: vault.clock().now() })
+    }
+
+    fn month(&self, at: Timestamp) -> Result<Month, Error> {
+        self.book.terms().zone.month_of(at).map_err(Error::usage)
+    }
+
+    /// The statement of a month, of this one up to now.
+    fn statement(&self, month: Month) -> Result<Statement, Error> {
+        let mut statement = Statement::new(&self.book, month).map_err(Error::billing)?;
+        let (from, until) = statement.period();
+        let window = Window { from, until: until.min(self.now.max(from)) };
+        for (id, instance) in &self.instances {
+            let usages = rate_instance(&self.book, instance, self.ledger.events(id), window);
+            let added = usages.and_then(|usages| statement.add(&self.book, instance, &usages));
+            added.map_err(Error::billing)?;
+        }
+        Ok(statement)
+    }
+
+    fn chart(&self, last: Month, path: &Path) -> Result<(), Error> {
+        let first = self.instances.iter().filter_map(|(id, _)| self.ledger.events(id).first());
+        let Some(first) = first.map(|event| event.at).min() else {
+            return Err(Error::usage("there is nothing to draw yet"));
+        };
+        let (mut month, mut points) = (self.month(first)?, Vec::new());
+        let mut title = ChartTitle {
+            title: "Cost and bytes in the vault by month".to_owned(),
+            currency: String::new(),
+            digits: self.book.terms().digits(),
+        };
+        while month <= last {
+            let statement = self.statement(month)?;
+            statement.currency().clone_into(&mut title.currency);
+            let until = statement.period().1.min(self.now);
+            let bytes = self.instances.iter().map(|(id, instance)| self.stored(id, instance, until));
+            points.push(ChartPoint {
+                label: month.to_string(),
+                minor: statement.total_minor(),
+                bytes: bytes.sum::<Result<u64, Error>>()?,
+            });
+            month = month.next();
+        }
+        let skip = points.len().saturating_sub(CHART_MONTHS);
+        let svg = svg_chart(&title, &points[skip..]);
+        fs::write(path, svg).map_err(|source| Error::File {
+            what: "write the chart",
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// Bytes in the vault at an instant.
+    fn stored(&self, id: &LineageId, instance: &Instance, at: Timestamp) -> Result<u64, Error> {
+        let mut meter = InstanceMeter::new(&self.book, instance);
+        for event in self.ledger.events(id).iter().take_while(|event| event.at < at) {
+            meter.apply(event).map_err(Error::billing)?;
+        }
+        meter.usage_until(at).map_err(Error::billing)?;
+        Ok(meter.stored_bytes(Tier::Vault))
+    }
+
+    fn forecast(&self, context: &Context<'_>, args: &ForecastArgs) -> Result<Outcome, Error> {
+        let first = self.month(self.now)?.next();
+        for (id, instance) in &self.instances {
+            let Some(mut outlook) = outlook(self.ledger.events(id)) else { continue };
+            outlook.growth_bytes_per_day = args.growth.unwrap_or(outlook.growth_bytes_per_day);
+            outlook.new_bytes_per_day = args.stored.unwrap_or(outlook.new_bytes_per_day);
+            outlook.points_kept = args.points.unwrap_or(outlook.points_kept);
+            let months =
+                forecast(&self.book, instance, &outlook, first, args.months).map_err(Error::billing)?;
+            for month in months {
+                let line = MonthLine {
+                    vm: instance.name.clone(),
+                    month: month.statement.month().to_string(),
+                    amount: month.statement.total(),
+                    size_bytes: month.size_bytes,
+                    stored_bytes: month.stored_bytes.iter().sum(),
+                };
+                context.output.text(format!(
+                    "{} in {}: {} {} ({} protected, {} stored)",
+                    line.vm,
+                    line.month,
+                    line.amount,
+                    month.statement.currency(),
+                    bytes::show(line.size_bytes),
+                    bytes::show(line.stored_bytes)
+                ));
+                context.output.json(&line);
+            }
+        }
+        Ok(Outcome::Good)
+    }
+}
+
+/// What a VM did so far, as what it will do: its newest size, and its growth and stored bytes a day since the first backup.
+fn outlook(events: &[Event]) -> Option<Outlook> {
+    let sizes: Vec<(Timestamp, u64)> = events
+        .iter()
+        .filter_map(|event| match &event.kind {
+            EventKind::Backup { disks, .. } => {
+                Some((event.at, disks.iter().filter_map(|disk| disk.nonzero_bytes).sum()))
+            }
+            _ => None,
+        })
+        .collect();
+    let stored: Vec<u64> = events
+        .iter()
+        .filter_map(|event| match event.kind {
+            EventKind::Stored { bytes, .. } => Some(bytes),
+            _ => None,
+        })
+        .collect();
+    let ((first_at, first), (last_at, last)) = (sizes.first()?, sizes.last()?);
+    let days = u64::try_from((last_at.0 - first_at.0) / DAY_MS).unwrap_or(0).max(1);
+    let (full, later) = stored.split_first()?;
+    Some(Outlook {
+        size_bytes: *last,
+        growth_bytes_per_day: last.saturating_sub(*first) / days,
+        full_bytes: *full,
+        new_bytes_per_day: later.iter().sum::<u64>() / days,
+        points_kept: u32::try_from(sizes.len()).unwrap_or(u32::MAX).min(9_999),
+        archive: None,
+    })
+}
+
+impl InstancesDocument {
+    fn instance(&self, id: LineageId, name: &str) -> Result<Instance, Error> {
+        let own = self.vm.get(name).cloned().unwrap_or_default();
+        let redundancy = own.redundancy.or_else(|| self.default.redundancy.clone());
+        let redundancy = redundancy.unwrap_or_else(|| "lrs".to_owned());
+        let tags = self.default.tags.iter().chain(&own.tags).map(|(k, v)| (k.clone(), v.clone())).collect();
+        Ok(Instance {
+            id,
+            name: name.to_owned(),
+            region: own.region.or_else(|| self.default.region.clone()).unwrap_or_else(|| "here".to_owned()),
+            redundancy: Redundancy::named(&redundancy)
+                .ok_or_else(|| Error::usage(format!("{redundancy:?} is no redundancy")))?,
+            size_rule: SizeRule { measure: Measure::NonzeroBlocks, disks: DiskRule::Enhanced },
+            cost_center: own.cost_center.or_else(|| self.default.cost_center.clone()),
+            tags,
+        })
+    }
+}

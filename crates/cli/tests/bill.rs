@@ -1,0 +1,134 @@
+//! `vmkeep usage` and `vmkeep bill`: what is taken adds up to the folder, what is charged to its lines.
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+
+use std::fs;
+use std::path::Path;
+
+use harness::Scratch;
+use serde_json::{Value, json};
+
+const MIB: u64 = 1 << 20;
+const BOOK: &[u8] = br#"
+    name = "house prices"
+    currency = "EUR"
+    zone = "Europe/Berlin"
+    gigabyte = "GiB"
+    rounding = "half-even"
+    instance = { integration = "day", agentless_factor = "0.5", step_gb = 500, step_units = "1", bands = [
+        { up_to_gb = 50, units = "0.5" }, { up_to_gb = 500, units = "1" } ] }
+    storage = { integration = "exact", archive_days_min = 180 }
+    soft_delete = { free_days = 14, free = "last" }
+    price = [
+        { meter = "instance", from = "2020-01-01", price = "10" },
+        { meter = "vault", redundancy = "lrs", from = "2020-01-01", price = "0.0224" } ]
+"#;
+
+fn size(folder: &Path) -> u64 {
+    let of = |entry: fs::DirEntry| {
+        let facts = entry.metadata().unwrap();
+        if facts.is_dir() { size(&entry.path()) } else { facts.len() }
+    };
+    fs::read_dir(folder).unwrap().map(|entry| of(entry.unwrap())).sum()
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn scene() -> Scratch {
+    let scratch = Scratch::with_vault();
+    scratch.write("book.toml", BOOK);
+    scratch.write(
+        "policy.toml",
+        b"zone = \"UTC\"\nschedule.daily = { at = \"01:30\" }\nretention.daily = \"10 days\"\n",
+    );
+    scratch.json("policy import policy.toml --name daily").expect(0, "import");
+    for (vm, seed) in [("web", 1), ("db", 2)] {
+        scratch.json(&format!("protect {vm} --policy daily")).expect(0, "protect");
+        scratch.disk(vm, 8 * MIB, &[(0, 1 << 20, seed)]);
+        scratch.summary(&format!("backup --vm {vm} --disk os={vm} --scheduled"));
+    }
+    scratch
+}
+
+#[test]
+fn what_is_taken_adds_up_to_the_folder() {
+    let scratch = scene();
+    scratch.summary("backup --vm other --disk os=db");
+    scratch.write("v/stranger", b"12345");
+    let ran = scratch.json("usage").expect(0, "usage");
+    let lines = lines(&ran.stdout);
+    let number = |line: &Value, field: &str| line[field].as_u64().unwrap();
+    let vms: Vec<_> = lines.iter().filter(|line| line["type"] == "vm").collect();
+    assert_eq!(vms.len(), 3);
+    let summary = lines.last().unwrap();
+    let sum: u64 = vms.iter().map(|vm| number(vm, "data_bytes") + number(vm, "metadata_bytes")).sum();
+    assert_eq!(number(summary, "foreign_bytes"), 5);
+    assert_eq!(number(summary, "total_bytes"), sum + number(summary, "record_bytes") + 5);
+    assert_eq!(number(summary, "total_bytes"), size(&scratch.path("v")), "every byte of the folder");
+    assert!(vms.iter().all(|vm| vm["points"] == 1 && vm["protected_bytes"] == MIB));
+}
+
+#[test]
+fn the_bill_of_a_month_is_the_sum_of_its_lines() {
+    let scratch = scene();
+    let ran = scratch.run("bill --vault v --key-file key --book book.toml --format json").expect(0, "bill");
+    let statement: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let cents = |text: &Value| -> i64 { text.as_str().unwrap().replace('.', "").parse().unwrap() };
+    let lines = statement["lines"].as_array().unwrap();
+    assert_eq!(lines.iter().map(|line| cents(&line["amount"])).sum::<i64>(), cents(&statement["total"]));
+    assert!(lines.iter().any(|line| line["charge"].as_str().unwrap().contains("instance")), "{statement}");
+    let only =
+        scratch.run("bill --vault v --key-file key --book book.toml --format csv --vm db").expect(0, "bill");
+    assert!(only.stdout.contains("db") && !only.stdout.contains("web"));
+    let by = scratch.json("bill --book book.toml --by vm").expect(0, "bill");
+    let groups = self::lines(&by.stdout);
+    let names: Vec<_> =
+        groups.iter().filter(|line| line["type"] == "group").map(|line| &line["name"]).collect();
+    assert_eq!(names, ["db", "web"]);
+    let sum: i64 =
+        groups.iter().filter(|line| line["type"] == "group").map(|line| cents(&line["amount"])).sum();
+    assert_eq!(sum, cents(&by.summary()["total"]));
+    scratch.ok("bill --vault v --key-file key --book book.toml --chart chart.svg");
+    assert!(scratch.read("chart.svg").starts_with(b"<svg"));
+    let focus =
+        scratch.run("bill --vault v --key-file key --book book.toml --format focus").expect(0, "focus");
+    assert!(focus.stdout.starts_with("BilledCost,"), "{}", focus.stdout);
+    let months = scratch.json("bill forecast --book book.toml --months 2").expect(0, "forecast");
+    let months: Vec<_> =
+        self::lines(&months.stdout).into_iter().filter(|line| line["type"] == "month").collect();
+    assert_eq!(months.len(), 4, "two VMs, two months");
+    assert!(months.iter().all(|month| month["amount"] == "5.00"), "half an instance each: {months:?}");
+}
+
+#[test]
+fn a_month_that_was_closed_stays_what_it_was() {
+    let scratch = scene();
+    scratch.json("bill --book book.toml --close").expect(2, "this month is not over");
+    let closed = scratch.summary("bill --book book.toml --month 2026-01 --close");
+    assert_eq!((&closed["total"], closed["closed"].is_null()), (&json!("0.00"), false));
+    // Other prices change nothing any more.
+    let dear = String::from_utf8(BOOK.to_vec()).unwrap().replace("price = \"10\"", "price = \"99\"");
+    scratch.write("dear.toml", dear.as_bytes());
+    let again = scratch.summary("bill --book dear.toml --month 2026-01 --close");
+    assert_eq!(again["closed"], closed["closed"]);
+}
+
+#[test]
+fn what_cannot_be_billed_is_told() {
+    let scratch = scene();
+    scratch.write("gap.toml", &BOOK[..BOOK.len() / 2]);
+    let told = |words: &str, code| scratch.json(words).expect(code, words).stderr;
+    assert!(told("bill", 2).contains("--book"));
+    assert!(told("bill --book none.toml", 1).contains("none.toml"));
+    assert!(told("bill --book gap.toml", 1).contains("gap.toml"));
+    assert!(told("bill --book book.toml --vm nobody", 2).contains("vmkeep protect"));
+    assert!(told("bill --book book.toml --month 2026-13", 2).contains("2026-13"));
+    scratch.write("instances.toml", b"[vm.web]\nregon = \"x\"");
+    assert!(told("bill --book book.toml --instances instances.toml", 1).contains("regon"));
+    scratch.write("instances.toml", b"[vm.web]\ncost_center = \"4711\"");
+    let by = told("bill --book book.toml --instances instances.toml --by cost-center", 0);
+    assert!(by.is_empty(), "{by}");
+}
