@@ -280,6 +280,14 @@ impl Statement {
         minor_text(minor, self.digits)
     }
 
+    /// The lines of some instances alone, with their sum.
+    #[must_use]
+    pub fn of(&self, wanted: impl Fn(&Instance) -> bool) -> Self {
+        let lines: Vec<Line> = self.lines.iter().filter(|line| wanted(&line.instance)).cloned().collect();
+        let instances = lines.iter().map(|line| line.instance.id).collect();
+        Self { lines, instances, ..self.clone() }
+    }
+
     /// Lines added up, in minor units. What has no such tag or cost centre, or no meter, is under the empty name.
     pub fn totals(&self, grouping: Grouping<'_>) -> BTreeMap<String, i128> {
         let mut totals = BTreeMap::new();

@@ -33,17 +33,20 @@ struct Part {
     month: String,
     /// Which statement it is a part of; says nothing else.
     of: u64,
-    /// From 0.
-    part: u32,
-    parts: u32,
+    /// Which of how many, from 0.
+    index: u32,
+    count: u32,
     text: String,
 }
+
+/// What is closed, and when it was.
+type Closed = BTreeMap<Month, (Timestamp, ClosedStatement)>;
 
 /// The closed months of a vault.
 #[derive(Debug)]
 pub struct Bills<'v> {
     vault: &'v Vault,
-    closed: BTreeMap<Month, ClosedStatement>,
+    closed: Closed,
 }
 
 impl<'v> Bills<'v> {
@@ -54,18 +57,23 @@ impl<'v> Bills<'v> {
     pub fn open(vault: &'v Vault) -> Result<Self, ProtectError> {
         let notes = vault.notes()?;
         let parts = notes.iter().filter(|note| note.topic == TOPIC);
-        let closed = replay(parts.map(|note| (note.number, &*note.body)))?;
+        let closed = replay(parts.map(|note| (note.number, note.at, &*note.body)))?;
         Ok(Self { vault, closed })
     }
 
     /// The closed statements, oldest first.
     pub fn closed(&self) -> impl Iterator<Item = &ClosedStatement> {
-        self.closed.values()
+        self.closed.values().map(|(_, closed)| closed)
     }
 
     /// The closed statement of `month`.
     pub fn closed_of(&self, month: Month) -> Option<&ClosedStatement> {
-        self.closed.get(&month)
+        self.closed.get(&month).map(|(_, closed)| closed)
+    }
+
+    /// When `month` was closed.
+    pub fn closed_at(&self, month: Month) -> Option<Timestamp> {
+        self.closed.get(&month).map(|(at, _)| *at)
     }
 
     /// The statement of `month`: as it was closed, or else what the ledger comes to, up to now. `describe` says what a line of points is to
@@ -80,7 +88,7 @@ impl<'v> Bills<'v> {
         describe: impl Fn(LineageId, &VmName) -> Arc<Instance>,
         month: Month,
     ) -> Result<Statement, ProtectError> {
-        if let Some(closed) = self.closed.get(&month) {
+        if let Some(closed) = self.closed_of(month) {
             return Ok(closed.statement().clone());
         }
         let now = self.vault.clock().now();
@@ -90,7 +98,7 @@ impl<'v> Bills<'v> {
             let earlier = self.closed().flat_map(|closed| closed.statement().lines().iter());
             let earlier = earlier.filter(|line| matches!(line.charge, Charge::Correction { .. }));
             let earlier: Vec<Line> = earlier.cloned().collect();
-            for (month, closed) in &self.closed {
+            for (month, (_, closed)) in &self.closed {
                 let newer = rated(ledger, book, &describe, *month, now)?;
                 statement.add_corrections(closed.corrections(&newer, &earlier)?);
             }
@@ -122,40 +130,36 @@ impl<'v> Bills<'v> {
         }
         // Another may have been first.
         *self = Self::open(self.vault)?;
-        if self.closed.get(&month) == Some(&closed) {
-            Ok(())
-        } else {
-            Err(BillError::Closed { month }.into())
-        }
+        if self.closed_of(month) == Some(&closed) { Ok(()) } else { Err(BillError::Closed { month }.into()) }
     }
 }
 
-/// The closed months that notes make: number and body of each.
+/// The closed months that notes make: number, time and body of each.
 pub(crate) fn replay<'n>(
-    notes: impl Iterator<Item = (u64, &'n [u8])>,
-) -> Result<BTreeMap<Month, ClosedStatement>, ProtectError> {
+    notes: impl Iterator<Item = (u64, Timestamp, &'n [u8])>,
+) -> Result<Closed, ProtectError> {
     let mut closed = BTreeMap::new();
     let mut open: BTreeMap<(Month, u64), BTreeMap<u32, String>> = BTreeMap::new();
-    for (number, body) in notes {
+    for (number, at, body) in notes {
         let unreadable = |why: String| ProtectError::Note { number, why };
         let part: Part = serde_json::from_slice(body).map_err(|e| unreadable(e.to_string()))?;
-        if part.version != VERSION || part.parts > PARTS_MAX || part.part >= part.parts {
-            let Part { version, part, parts, .. } = part;
-            return Err(unreadable(format!("part {part} of {parts} of a statement, version {version}")));
+        if part.version != VERSION || part.count > PARTS_MAX || part.index >= part.count {
+            let Part { version, index, count, .. } = part;
+            return Err(unreadable(format!("part {index} of {count} of a statement, version {version}")));
         }
         let month: Month = part.month.parse().map_err(|e| unreadable(format!("{e}")))?;
         if closed.contains_key(&month) {
             continue;
         }
         let parts = open.entry((month, part.of)).or_default();
-        let _ = parts.entry(part.part).or_insert(part.text);
-        if parts.len() == part.parts as usize {
+        let _ = parts.entry(part.index).or_insert(part.text);
+        if parts.len() == part.count as usize {
             let text: String = std::mem::take(parts).into_values().collect();
             let statement = ClosedStatement::from_json(&text).map_err(|e| unreadable(e.to_string()))?;
             if statement.statement().month() != month {
                 return Err(unreadable(format!("the statement of {month} is of another month")));
             }
-            let _ = closed.insert(month, statement);
+            let _ = closed.insert(month, (at, statement));
         }
     }
     Ok(closed)
@@ -173,11 +177,11 @@ fn parts(month: Month, text: &str, now: Timestamp) -> Result<Vec<Vec<u8>>, Prote
         texts.push(part);
         rest = after;
     }
-    let parts = u32::try_from(texts.len()).ok().filter(|parts| *parts <= PARTS_MAX);
-    let parts = parts.ok_or(BillError::TooLong { month })?;
-    let body = |(part, text): (u32, &str)| {
+    let count = u32::try_from(texts.len()).ok().filter(|count| *count <= PARTS_MAX);
+    let count = count.ok_or(BillError::TooLong { month })?;
+    let body = |(index, text): (u32, &str)| {
         let part =
-            Part { version: VERSION, month: month.to_string(), of, part, parts, text: text.to_owned() };
+            Part { version: VERSION, month: month.to_string(), of, index, count, text: text.to_owned() };
         serde_json::to_vec(&part).map_err(|e| ProtectError::Note { number: 0, why: e.to_string() })
     };
     (0..).zip(texts).map(body).collect()

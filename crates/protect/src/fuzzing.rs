@@ -31,8 +31,12 @@ pub fn metering_notes(data: &[u8]) {
 /// Parts of statements that were closed, one in each line: each statement is of its month.
 pub fn statement_notes(data: &[u8]) {
     let lines = data.split(|&byte| byte == b'\n');
-    let Ok(closed) = crate::bills::replay((1..).zip(lines)) else { return };
-    for (month, statement) in closed {
+    let Ok(closed) =
+        crate::bills::replay((1..).zip(lines).map(|(number, line)| (number, Timestamp(0), line)))
+    else {
+        return;
+    };
+    for (month, (_, statement)) in closed {
         assert_eq!(statement.statement().month(), month);
     }
 }
