@@ -258,15 +258,16 @@ pub(crate) enum Command {
     Schedule(ScheduleArgs),
     /// Back up and prune the VMs under policies whenever it is due, until Ctrl-C
     ///
-    /// A VM without a point that a schedule made is backed up at once, then at the times of its policy; of runs that were missed one is
-    /// made up for. What policies let go is forgotten without asking. Safe beside another vmkeep run: the second sees the point that the
-    /// first made, and does nothing. A backup that failed is told of and tried again at the next time.
+    /// A VM without a point that a schedule made is backed up at once, then at the times of its policy; of runs that were
+    /// missed one is made up for. What policies let go is forgotten without asking. Safe beside another vmkeep run: the
+    /// second sees the point that the first made, and does nothing. A backup that failed is told of and tried again at the
+    /// next time.
     #[command(verbatim_doc_comment)]
     Run(RunArgs),
     /// Stop the protection of a VM: no backups are due any more
     ///
-    /// Deleted points stay for the days of soft delete, in which vmkeep undelete-vm has them back; vmkeep run removes them after, and so
-    /// does vmkeep purge.
+    /// Deleted points stay for the days of soft delete, in which vmkeep undelete-vm has them back; vmkeep run removes them
+    /// after, and so does vmkeep purge.
     #[command(verbatim_doc_comment)]
     Stop(StopArgs),
     /// Back up a stopped VM again; points that are overdue go with the next plan

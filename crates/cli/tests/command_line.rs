@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use harness::{Ran, Scratch};
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 32] = [
     "init",
     "backup",
     "points",
@@ -27,10 +27,35 @@ const COMMANDS: [&str; 19] = [
     "close",
     "keys",
     "inspect",
+    "policy",
+    "protect",
+    "plan",
+    "prune",
+    "schedule",
+    "run",
+    "stop",
+    "resume",
+    "undelete-vm",
+    "purge",
+    "guard",
+    "usage",
+    "bill",
     "completions",
 ];
 
-const KEYS: [&str; 4] = ["keys list", "keys rotate-kek", "keys rotate-bek", "keys destroy"];
+const KEYS: [&str; 11] = [
+    "keys list",
+    "keys rotate-kek",
+    "keys rotate-bek",
+    "keys destroy",
+    "policy import",
+    "policy show",
+    "policy check",
+    "policy diff",
+    "guard show",
+    "guard immutability",
+    "guard soft-delete",
+];
 
 #[test]
 fn help_names_every_command_every_exit_code_and_where_the_key_comes_from() {
@@ -151,6 +176,22 @@ fn what_is_no_command_line_is_refused() {
         "keys rotate-kek --vault v --key-file key",
         "keys rotate-bek --vault v --key-file key",
         "keys rotate-bek --vault v --key-file key a --budget 1M",
+        "policy import --vault v --key-file key daily.toml",
+        "policy show --vault v --key-file key --format toml",
+        "policy check",
+        "policy diff --vault v --key-file key daily",
+        "protect --vault v --key-file key web",
+        "protect --vault v --key-file key web --trust x",
+        "plan --vault v --key-file key web --explain web@1",
+        "prune --vault v --key-file key a/b",
+        "schedule --vault v --key-file key --days 367",
+        "run --vault v --key-file key --once",
+        "stop --vault v --key-file key web",
+        "stop --vault v --key-file key web --retain --by-policy",
+        "guard immutability --vault v --key-file key eternal",
+        "guard soft-delete --vault v --key-file key",
+        "guard soft-delete --vault v --key-file key --days 30 --off",
+        "backup --vault v --key-file key --vm a --disk d=disk --keep 30",
         "keys destroy --vault v --key-file key --yes",
         "keys destroy --vault v --key-file key a --epoch x",
     ] {

@@ -77,6 +77,9 @@ fn policies_of_both_languages_are_imported_shown_and_checked() {
     // No field is lost on the way through the vault, and each can be had in the other's language.
     let shown = scratch.ok("policy show azure --format azure --vault v --key-file key").stdout;
     assert_eq!(serde_json::from_str::<Value>(&shown).unwrap()["properties"]["ours"]["kept"][1], 2);
+    let line =
+        scratch.json("policy show azure --format azure").expect(0, "as JSON").of_type("policy").remove(0);
+    assert_eq!(line["document"].as_str().unwrap().trim_end(), shown.trim_end());
     let toml = scratch.ok("policy show azure --format toml --vault v --key-file key").stdout;
     scratch.write("from-azure.toml", toml.as_bytes());
     assert_eq!(
@@ -135,6 +138,13 @@ fn a_vm_is_under_a_policy_and_its_points_are_planned_and_pruned() {
     assert_eq!((&points[4]["rule"], &points[4]["expiry"]), (&json!("own expiry"), &json!("at")));
     assert_eq!((&points[5]["rule"], &points[5]["expiry"]), (&json!("own expiry"), &json!("never")));
     assert_eq!((&plan.summary()["expire"], &plan.summary()["keep"]), (&json!(3), &json!(4)));
+    // Of each change 3000 bytes that do not compress, or their pages; what stays frees nothing.
+    assert!(
+        points[1]["bytes_freed"].as_u64().is_some_and(|freed| (3000..70_000).contains(&freed)),
+        "{}",
+        plan.stdout
+    );
+    assert_eq!(points[3]["bytes_freed"], Value::Null);
     let table = scratch.ok("plan web --vault v --key-file key").stdout;
     assert!(
         table.contains("EXPIRES") && table.contains("when replaced") && table.contains("in 29d"),
@@ -158,6 +168,9 @@ fn a_vm_is_under_a_policy_and_its_points_are_planned_and_pruned() {
     scratch.summary("undelete web@1");
     scratch.summary("prune --yes");
     scratch.summary("sweep");
+    let kept = scratch.json("prune web --to-zero").expect(0, "the newest is kept by its rule").summary();
+    assert_eq!(kept["forgotten"], json!([]));
+    scratch.json("prune --to-zero").expect(2, "of one VM at a time");
     scratch.json("restore web@4 --to out").expect(0, "what was kept restores");
     scratch.json("restore web@1 --to gone").expect(1, "what was pruned and swept is gone");
 }

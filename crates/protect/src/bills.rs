@@ -204,3 +204,33 @@ fn rated(
     }
     Ok(statement)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Parts are stored as ever; what a part cannot say is refused.
+    #[test]
+    fn parts_are_stored_as_ever() {
+        let month: Month = "2026-01".parse().unwrap();
+        let text = "x".repeat(PART_BYTES + 1);
+        let bodies = parts(month, &text, Timestamp(5)).unwrap();
+        let found: Vec<Part> = bodies.iter().map(|body| serde_json::from_slice(body).unwrap()).collect();
+        assert_eq!(found.iter().map(|part| (part.index, part.count)).collect::<Vec<_>>(), [(0, 2), (1, 2)]);
+        let of = found[0].of;
+        let stored = format!(r#"{{"version":1,"month":"2026-01","of":{of},"index":1,"count":2,"text":"x"}}"#);
+        assert_eq!(std::str::from_utf8(&bodies[1]).unwrap(), stored);
+        let replayed = |body: &str| replay(std::iter::once((9, Timestamp(5), body.as_bytes())));
+        assert!(replayed(&stored).unwrap().is_empty(), "half a statement is none");
+        for (was, becomes) in [
+            ("\"version\":1", "\"version\":2"),
+            ("2026-01", "2026-13"),
+            ("\"text\"", "\"test\""),
+            ("\"index\":1", "\"index\":2"),
+            ("\"count\":2", "\"count\":4001"),
+        ] {
+            let told = replayed(&stored.replacen(was, becomes, 1));
+            assert!(matches!(told, Err(ProtectError::Note { number: 9, .. })), "{becomes}: {told:?}");
+        }
+    }
+}

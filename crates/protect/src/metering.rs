@@ -371,3 +371,53 @@ impl Backup {
         EventKind::Backup { disks: self.disks.iter().map(disk).collect(), agent: Agent::Used }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is stored today, and must be read for ever.
+    const STORED: &str = concat!(
+        r#"{"version":1,"reading":{"vm":"web-01","lineage":"07070707070707070707070707070707","backups":["#,
+        r#"{"point":3,"at":1767225600000,"disks":[{"role":"os","nonzero":65536},{"role":"temporary","nonzero":null}],"bytes":700}],"#,
+        r#""bytes":4096,"protected":false,"state":{"is":"soft-deleted","since":1,"until":2}}}"#
+    );
+
+    #[test]
+    fn readings_are_stored_as_ever() {
+        let disk = |role, nonzero| Disk { role, nonzero };
+        let disks = vec![disk(Role::Os, Some(65_536)), disk(Role::Temporary, None)];
+        let reading = Reading {
+            vm: "web-01".to_owned(),
+            lineage: LineageId([7; 16]).to_string(),
+            backups: vec![Backup { point: 3, at: 1_767_225_600_000, disks, bytes: 700 }],
+            bytes: 4096,
+            protected: false,
+            state: Some(StateNote::SoftDeleted { since: 1, until: 2 }),
+        };
+        let document = Document { version: VERSION, reading };
+        assert_eq!(serde_json::to_string(&document).unwrap(), STORED);
+        let read: Document = serde_json::from_str(STORED).unwrap();
+        assert_eq!(read.reading, document.reading);
+        for wrong in
+            [STORED.replacen("\"protected\"", "\"protekted\"", 1), STORED.replacen("\"bytes\":4096,", "", 1)]
+        {
+            assert!(serde_json::from_str::<Document>(&wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_readings_cannot_say_is_refused() {
+        let replayed = |body: &str| replay(std::iter::once((9, Timestamp(5), body.as_bytes())));
+        assert!(replayed(STORED).is_ok());
+        for (was, becomes) in [
+            ("\"version\":1", "\"version\":2"),
+            ("web-01", "a/b"),
+            ("07070707", "xyz"),
+            ("\"point\":3", "\"point\":0"),
+        ] {
+            let told = replayed(&STORED.replacen(was, becomes, 1));
+            assert!(matches!(told, Err(ProtectError::Note { number: 9, .. })), "{becomes}: {told:?}");
+        }
+    }
+}

@@ -1,11 +1,11 @@
 //! Policies and instances, replayed from the notes of a vault; plans and their application.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use vmkeep_model::{Op, Permit, PointNumber, Timestamp, VmName, op};
+use vmkeep_model::{ByteLen, CancelToken, Op, Permit, PointNumber, Timestamp, VmName, op};
 use vmkeep_retention::{
-    Change, Confirmation, Event, Immutability, Plan, PlanSettings, Point, Policy, PolicyDiff, Removal,
-    SoftDelete, Spared, State, diff_of_policies, kind_of_edit, plan_with, weakenings,
+    Change, Confirmation, Event, Immutability, Irreversible, NotConfirmed, Plan, PlanSettings, Point, Policy,
+    PolicyDiff, Removal, SoftDelete, Spared, State, diff_of_policies, kind_of_edit, plan_with, weakenings,
 };
 use vmkeep_vault::{Vault, VaultError};
 
@@ -300,10 +300,33 @@ impl<'v> Protection<'v> {
 
     /// What the policy of `vm` lets go by now, and why all else stays. Changes nothing.
     pub fn plan(&self, vm: &VmName) -> Result<Plan, ProtectError> {
+        self.plan_as(vm, false)
+    }
+
+    /// The same with the newest point let go too when its time has come. [`Protection::prune_to_zero`] applies it.
+    pub fn plan_to_zero(&self, vm: &VmName) -> Result<Plan, ProtectError> {
+        self.plan_as(vm, true)
+    }
+
+    fn plan_as(&self, vm: &VmName, to_zero: bool) -> Result<Plan, ProtectError> {
         let instance = self.instance(vm)?;
         let version = self.policy(&instance.policy)?;
-        let settings = settings(instance, version);
+        let settings = PlanSettings { to_zero, ..settings(instance, version) };
         Ok(plan_with(&self.points(vm)?, &version.policy, self.vault.clock().now(), &settings)?)
+    }
+
+    /// About how many stored bytes of disk data go with each point that a plan of `vm` lets go; together, what goes with all.
+    pub fn bytes_freed(
+        &self,
+        vm: &VmName,
+        plan: &Plan,
+        cancel: &CancelToken,
+    ) -> Result<BTreeMap<PointNumber, ByteLen>, ProtectError> {
+        let going: BTreeSet<PointNumber> = plan.expired().map(|verdict| verdict.number).collect();
+        if going.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        Ok(self.vault.bytes_going(vm, &going, cancel)?)
     }
 
     /// What would become of the points of `vm` under another policy.
@@ -325,13 +348,52 @@ impl<'v> Protection<'v> {
         plan: &Plan,
     ) -> Result<Pruned, ProtectError> {
         permit.check(vm)?;
+        self.apply(permit, vm, plan, false)
+    }
+
+    /// Applies a plan of [`Protection::plan_to_zero`]. The newest point stays in the vault, forgotten, until the VM's line is closed.
+    ///
+    /// # Errors
+    /// Under immutability, and without the confirmation of [`Irreversible::PruneToZero`] over the points that go.
+    pub fn prune_to_zero(
+        &self,
+        permit: &Permit<op::Forget>,
+        shorten: &Permit<op::ShortenRetention>,
+        vm: &VmName,
+        plan: &Plan,
+        confirmation: Option<&Confirmation>,
+    ) -> Result<Pruned, ProtectError> {
+        permit.check(vm)?;
+        shorten.check(vm)?;
+        Self::open(self.vault)?.immutability.allows(Change::PruneToZero)?;
+        let what = Self::pruning_to_zero(vm, plan);
+        if !confirmation.is_some_and(|confirmed| confirmed.is_of(&what)) {
+            return Err(NotConfirmed { meaning: what.meaning(), token: what.token() }.into());
+        }
+        self.apply(permit, vm, plan, true)
+    }
+
+    /// What applying a plan to zero means.
+    pub fn pruning_to_zero(vm: &VmName, plan: &Plan) -> Irreversible {
+        let points = u64::try_from(plan.expired().count()).unwrap_or(u64::MAX);
+        Irreversible::PruneToZero { vm: vm.clone(), points }
+    }
+
+    fn apply(
+        &self,
+        permit: &Permit<op::Forget>,
+        vm: &VmName,
+        plan: &Plan,
+        to_zero: bool,
+    ) -> Result<Pruned, ProtectError> {
         // The notes too: a policy may have changed since.
         let now = Self::open(self.vault)?;
         let instance = now.instance(vm)?;
         let version = now.policy(&instance.policy)?;
+        let settings = PlanSettings { to_zero, ..settings(instance, version) };
         let at = self.vault.clock().now();
         let Removal { remove, spared, gone } =
-            plan.confirm_against(&now.points(vm)?, &version.policy, at, &settings(instance, version))?;
+            plan.confirm_against(&now.points(vm)?, &version.policy, at, &settings)?;
         for number in &remove {
             self.vault.forget(permit, &reference(vm, *number))?;
         }

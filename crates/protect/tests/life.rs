@@ -497,3 +497,25 @@ fn hostile_notes_are_errors_that_name_the_note() {
         assert!(matches!(refused, ProtectError::Note { number: 1, .. }), "{note}: {refused:?}");
     }
 }
+
+#[test]
+fn pruning_to_zero_is_an_explicit_choice_of_the_points_that_go() {
+    let scene = Scene::protected(3);
+    scene.pass(60 * DAY);
+    let protection = scene.open();
+    let plan = protection.plan_to_zero(&vm()).unwrap();
+    assert_eq!(plan.expired().count(), 3);
+    // Applied as any other plan it spares the newest.
+    assert_eq!(protection.prune(&permit(), &vm(), &plan).unwrap().spared.len(), 1);
+    let plan = protection.plan_to_zero(&vm()).unwrap();
+    let refused = protection.prune_to_zero(&permit(), &permit(), &vm(), &plan, None).unwrap_err();
+    assert!(refused.is_unconfirmed() && refused.to_string().contains("none is left"), "{refused}");
+    let confirmed = confirm(&Protection::pruning_to_zero(&vm(), &plan));
+    scene.open().set_immutability(&permit(), None, Immutability::Unlocked, None).unwrap();
+    let blocked = protection.prune_to_zero(&permit(), &permit(), &vm(), &plan, Some(&confirmed));
+    assert!(matches!(blocked, Err(ProtectError::Blocked(_))), "{blocked:?}");
+    let shorten = permit::<op::ShortenRetention>();
+    scene.open().set_immutability(&permit(), Some(&shorten), Immutability::Disabled, None).unwrap();
+    let pruned = protection.prune_to_zero(&permit(), &shorten, &vm(), &plan, Some(&confirmed)).unwrap();
+    assert_eq!((pruned.forgotten.len(), scene.points()), (1, 0));
+}

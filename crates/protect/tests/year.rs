@@ -226,3 +226,25 @@ fn a_note_that_is_not_understood_stops_every_plan() {
     let named = protection.set_policy(&permit(), None, "No Name", toml(7, 1, 1));
     assert!(matches!(named, Err(ProtectError::PolicyName { .. })));
 }
+
+#[test]
+fn a_sweep_frees_what_the_plan_said() {
+    let mut year = Year::new();
+    protect(&year.vault, "daily", toml(7, 1, 1));
+    for day in 0..40 {
+        year.clock.set(Timestamp(BEGIN + day * DAY));
+        year.back_up(day, labels::scheduled("daily", 1).unwrap());
+    }
+    let protection = Protection::open(&year.vault).unwrap();
+    let plan = protection.plan(&vm()).unwrap();
+    let freed = protection.bytes_freed(&vm(), &plan, &CancelToken::new()).unwrap();
+    let numbers: Vec<PointNumber> = plan.expired().map(|verdict| verdict.number).collect();
+    assert!(freed.keys().eq(&numbers), "each that goes, and no other");
+    protection.prune(&permit(), &vm(), &plan).unwrap();
+    let all = SweepSettings::default();
+    let swept = year.vault.sweep(&permit(), &all, &CancelToken::new(), &mut |_| {}).unwrap();
+    let said: u64 = freed.values().map(|bytes| bytes.0).sum();
+    // Metadata comes on top, twice; so small a disk has a few KiB of it per point.
+    let most = said + numbers.len() as u64 * 24_000;
+    assert!(said > 0 && (said..most).contains(&swept.freed), "{said} said, {} freed", swept.freed);
+}

@@ -171,13 +171,13 @@ pub(crate) struct BackupArgs {
 /// What retention is to know of the point.
 #[derive(Debug, Args)]
 pub(crate) struct RetentionArgs {
-    /// Make the point as the schedule of the VM's policy makes it, so that the rules of the policy keep it
+    /// The point is one of the schedule of the VM's policy, whose rules keep it
     #[arg(long)]
     pub(crate) scheduled: bool,
     /// Tag of the point, for policies that keep by tag; may be repeated
     #[arg(long = "tag", value_name = "TAG")]
     pub(crate) tags: Vec<String>,
-    /// Keep the point for so long, such as 30d [default: by its policy, or until somebody removes it]
+    /// Keep the point for so long, such as 30d [default: by policy, or for ever]
     #[arg(long = "keep", value_name = "TIME", value_parser = duration::parse)]
     pub(crate) keep_ms: Option<i64>,
 }

@@ -130,6 +130,12 @@ pub(crate) struct PruneArgs {
     /// Do not ask
     #[arg(long)]
     pub(crate) yes: bool,
+    /// Let the newest point go too when its time has come: none is left to restore from
+    #[arg(long, requires = "vm")]
+    pub(crate) to_zero: bool,
+    /// Confirm what cannot be undone, with the word that the refusal tells
+    #[arg(long, value_name = "WORD")]
+    pub(crate) confirm: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -193,8 +199,8 @@ pub(crate) enum GuardCommand {
     Show(VaultArg),
     /// Switch immutability: whether points can be removed before their time
     ///
-    /// unlocked refuses to stop a VM with its points deleted, to shorten a retention, to put a VM under a policy that keeps less and to
-    /// forget a point before its time; it can be switched off again. locked is the same for ever.
+    /// unlocked refuses to stop a VM with its points deleted, to shorten a retention, to put a VM under a policy that keeps
+    /// less and to forget a point before its time; it can be switched off again. locked is the same for ever.
     #[command(verbatim_doc_comment)]
     Immutability(ImmutabilityArgs),
     /// Change for how many days deleted VMs can be had back: 14 to 180
@@ -245,8 +251,8 @@ File that says how each VM is backed up, in TOML: a table for each VM
   disks = [\"os=/dev/vg/web,role=os,format=raw\", \"data=/srv/web.qcow2\"]
   options = [\"--level\", \"fast\"]
 
-disks are as with vmkeep backup --disk, options any others of vmkeep backup: --config, --disk-key, --bitmap and so
-on. Paths are from the folder that vmkeep runs in. Two vmkeep run with the same file take turns.";
+disks are as with vmkeep backup --disk, options any others of vmkeep backup: --config, --disk-key, --bitmap
+and so on. Paths are from the folder that vmkeep runs in. Two vmkeep run with the same file take turns.";
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {

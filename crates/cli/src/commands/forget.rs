@@ -1,6 +1,7 @@
 //! `vmkeep forget`.
 
 use serde::Serialize;
+use vmkeep::model::PointSelector;
 use vmkeep::protect::Protection;
 
 use crate::args::PointArgs;
@@ -19,7 +20,11 @@ struct Summary {
 pub(crate) fn run(context: &Context<'_>, args: &PointArgs) -> Result<Outcome, Error> {
     let vault = context.open_vault(&args.vault.vault)?;
     let permit = context.permit(&vault, Some(&args.point.vm))?;
-    let number = vault.point(&args.point)?.point().id.number;
+    let number = match args.point.selector {
+        // Also of a point that cannot be read.
+        PointSelector::Number(number) => number,
+        PointSelector::Latest => vault.point(&args.point)?.point().id.number,
+    };
     Protection::open(&vault)?.may_forget(&args.point.vm, number)?;
     let forgotten = vault.forget(&permit, &args.point)?;
     let point = format!("{}@{}", forgotten.vm, forgotten.id.number);

@@ -1,13 +1,16 @@
 //! `vmkeep plan`; and how a plan is shown, for `vmkeep prune` too.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
-use vmkeep::model::{ByteLen, PointRef, PointSelector, Timestamp, VmName};
+use vmkeep::model::{ByteLen, PointNumber, PointRef, PointSelector, Timestamp, VmName};
 use vmkeep::protect::{ProtectError, Protection};
 use vmkeep::retention::{Decision, Expiry, Plan, Reason, Verdict};
+use vmkeep::vault::VaultError;
 
 use crate::args::PlanArgs;
 use crate::context::Context;
-use crate::error::{Error, Outcome};
+use crate::error::{Error, Outcome, chain};
 use crate::table::{Column, Table};
 use crate::{bytes, duration, output};
 
@@ -29,7 +32,7 @@ struct PointLine {
     expires_ms: Option<i64>,
     /// `at`, `when-replaced` or `never`.
     expiry: &'static str,
-    /// What goes with it when it alone goes; `null` where that is not known.
+    /// About what of it goes when all that the plan lets go goes; `null` for a point that stays, and where that cannot be told.
     bytes_freed: Option<u64>,
     /// All reasons in words, the one that governs first.
     reasons: Vec<String>,
@@ -49,6 +52,8 @@ struct Summary {
     points: usize,
     keep: usize,
     expire: usize,
+    /// About how many bytes of disk data go with all that expire.
+    bytes_freed: u64,
     /// While there are any, nothing of that VM goes.
     warnings: usize,
 }
@@ -58,6 +63,8 @@ struct Summary {
 pub(super) struct Planned {
     pub(super) vm: VmName,
     pub(super) plan: Plan,
+    /// About how many bytes go with each point that goes; empty where that cannot be told.
+    pub(super) freed: BTreeMap<PointNumber, ByteLen>,
 }
 
 pub(crate) fn run(context: &Context<'_>, args: &PlanArgs) -> Result<Outcome, Error> {
@@ -65,7 +72,7 @@ pub(crate) fn run(context: &Context<'_>, args: &PlanArgs) -> Result<Outcome, Err
     let vm = args.explain.as_ref().map(|point| &point.vm).or(args.vm.as_ref());
     context.may_view(&vault, vm)?;
     let protection = Protection::open(&vault)?;
-    let plans = plans(&protection, vm)?;
+    let plans = plans(context, &protection, vm, false)?;
     if let Some(point) = &args.explain {
         return explain(context, &plans, point);
     }
@@ -77,21 +84,44 @@ pub(crate) fn run(context: &Context<'_>, args: &PlanArgs) -> Result<Outcome, Err
         points: all().count(),
         keep: all().count() - expire,
         expire,
+        bytes_freed: plans.iter().flat_map(|planned| planned.freed.values()).map(|freed| freed.0).sum(),
         warnings: plans.iter().map(|planned| planned.plan.anomalies().len()).sum(),
     };
-    context.output.text(format!("{} points stay, {expire} go with vmkeep prune", summary.keep));
+    context.output.text(format!(
+        "{} points stay, {expire} go with vmkeep prune: about {}",
+        summary.keep,
+        bytes::show(summary.bytes_freed)
+    ));
     context.output.json(&summary);
     Ok(Outcome::Good)
 }
 
 /// The plan of a VM, or those of all that are under a policy.
-pub(super) fn plans(protection: &Protection<'_>, vm: Option<&VmName>) -> Result<Vec<Planned>, ProtectError> {
+pub(super) fn plans(
+    context: &Context<'_>,
+    protection: &Protection<'_>,
+    vm: Option<&VmName>,
+    to_zero: bool,
+) -> Result<Vec<Planned>, ProtectError> {
     let vms: Vec<VmName> = match vm {
         Some(vm) => vec![vm.clone()],
         None => protection.instances().map(|(vm, _)| vm.clone()).collect(),
     };
-    let plan = |vm: VmName| Ok(Planned { plan: protection.plan(&vm)?, vm });
-    vms.into_iter().map(plan).collect()
+    let mut planned = Vec::with_capacity(vms.len());
+    for vm in vms {
+        let plan = if to_zero { protection.plan_to_zero(&vm)? } else { protection.plan(&vm)? };
+        // That sizes cannot be told is no reason not to plan.
+        let freed = match protection.bytes_freed(&vm, &plan, context.cancel) {
+            Ok(freed) => freed,
+            Err(error) => {
+                context.cancel.check().map_err(VaultError::from)?;
+                output::warn(&format!("what is freed of {vm} cannot be told"), &chain(&error));
+                BTreeMap::new()
+            }
+        };
+        planned.push(Planned { vm, plan, freed });
+    }
+    Ok(planned)
 }
 
 /// Prints the points of plans that `wanted` says, and the warnings.
@@ -99,22 +129,22 @@ pub(super) fn show(context: &Context<'_>, plans: &[Planned], wanted: impl Fn(&Ve
     let left = ["POINT", "CREATED (UTC)", "TAGS", "RULE"].map(Column::Left);
     let mut table =
         Table::new(left.into_iter().chain([Column::Left("EXPIRES"), Column::Right("BYTES FREED")]));
-    for Planned { vm, plan } in plans {
+    for Planned { vm, plan, freed } in plans {
         for verdict in plan.verdicts().iter().filter(|verdict| wanted(verdict)) {
-            let line = line(vm, plan, verdict);
+            let line = line(vm, plan, verdict, freed.get(&verdict.number).copied());
             table.row([
                 line.point.clone(),
                 line.created.clone(),
                 line.tags.join(" "),
                 line.rule.to_owned(),
                 expires_in(verdict, plan.now()),
-                verdict.unique.map_or_else(|| "-".to_owned(), |ByteLen(freed)| bytes::show(freed)),
+                line.bytes_freed.map_or_else(|| "-".to_owned(), bytes::show),
             ]);
             context.output.json(&line);
         }
     }
     table.lines().for_each(|line| context.output.text(line));
-    for Planned { vm, plan } in plans {
+    for Planned { vm, plan, .. } in plans {
         for anomaly in plan.anomalies() {
             let message = format!("nothing of {vm} is removed: {anomaly}");
             let advice = format!("when the times are right: vmkeep protect {vm} --trust NUMBER");
@@ -126,7 +156,7 @@ pub(super) fn show(context: &Context<'_>, plans: &[Planned], wanted: impl Fn(&Ve
     }
 }
 
-fn line(vm: &VmName, plan: &Plan, verdict: &Verdict) -> PointLine {
+fn line(vm: &VmName, plan: &Plan, verdict: &Verdict, freed: Option<ByteLen>) -> PointLine {
     let reasons = plan.reasons(verdict);
     let mut tags: Vec<&'static str> = reasons.iter().filter_map(tag).collect();
     tags.dedup();
@@ -150,7 +180,7 @@ fn line(vm: &VmName, plan: &Plan, verdict: &Verdict) -> PointLine {
             Expiry::WhenReplaced => "when-replaced",
             Expiry::Never => "never",
         },
-        bytes_freed: verdict.unique.map(|freed| freed.0),
+        bytes_freed: freed.map(|freed| freed.0),
         reasons: plan.explain(verdict),
     }
 }
@@ -200,13 +230,13 @@ fn expires_in(verdict: &Verdict, now: Timestamp) -> String {
 
 fn explain(context: &Context<'_>, plans: &[Planned], point: &PointRef) -> Result<Outcome, Error> {
     let none = || Error::usage(format!("{point} is no point that a plan decides on; vmkeep plan lists them"));
-    let Some(Planned { vm, plan }) = plans.first() else { return Err(none()) };
+    let Some(Planned { vm, plan, freed }) = plans.first() else { return Err(none()) };
     let verdict = match point.selector {
         PointSelector::Number(number) => plan.verdicts().iter().find(|verdict| verdict.number == number),
         PointSelector::Latest => plan.verdicts().iter().max_by_key(|verdict| verdict.number),
     };
     let verdict = verdict.ok_or_else(none)?;
-    let line = line(vm, plan, verdict);
+    let line = line(vm, plan, verdict, freed.get(&verdict.number).copied());
     let zone = &plan.policy().zone;
     context.output.text(format!("{} of {}", line.point, zone.show(verdict.time)));
     line.reasons.iter().for_each(|reason| context.output.text(format!("  {reason}")));
@@ -221,12 +251,7 @@ fn explain(context: &Context<'_>, plans: &[Planned], point: &PointRef) -> Result
     context.output.text(verb);
     context.output.json(&line);
     let expire = usize::from(verdict.decision == Decision::Expire);
-    context.output.json(&Summary {
-        vms: 1,
-        points: 1,
-        keep: 1 - expire,
-        expire,
-        warnings: plan.anomalies().len(),
-    });
+    let (bytes_freed, warnings) = (line.bytes_freed.unwrap_or(0), plan.anomalies().len());
+    context.output.json(&Summary { vms: 1, points: 1, keep: 1 - expire, expire, bytes_freed, warnings });
     Ok(Outcome::Good)
 }

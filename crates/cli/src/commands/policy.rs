@@ -30,6 +30,8 @@ struct Line<'a> {
     vms: Vec<String>,
     /// The policy as TOML, of which no field is left out.
     toml: String,
+    /// The document that `--format` asks for; else `null`.
+    document: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -150,13 +152,14 @@ fn show(context: &Context<'_>, args: &ShowPolicyArgs) -> Result<(), Error> {
         None => protection.policies().collect(),
     };
     for (name, version) in &named {
-        output.json(&line(&protection, name, version));
+        let document = args.format.map(|format| document(version, format)).transpose()?;
+        if let Some(document) = &document {
+            output.text(document.trim_end());
+        }
+        output.json(&Line { document, ..line(&protection, name, version) });
     }
     match (&args.name, args.format) {
-        (Some(_), Some(format)) => {
-            let (_, version) = named.first().ok_or_else(|| Error::usage("there is no policy"))?;
-            output.text(document(version, format)?.trim_end());
-        }
+        (Some(_), Some(_)) => {}
         (Some(name), None) => {
             let version = protection.policy(name)?;
             let of = line(&protection, name, version);
@@ -194,6 +197,7 @@ fn line<'a>(protection: &Protection<'_>, name: &'a str, version: &'a PolicyVersi
         retention: policy_file::retention(&policy.retention),
         vms: vms_under(protection, name).map(ToString::to_string).collect(),
         toml: policy.to_toml(),
+        document: None,
     }
 }
 

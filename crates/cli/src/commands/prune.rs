@@ -7,7 +7,7 @@ use vmkeep::retention::Decision;
 
 use super::plan::{self, Planned};
 use crate::args::PruneArgs;
-use crate::confirm::confirm;
+use crate::confirm::{confirm, word};
 use crate::context::Context;
 use crate::error::{Error, Outcome};
 use crate::metering;
@@ -33,7 +33,7 @@ struct Summary {
 pub(crate) fn run(context: &Context<'_>, args: &PruneArgs) -> Result<Outcome, Error> {
     let vault = context.open_vault(&args.vault.vault)?;
     let protection = Protection::open(&vault)?;
-    let plans = plan::plans(&protection, args.vm.as_ref())?;
+    let plans = plan::plans(context, &protection, args.vm.as_ref(), args.to_zero)?;
     let permits = plans.iter().map(|planned| context.permit::<op::Forget>(&vault, Some(&planned.vm)));
     let permits = permits.collect::<Result<Vec<_>, _>>()?;
     plan::show(context, &plans, |verdict| verdict.decision == Decision::Expire);
@@ -45,11 +45,23 @@ pub(crate) fn run(context: &Context<'_>, args: &PruneArgs) -> Result<Outcome, Er
         context.output.json(&summary);
         return Ok(Outcome::Good);
     }
-    confirm(context.output, args.yes, &format!("Forget these {} points?", summary.forgotten.len()))?;
+    let mut confirmed = Vec::with_capacity(plans.len());
+    for Planned { vm, plan, .. } in &plans {
+        let what = Protection::pruning_to_zero(vm, plan);
+        confirmed.push(word(&what, args.confirm.as_deref().filter(|_| args.to_zero))?);
+    }
+    // Whoever gives the word has said yes; without it the library refuses.
+    let yes = args.yes || args.to_zero;
+    confirm(context.output, yes, &format!("Forget these {} points?", summary.forgotten.len()))?;
     summary.forgotten.clear();
-    for (Planned { vm, plan }, permit) in plans.iter().zip(&permits) {
+    for ((Planned { vm, plan, .. }, permit), confirmed) in plans.iter().zip(&permits).zip(&confirmed) {
         context.cancel.check()?;
-        let Pruned { forgotten, spared, gone } = protection.prune(permit, vm, plan)?;
+        let Pruned { forgotten, spared, gone } = if args.to_zero {
+            let shorten = context.permit(&vault, Some(vm))?;
+            protection.prune_to_zero(permit, &shorten, vm, plan, confirmed.as_ref())?
+        } else {
+            protection.prune(permit, vm, plan)?
+        };
         metering::read(&vault, permit, vm);
         summary.forgotten.extend(forgotten.iter().map(|number| format!("{vm}@{number}")));
         summary.gone += gone.len();
@@ -70,6 +82,6 @@ pub(crate) fn run(context: &Context<'_>, args: &PruneArgs) -> Result<Outcome, Er
 
 /// The points of a plan that go.
 fn expired(planned: &Planned) -> impl Iterator<Item = String> {
-    let Planned { vm, plan } = planned;
+    let Planned { vm, plan, .. } = planned;
     plan.expired().map(move |verdict| format!("{vm}@{}", verdict.number))
 }

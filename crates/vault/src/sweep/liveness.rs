@@ -20,9 +20,9 @@ use crate::error::VaultError;
 use crate::format::{DiskBody, FormatError, PlaceBody, PointBody, SlotBirth, Unit};
 use crate::layout::ObjectName;
 use crate::lineage::{AtNumber, Lineage};
-use crate::map::{self, Cursor, Entry, Freed, Lookup, MapError, MapReader};
+use crate::map::{self, Cursor, Entry, Freed, Lookup, MapError, MapReader, Spot};
 use crate::pack::{NodeSlot, PackIndex, PackNodes, SlotPlace, can_thin};
-use crate::place::{PackPlace, StorageId};
+use crate::place::{PackPlace, Reference, StorageId};
 use crate::read::map_error;
 use crate::store::ResultExt;
 use crate::vault::Inner;
@@ -171,6 +171,34 @@ impl<'a> Judge<'a> {
             let is_own = place.lineage.is_none_or(|lineage| lineage == self.lineage.id);
             is_own.then_some(PackPlace { lineage: None, ..place })
         };
+        self.visit_freed(j, next, since, |_, reference| out.extend(own(reference.at.pack)))?;
+        let lists = j.change_lists.iter().flat_map(|(_, places)| places);
+        out.extend(lists.chain(&j.copy).filter_map(|(place, _)| own(place.to_place())));
+        Ok(())
+    }
+
+    /// Visits the blocks and patches that nothing refers to any more when point `j` is collected; see [`Judge::touched`].
+    pub(crate) fn freed_blocks(
+        &self,
+        j: &PointBody,
+        next: Option<&PointBody>,
+        since: PointNumber,
+        mut visit: impl FnMut(&StorageId),
+    ) -> Result<(), VaultError> {
+        self.visit_freed(j, next, since, |spot, reference| {
+            if matches!(spot, Spot::Block(_)) {
+                visit(&reference.at);
+            }
+        })
+    }
+
+    fn visit_freed(
+        &self,
+        j: &PointBody,
+        next: Option<&PointBody>,
+        since: PointNumber,
+        mut visit: impl FnMut(Spot, &Reference),
+    ) -> Result<(), VaultError> {
         for disk in &j.disks {
             let Some((before, block_size)) = self.map(j, disk)? else { continue };
             let after = match next.and_then(|next| Some((next, disk_named(next, &disk.name)?))) {
@@ -179,15 +207,13 @@ impl<'a> Judge<'a> {
             };
             let after = after.filter(|(_, size)| *size == block_size).map(|(map, _)| map);
             map::freed(&before, after.as_ref(), since, |freed| match freed {
-                Freed::Reference { reference, .. } => {
-                    out.extend(own(reference.at.pack));
+                Freed::Reference { spot, reference } => {
+                    visit(spot, reference);
                     Ok(())
                 }
                 Freed::Unreadable { error, .. } => Err(self.map_error(j.head.number, &disk.name, error)),
             })?;
         }
-        let lists = j.change_lists.iter().flat_map(|(_, places)| places);
-        out.extend(lists.chain(&j.copy).filter_map(|(place, _)| own(place.to_place())));
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! A sweep may be stopped at any time: the next one, on any host, goes on.
 
 mod data;
+mod going;
 mod liveness;
 mod reachable;
 mod rewrite;
