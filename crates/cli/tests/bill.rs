@@ -139,7 +139,7 @@ fn a_month_that_was_closed_stays_what_it_was() {
 #[test]
 fn what_is_swept_was_noted_before() {
     let scratch = scene();
-    let notes = || scratch.json("log").expect(0, "log").stdout.matches("metering").count();
+    let notes = || scratch.json("log").expect(0, "log").stdout.matches("\"journal\":\"protection\"").count();
     let before = notes();
     scratch.summary("backup --vm web --disk os=web --scheduled");
     assert_eq!(notes(), before, "a backup notes nothing");
