@@ -244,13 +244,17 @@ fn terms(document: &BookDocument) -> Result<Terms, Error> {
             BookProblem::TooLarge { field: "agentless_factor", value: agentless.0 / 1_000_000, max: 1 };
         return Err(problem("instance", large));
     }
+    let bands = bands(document, gigabyte)?;
+    if !bands.divides(agentless) {
+        return Err(problem("instance", BookProblem::Fine("agentless_factor")));
+    }
     Ok(Terms {
         name: document.name.clone(),
         currency: currency.ok_or_else(|| problem(head, BookProblem::Currency(start_of(code, 50))))?,
         zone,
         gigabyte,
         rounding,
-        bands: bands(document, gigabyte)?,
+        bands,
         instance_integration: integration("instance", &document.instance.integration)?,
         agentless,
         storage_integration: integration("storage", &document.storage.integration)?,

@@ -77,6 +77,30 @@ pub enum Error {
     /// An amount does not fit 128 bits of minor units.
     #[error("an amount of {0} does not fit a statement")]
     Amount(String),
+    /// A quantity does not fit 128 bits.
+    #[error("what was used of {meter} in {month} does not fit 128 bits")]
+    Quantity {
+        /// Of what.
+        meter: Meter,
+        /// When.
+        month: Month,
+    },
+    /// An instance is on a statement already: a second time it would be rounded, and charged the minimum, twice.
+    #[error("{instance} is on the statement of {month} already")]
+    Twice {
+        /// The instance.
+        instance: LineageId,
+        /// The statement's month.
+        month: Month,
+    },
+    /// A closed statement that contradicts itself.
+    #[error("closed statement of {month}: {what}")]
+    Closed {
+        /// Its month.
+        month: Month,
+        /// What does not agree.
+        what: String,
+    },
     /// Usage of another month, or priced by another book, cannot be on this statement.
     #[error("usage of {found} on the statement of {month}")]
     OtherMonth {
@@ -174,6 +198,9 @@ pub enum BookProblem {
         /// The largest allowed.
         max: u64,
     },
+    /// A part of a unit that is no whole number of millionths: it could not be billed exactly.
+    #[error("{0} times the units of a band is not a whole number of millionths")]
+    Fine(&'static str),
     /// Two books that are to be one differ in more than their prices.
     #[error("differs from the first book in {0}")]
     Differs(&'static str),

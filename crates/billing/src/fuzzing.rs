@@ -7,15 +7,16 @@ use std::collections::BTreeMap;
 use vmkeep_model::{DiskRole, LineageId, Timestamp};
 
 use crate::{
-    Agent, BookDocument, DiskRule, DiskSize, Event, EventKind, Instance, Measure, Redundancy, RetailPrices,
-    Selection, SizeRule, Tier, Window, rate_instance,
+    Agent, BookDocument, ClosedStatement, DiskRule, DiskSize, Event, EventKind, Instance, Measure,
+    Redundancy, RetailPrices, Selection, SizeRule, Tier, Window, rate_instance,
 };
 
 /// A function that takes any bytes.
 pub type Target = fn(&[u8]);
 
 /// Every function here by its name, which is also that of its fuzz target and of its corpus.
-pub const TARGETS: [(&str, Target); 2] = [("price_book", price_book), ("retail_prices", retail_prices)];
+pub const TARGETS: [(&str, Target); 3] =
+    [("price_book", price_book), ("retail_prices", retail_prices), ("closed_statement", closed_statement)];
 
 /// A price book in TOML or JSON; with one that holds, a little is rated.
 pub fn price_book(data: &[u8]) {
@@ -57,4 +58,16 @@ pub fn retail_prices(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         drop(RetailPrices::parse(&[text], &[]));
     }
+}
+
+/// A closed statement: what reads is written again as it was read.
+///
+/// # Panics
+/// When it is not.
+pub fn closed_statement(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(closed) = ClosedStatement::from_json(text) else { return };
+    let written = closed.statement().to_json().expect("a statement is JSON");
+    let again = ClosedStatement::from_json(&written).expect("what was written reads");
+    assert_eq!(closed, again);
 }

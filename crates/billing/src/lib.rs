@@ -82,6 +82,7 @@ mod event;
 mod forecast;
 #[doc(hidden)]
 pub mod fuzzing;
+mod instant;
 mod meter;
 mod month;
 mod output;

@@ -10,17 +10,18 @@ use vmkeep_model::{LineageId, Timestamp};
 
 use crate::book::{FreePart, Integration, Meter, PriceBook, Redundancy, Series, Step};
 use crate::error::{Error, EventProblem};
-use crate::event::{Agent, Event, EventId, EventKind, Tier};
+use crate::event::{Event, EventId, Tier};
+use crate::instant::Instant;
 use crate::month::{BillZone, MonthSpan};
-use crate::size::{MicroUnits, SizeRule, instance_size};
+use crate::size::{MicroUnits, SizeRule};
 use crate::usage::{Scale, Usage};
 
 /// Most soft deletions of one instance that may wait for their purge. Azure keeps 9999 points of an instance.
 pub const SOFT_MAX: usize = 10_000;
 
-const DAY_MS: i64 = 86_400_000;
+pub(crate) const DAY_MS: i64 = 86_400_000;
 /// Longest time between two events: 100 years.
-const SILENCE_MAX_MS: i64 = 36_525 * DAY_MS;
+pub(crate) const SILENCE_MAX_MS: i64 = 36_525 * DAY_MS;
 
 /// A protected instance, as far as its bill is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,20 +63,6 @@ struct Channel {
     cause: Option<(u64, u64)>,
     /// Where the quantity of the running stretch is added; found again when a stretch begins.
     slot: Option<usize>,
-}
-
-/// What the events of one instant add up to. Adding is commutative, so their order within the instant is of no matter.
-#[derive(Clone, Debug, Default)]
-struct Instant {
-    events: Option<(u64, u64)>,
-    last_kind: &'static str,
-    protection: i32,
-    /// Whether protection was configured in it, even if it was stopped again.
-    configured: bool,
-    backup: Option<(u64, MicroUnits)>,
-    bytes: [i128; 3],
-    soft: BTreeMap<(Timestamp, Timestamp), [i128; 3]>,
-    early_byte_ms: u128,
 }
 
 /// The meter of one instance.
@@ -186,7 +173,7 @@ impl<'a> InstanceMeter<'a> {
             self.advance(event.at)?;
         }
         self.last_number = Some(event.number);
-        self.collect(event).map_err(fail)
+        self.instant.collect(event, self.book.terms(), self.instance.size_rule).map_err(fail)
     }
 
     /// Refuses a time that no event can have.
@@ -217,72 +204,6 @@ impl<'a> InstanceMeter<'a> {
         }
         self.early_slot = None;
         Ok(std::mem::take(&mut self.usages))
-    }
-
-    /// Adds an event to its instant.
-    fn collect(&mut self, event: &Event) -> Result<(), EventProblem> {
-        let minimum = i64::from(self.book.terms().archive_days_min) * DAY_MS;
-        let number = event.number;
-        let instant = &mut self.instant;
-        instant.events = Some(instant.events.map_or((number, number), |(first, _)| (first, number)));
-        instant.last_kind = event.kind.name();
-        let mut leave = |tier: Tier, bytes: u64, since: Timestamp| {
-            let stayed = event.at.0.saturating_sub(since.0).max(0);
-            if tier == Tier::Archive && stayed < minimum {
-                let missing = u128::from((minimum - stayed).unsigned_abs());
-                // Below 2^102 for one event; 2^26 events of all bytes there can be would have to meet in an instant.
-                instant.early_byte_ms = instant.early_byte_ms.saturating_add(u128::from(bytes) * missing);
-            }
-        };
-        match &event.kind {
-            EventKind::Protected => {
-                instant.protection = instant.protection.saturating_add(1);
-                instant.configured = true;
-            }
-            EventKind::Stopped => instant.protection = instant.protection.saturating_sub(1),
-            EventKind::Backup { disks, agent } => {
-                let size = instance_size(disks, self.instance.size_rule)?;
-                let terms = self.book.terms();
-                let full = terms.bands.units(size);
-                let units = match agent {
-                    Agent::Used => full,
-                    Agent::Agentless => {
-                        let part = u128::from(full.0) * u128::from(terms.agentless.0) / 1_000_000;
-                        MicroUnits(u64::try_from(part).unwrap_or(u64::MAX))
-                    }
-                };
-                let before = instant.backup.unwrap_or_default();
-                instant.backup = Some((size.max(before.0), units.max(before.1)));
-            }
-            EventKind::Stored { tier, bytes } => add(&mut instant.bytes, *tier, *bytes, 1)?,
-            EventKind::Removed { tier, bytes, since } => {
-                leave(*tier, *bytes, *since);
-                add(&mut instant.bytes, *tier, *bytes, -1)?;
-            }
-            EventKind::Moved { from, bytes, since, to, bytes_there } => {
-                leave(*from, *bytes, *since);
-                add(&mut instant.bytes, *from, *bytes, -1)?;
-                add(&mut instant.bytes, *to, *bytes_there, 1)?;
-            }
-            EventKind::SoftDeleted { tier, bytes, purge_at } => {
-                let days = purge_at.0.checked_sub(event.at.0);
-                if !days.is_some_and(|ms| (0..=SILENCE_MAX_MS).contains(&ms)) {
-                    return Err(EventProblem::Purge);
-                }
-                add(&mut instant.bytes, *tier, *bytes, -1)?;
-                add(instant.soft.entry((event.at, *purge_at)).or_default(), *tier, *bytes, 1)?;
-            }
-            EventKind::Undeleted { tier, bytes, deleted_at, purge_at } => {
-                add(&mut instant.bytes, *tier, *bytes, 1)?;
-                add(instant.soft.entry((*deleted_at, *purge_at)).or_default(), *tier, *bytes, -1)?;
-            }
-            EventKind::Purged { tier, bytes, since, deleted_at, purge_at } => {
-                leave(*tier, *bytes, *since);
-                add(instant.soft.entry((*deleted_at, *purge_at)).or_default(), *tier, *bytes, -1)?;
-            }
-            EventKind::Restored { .. } => {}
-        }
-        if self.instant.soft.len() > SOFT_MAX { Err(EventProblem::TooManySoft) } else { Ok(()) }
     }
 
     /// Makes the events of the instant at `now` count.
@@ -445,7 +366,7 @@ impl<'a> InstanceMeter<'a> {
             };
             self.channels[index].slot = Some(slot);
             self.channels[index].peak = level;
-            self.usages[slot].add(quantity, now, until, cause);
+            self.usages[slot].add(quantity, now, until, cause)?;
         } else if level > 0
             && let Some(slot) = self.channels[index].slot
         {
@@ -463,8 +384,7 @@ impl<'a> InstanceMeter<'a> {
             None => self.slot(Meter::EarlyDeletion, now)?,
         };
         self.early_slot = Some(slot);
-        self.usages[slot].add(byte_ms, now, now, Some(numbers));
-        Ok(())
+        self.usages[slot].add(byte_ms, now, now, Some(numbers))
     }
 
     fn prices(&self, meter: Meter) -> Option<&'a Series> {
@@ -502,12 +422,6 @@ impl<'a> InstanceMeter<'a> {
             self.usages.len() - 1
         }))
     }
-}
-
-fn add(sums: &mut [i128; 3], tier: Tier, bytes: u64, sign: i128) -> Result<(), EventProblem> {
-    let sum = &mut sums[tier.index()];
-    *sum = sum.checked_add(sign * i128::from(bytes)).ok_or(EventProblem::TooLarge)?;
-    Ok(())
 }
 
 fn settle_bytes(bytes: &mut [u64; 3], change: &[i128; 3]) -> Result<(), EventProblem> {

@@ -35,7 +35,7 @@ impl BillZone {
 
     /// The zone of this IANA name, from the tables compiled in.
     pub fn named(name: &str) -> Result<Self, CalendarError> {
-        let found = TimeZone::get(name).map_err(|_| CalendarError::Zone(name.to_owned()))?;
+        let found = TimeZone::get(name).map_err(|_| CalendarError::Zone(name.chars().take(60).collect()))?;
         Ok(Self(found))
     }
 

@@ -24,9 +24,14 @@ impl Statement {
         lines::csv(self)
     }
 
-    /// JSON with everything the statement knows. Amounts are texts; `exact` is a fraction.
+    /// JSON with everything the statement knows, which [`ClosedStatement::from_json`](crate::ClosedStatement::from_json)
+    /// reads again. Amounts are texts; `exact` is a fraction.
     pub fn to_json(&self) -> Result<String, Error> {
         json::json(self)
+    }
+
+    pub(crate) fn from_json(text: &str) -> Result<Self, Error> {
+        json::read(text)
     }
 
     pub(crate) fn money(&self, minor: i128) -> String {

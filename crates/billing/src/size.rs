@@ -20,6 +20,24 @@ pub enum Measure {
     FilesystemsElseBlocks,
 }
 
+impl Measure {
+    const NAMES: [(Self, &'static str); 3] = [
+        (Self::NonzeroBlocks, "nonzero-blocks"),
+        (Self::Filesystems, "filesystems"),
+        (Self::FilesystemsElseBlocks, "filesystems-else-blocks"),
+    ];
+
+    /// Its name in documents.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(measure, _)| *measure == self).map_or("", |(_, name)| name)
+    }
+
+    /// The measure of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMES.into_iter().find(|(_, n)| *n == name).map(|(measure, _)| measure)
+    }
+}
+
 /// Which disks of a VM with selected disks count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskRule {
@@ -27,6 +45,20 @@ pub enum DiskRule {
     Standard,
     /// The included disks.
     Enhanced,
+}
+
+impl DiskRule {
+    const NAMES: [(Self, &'static str); 2] = [(Self::Standard, "standard"), (Self::Enhanced, "enhanced")];
+
+    /// Its name in documents.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(rule, _)| *rule == self).map_or("", |(_, name)| name)
+    }
+
+    /// The rule of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMES.into_iter().find(|(_, n)| *n == name).map(|(rule, _)| rule)
+    }
 }
 
 /// How the size of an instance is found.
@@ -136,6 +168,9 @@ pub enum BandError {
     /// Units beyond all measure.
     #[error("band {0} (counted from 0) counts more than a million units")]
     Units(usize),
+    /// The largest size there can be would count more than 2^64 millionths.
+    #[error("the further step is so small, or counts so much, that units could not be counted")]
+    StepUnits,
 }
 
 /// How far a size is from counting more.
@@ -177,16 +212,19 @@ impl Bands {
         let units = bands.iter().map(|b| b.units).chain([step_units]);
         match units.enumerate().find(|(_, units)| units.0 > Self::UNITS_MAX) {
             Some((index, _)) => Err(BandError::Units(index)),
-            None => Ok(Self { list: bands, step_bytes, step_units }),
+            None => {
+                let bands = Self { list: bands, step_bytes, step_units };
+                bands.beyond(u64::MAX).map(|_| bands).ok_or(BandError::StepUnits)
+            }
         }
     }
 
     /// Azure's: half a unit up to 50 GB, one up to 500 GB, and one more for each begun 500 GB beyond.
     ///
     /// # Panics
-    /// When `gigabyte` is 0 or above 2^50.
+    /// When `gigabyte` is below 10^6 or above 2^50.
     pub fn azure(gigabyte: u64) -> Self {
-        assert!((1..=1 << 50).contains(&gigabyte), "a gigabyte of {gigabyte} bytes");
+        assert!((1_000_000..=1 << 50).contains(&gigabyte), "a gigabyte of {gigabyte} bytes");
         let band = |gb: u64, units| Band { up_to_bytes: gb * gigabyte, units: MicroUnits(units) };
         Self {
             list: vec![band(50, 500_000), band(500, 1_000_000)],
@@ -195,7 +233,7 @@ impl Bands {
         }
     }
 
-    /// What `size` bytes count as; exact for every size, saturating at 2^64 millionths.
+    /// What `size` bytes count as, exactly.
     ///
     /// ```
     /// # use vmkeep_billing::{Bands, MicroUnits};
@@ -207,14 +245,22 @@ impl Bands {
     pub fn units(&self, size: u64) -> MicroUnits {
         match self.list.iter().find(|band| size <= band.up_to_bytes) {
             Some(band) => band.units,
-            None => self.beyond(size),
+            // That even the largest size can be counted was seen when the bands were made.
+            None => self.beyond(size).unwrap_or(MicroUnits(u64::MAX)),
         }
     }
 
-    fn beyond(&self, size: u64) -> MicroUnits {
+    /// What a size beyond the bands counts as, when that can be counted.
+    fn beyond(&self, size: u64) -> Option<MicroUnits> {
         let last = self.list[self.list.len() - 1];
-        let steps = (size - last.up_to_bytes).div_ceil(self.step_bytes);
-        MicroUnits(last.units.0.saturating_add(self.step_units.0.saturating_mul(steps)))
+        let steps = size.saturating_sub(last.up_to_bytes).div_ceil(self.step_bytes);
+        self.step_units.0.checked_mul(steps)?.checked_add(last.units.0).map(MicroUnits)
+    }
+
+    /// Whether `part` millionths of any units are whole millionths again.
+    pub(crate) fn divides(&self, part: MicroUnits) -> bool {
+        let mut units = self.list.iter().map(|band| band.units).chain([self.step_units]);
+        units.all(|units| (u128::from(units.0) * u128::from(part.0)).is_multiple_of(1_000_000))
     }
 
     /// How far `size` is from counting more.
@@ -340,5 +386,9 @@ mod tests {
         check(vec![band(2, 1), band(2, 1)], 1, BandError::Order(1));
         check(vec![band(2, 2), band(3, 1)], 1, BandError::Descends(1));
         check(vec![band(1, u64::MAX)], 1, BandError::Units(0));
+        let tiny = Bands::new(vec![band(1, 1)], 1, MicroUnits(2));
+        assert_eq!(tiny, Err(BandError::StepUnits), "2^64 steps of two millionths");
+        let fits = Bands::new(vec![band(1, 1)], 1, MicroUnits(1)).unwrap();
+        assert_eq!(fits.units(u64::MAX), MicroUnits(u64::MAX), "counted, not cut off");
     }
 }

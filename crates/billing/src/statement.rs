@@ -1,6 +1,6 @@
 //! Statements: rounded lines, their sum, the close of a month, and corrections after it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use num_bigint::BigInt;
@@ -68,7 +68,7 @@ impl Charge {
         }
     }
 
-    fn corrected(self) -> (Option<Month>, Corrected) {
+    pub(crate) fn corrected(self) -> (Option<Month>, Corrected) {
         match self {
             Self::Usage(meter) => (None, Corrected::Usage(meter)),
             Self::Discount(meter) => (None, Corrected::Discount(meter)),
@@ -153,6 +153,8 @@ pub struct Statement {
     pub(crate) rounding: Rounding,
     pub(crate) gigabyte: &'static str,
     pub(crate) lines: Vec<Line>,
+    /// Whose usage is on it.
+    pub(crate) instances: BTreeSet<LineageId>,
 }
 
 impl Statement {
@@ -171,6 +173,7 @@ impl Statement {
             rounding: terms.rounding,
             gigabyte: terms.gigabyte.name(),
             lines: Vec::new(),
+            instances: BTreeSet::new(),
         })
     }
 
@@ -185,9 +188,12 @@ impl Statement {
                 return Err(Error::OtherMonth { month: self.month, found: usage.month });
             }
             match merged.iter_mut().find(|other| other.continues(usage)) {
-                Some(other) => other.merge(usage),
+                Some(other) => other.merge(usage)?,
                 None => merged.push(usage.clone()),
             }
+        }
+        if !merged.is_empty() && !self.instances.insert(instance.id) {
+            return Err(Error::Twice { instance: instance.id, month: self.month });
         }
         merged.sort_by_key(|usage| (usage.meter, usage.price_from, usage.discount_percent));
         let mut sum = Amount::from(BigInt::ZERO);
@@ -223,7 +229,7 @@ impl Statement {
         Ok(())
     }
 
-    fn minor(&self, exact: &Amount) -> Result<i128, Error> {
+    pub(crate) fn minor(&self, exact: &Amount) -> Result<i128, Error> {
         let minor = self.rounding.apply(exact, self.digits);
         // Far below the limit, so that sums of lines cannot overflow.
         minor.filter(|minor| minor.unsigned_abs() < 1 << 90).ok_or_else(|| Error::Amount(exact.to_string()))
@@ -274,6 +280,14 @@ impl Statement {
         minor_text(minor, self.digits)
     }
 
+    /// The lines of some instances alone, with their sum.
+    #[must_use]
+    pub fn of(&self, wanted: impl Fn(&Instance) -> bool) -> Self {
+        let lines: Vec<Line> = self.lines.iter().filter(|line| wanted(&line.instance)).cloned().collect();
+        let instances = lines.iter().map(|line| line.instance.id).collect();
+        Self { lines, instances, ..self.clone() }
+    }
+
     /// Lines added up, in minor units. What has no such tag or cost centre, or no meter, is under the empty name.
     pub fn totals(&self, grouping: Grouping<'_>) -> BTreeMap<String, i128> {
         let mut totals = BTreeMap::new();
@@ -307,6 +321,15 @@ impl ClosedStatement {
     /// The statement.
     pub fn statement(&self) -> &Statement {
         &self.statement
+    }
+
+    /// Reads what [`Statement::to_json`] wrote of it: the same statement, to the last fraction.
+    ///
+    /// # Errors
+    /// [`Error::Document`] when it is not of that form; [`Error::Closed`] when what it says does not follow from its own
+    /// quantities and rates: somebody changed it.
+    pub fn from_json(text: &str) -> Result<Self, Error> {
+        Statement::from_json(text).map(|statement| Self { statement })
     }
 
     /// The lines that make good the difference to a newer reading of the same month, for the statement of a later one.

@@ -5,6 +5,7 @@ use vmkeep_model::Timestamp;
 
 use crate::book::{Integration, Meter};
 use crate::decimal::{Amount, Decimal};
+use crate::error::Error;
 use crate::month::{Month, MonthSpan};
 
 /// What the whole number of a usage counts, and how many of it are one unit for the whole month.
@@ -95,14 +96,16 @@ impl Usage {
         from: Timestamp,
         until: Timestamp,
         events: Option<(u64, u64)>,
-    ) {
-        self.quantity = self.quantity.saturating_add(quantity);
+    ) -> Result<(), Error> {
+        let too_much = Error::Quantity { meter: self.meter, month: self.month };
+        self.quantity = self.quantity.checked_add(quantity).ok_or(too_much)?;
         self.from = self.from.min(from);
         self.reach(until);
         self.events = match (self.events, events) {
             (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
             (a, b) => a.or(b),
         };
+        Ok(())
     }
 
     pub(crate) fn reach(&mut self, until: Timestamp) {
@@ -115,8 +118,8 @@ impl Usage {
         key(self) == key(other)
     }
 
-    pub(crate) fn merge(&mut self, other: &Self) {
-        self.add(other.quantity, other.from, other.until, other.events);
+    pub(crate) fn merge(&mut self, other: &Self) -> Result<(), Error> {
+        self.add(other.quantity, other.from, other.until, other.events)
     }
 
     /// The quantity in instances or gigabytes for the whole month.

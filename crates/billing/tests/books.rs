@@ -197,3 +197,16 @@ proptest! {
 fn the_book_of_the_tests_is_sound() {
     assert_eq!(book().terms().currency.code(), "EUR");
 }
+
+#[test]
+fn a_part_of_a_unit_that_cannot_be_billed_exactly_is_refused() {
+    let text =
+        format!("{HEAD}{PRICES}").replace("agentless_factor = \"0.5\"", "agentless_factor = \"0.333333\"");
+    let (entry, problem) = problem(&text);
+    assert_eq!(
+        problem,
+        BookProblem::Fine("agentless_factor"),
+        "a sixth of 500,000 millionths is no whole number"
+    );
+    assert_eq!(entry, "instance");
+}

@@ -79,7 +79,10 @@ fn the_bill_of_a_month_is_the_sum_of_its_lines() {
     let cents = |text: &Value| -> i64 { text.as_str().unwrap().replace('.', "").parse().unwrap() };
     let lines = statement["lines"].as_array().unwrap();
     assert_eq!(lines.iter().map(|line| cents(&line["amount"])).sum::<i64>(), cents(&statement["total"]));
-    assert!(lines.iter().any(|line| line["charge"].as_str().unwrap().contains("instance")), "{statement}");
+    assert!(
+        lines.iter().any(|line| line["charge"] == json!({ "kind": "usage", "meter": "instance" })),
+        "{statement}"
+    );
     let only =
         scratch.run("bill --vault v --key-file key --book book.toml --format csv --vm db").expect(0, "bill");
     assert!(only.stdout.contains("db") && !only.stdout.contains("web"));
@@ -109,11 +112,49 @@ fn a_month_that_was_closed_stays_what_it_was() {
     scratch.json("bill --book book.toml --close").expect(2, "this month is not over");
     let closed = scratch.summary("bill --book book.toml --month 2026-01 --close");
     assert_eq!((&closed["total"], closed["closed"].is_null()), (&json!("0.00"), false));
-    // Other prices change nothing any more.
+    let form = |words: &str| {
+        scratch.run(&format!("bill --vault v --key-file key --month 2026-01 {words}")).expect(0, words).stdout
+    };
+    let words = [
+        "--format table",
+        "--format json",
+        "--format csv",
+        "--format focus",
+        "--by vm",
+        "--vm web --format csv",
+    ];
+    let before = words.map(|words| form(&format!("--book book.toml {words}")));
+    // Other prices, and months that are asked for in other ways, change nothing any more.
     let dear = String::from_utf8(BOOK.to_vec()).unwrap().replace("price = \"10\"", "price = \"99\"");
     scratch.write("dear.toml", dear.as_bytes());
     let again = scratch.summary("bill --book dear.toml --month 2026-01 --close");
     assert_eq!(again["closed"], closed["closed"]);
+    assert_eq!(words.map(|words| form(&format!("--book dear.toml {words}"))), before);
+    let order = scratch.json("bill --book book.toml --month 2026-04 --close").expect(1, "February is next");
+    assert!(order.stderr.contains("2026-01 is the last month that was closed"), "{}", order.stderr);
+    scratch.summary("bill --book book.toml --month 2026-02 --close");
+}
+
+/// A backup takes no reading, and none is needed: a bill sees what is there, and a sweep notes it before it goes.
+#[test]
+fn what_is_swept_was_noted_before() {
+    let scratch = scene();
+    let notes = || scratch.json("log").expect(0, "log").stdout.matches("\"journal\":\"protection\"").count();
+    let before = notes();
+    scratch.summary("backup --vm web --disk os=web --scheduled");
+    assert_eq!(notes(), before, "a backup notes nothing");
+    let ran = scratch.run("bill --vault v --key-file key --book book.toml --format csv").expect(0, "bill");
+    assert!(ran.stdout.contains("web") && ran.stdout.contains("db"), "{}", ran.stdout);
+    assert_eq!(notes(), before, "nor does who looks");
+    scratch.json("forget web@1").expect(0, "forget");
+    scratch.json("sweep").expect(0, "sweep");
+    let ran = scratch.run("bill --vault v --key-file key --book book.toml --format json").expect(0, "bill");
+    let statement: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let web: Vec<&Value> =
+        statement["lines"].as_array().unwrap().iter().filter(|line| line["vm"] == "web").collect();
+    assert_eq!(web.len(), 2, "{statement}");
+    // From the events of both points on, though the first is gone.
+    assert_eq!(web[0]["events"][0], 0, "{statement}");
 }
 
 #[test]

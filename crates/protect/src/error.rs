@@ -1,12 +1,62 @@
 //! What can go wrong.
 
 use thiserror::Error;
-use vmkeep_model::{Denied, Operation, VmName};
+use vmkeep_billing::Month;
+use vmkeep_model::{Denied, Operation, Timestamp, VmName};
 use vmkeep_retention::azure::AzureError;
 use vmkeep_retention::{
     ApplyError, Blocked, Change, LifecycleError, PlanError, PolicyError, ProtectionChangeError, TextError,
 };
 use vmkeep_vault::VaultError;
+
+/// Why a bill is not made or closed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BillError {
+    /// It cannot be rated.
+    #[error(transparent)]
+    Rate(#[from] vmkeep_billing::Error),
+    /// The month is closed.
+    #[error("{month} is closed; what turns out later is a correction on the statement after it")]
+    Closed {
+        /// Which.
+        month: Month,
+    },
+    /// Months are closed one after the other.
+    #[error("{last} is the last month that was closed; the next to close is the one after it, not {month}")]
+    Order {
+        /// Which was to be closed.
+        month: Month,
+        /// Which was closed last.
+        last: Month,
+    },
+    /// The month is not over.
+    #[error("{month} is not over until {until}")]
+    Running {
+        /// Which.
+        month: Month,
+        /// Its end.
+        until: Timestamp,
+    },
+    /// A statement that cannot be kept.
+    #[error("the statement of {month} is longer than can be kept")]
+    TooLong {
+        /// Its month.
+        month: Month,
+    },
+}
+
+impl From<vmkeep_billing::Error> for ProtectError {
+    fn from(error: vmkeep_billing::Error) -> Self {
+        Self::Bill(Box::new(error.into()))
+    }
+}
+
+impl From<BillError> for ProtectError {
+    fn from(error: BillError) -> Self {
+        Self::Bill(Box::new(error))
+    }
+}
 
 /// Why something about a protected instance is not done.
 #[derive(Debug, Error)]
@@ -79,6 +129,9 @@ pub enum ProtectError {
         /// Which VM.
         vm: VmName,
     },
+    /// A bill is not made or closed.
+    #[error("no bill")]
+    Bill(#[source] Box<BillError>),
     /// A note that cannot be read.
     #[error("note {number} of the vault cannot be read: {why}; a later version may have written it")]
     Note {

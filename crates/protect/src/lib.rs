@@ -11,13 +11,14 @@
 //! | [`prune`](Protection::prune) | looks again, and forgets what the plan and a new one both let go |
 //!
 //! What a bill rests on is noted likewise: a [`Ledger`] holds readings of points and bytes, and gives the events that
-//! `vmkeep-billing` rates.
+//! `vmkeep-billing` rates; [`Bills`] are the statements that come of them, and the closed ones among them.
 //!
 //! A point that is forgotten can be had back until a sweep has taken it.
 //!
 //! What a point is to retention, its labels say ([`labels`]): made by the schedule or on demand, until when it is kept, under which
 //! version of which policy, with which tags. A point without any was made on demand and is kept until somebody removes it.
 
+mod bills;
 mod error;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -28,14 +29,13 @@ mod metering;
 mod next;
 mod note;
 mod protection;
-mod statements;
 
-pub use error::ProtectError;
+pub use bills::Bills;
+pub use error::{BillError, ProtectError};
 pub use life::{Settled, Stop};
 pub use metering::{Ledger, Metered};
 pub use next::Next;
 pub use note::PolicySource;
 pub use protection::{Instance, PolicyVersion, Protection, Pruned};
-pub use statements::{ClosedMonth, StatementTexts, close_month, closed_months};
 pub use vmkeep_billing as billing;
 pub use vmkeep_retention as retention;

@@ -1,9 +1,13 @@
 //! The ledger: what a bill rests on, noted in the vault as it was read there.
 //!
 //! A reading says which points are new since the last one, how large their disks were, how many bytes the VM's line of points
-//! takes now, and where its protection stands. It is taken after whatever changes one of these; one that is missed is made
-//! good by the next, which sees the same points. Readings are notes: appended, sealed, never changed, so that the same bill
+//! takes now, and where its protection stands. Readings are notes: appended, sealed, never changed, so that the same bill
 //! comes out whenever they are replayed.
+//!
+//! After a backup none need be taken, and the cost of a backup need not grow with the number of notes that are replayed: its
+//! time, its sizes and the bytes that its session wrote are in the vault and authenticated, and the next reading finds them and
+//! lets them count from the time of the point on. What does not stay must be read before it goes: a reading precedes a sweep.
+//! What comes without a point (marks, pins, journals) counts from the reading that first sees it.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use vmkeep_billing::{Agent, DiskSize, Event, EventKind, Selection, Tier};
 use vmkeep_model::{DiskRole, LineageId, Op, Permit, RecoveryPoint, Timestamp, VmName};
 use vmkeep_retention::State;
-use vmkeep_vault::{Vault, VaultError};
+use vmkeep_vault::{LineageUsage, Vault, VaultError, VaultUsage};
 
 use crate::ProtectError;
 use crate::note::StateNote;
@@ -37,6 +41,8 @@ struct Reading {
     backups: Vec<Backup>,
     /// Bytes that the line of points takes in the vault.
     bytes: u64,
+    /// Whether backups of it are to be expected: not of an older line of points, nor of a VM whose protection was stopped.
+    protected: bool,
     /// Where protection stands; absent for a VM that is under no policy.
     state: Option<StateNote>,
 }
@@ -47,6 +53,8 @@ struct Backup {
     point: u64,
     at: i64,
     disks: Vec<Disk>,
+    /// Bytes that its session wrote and that were there at the reading: they count from the time of the point on.
+    bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,13 +93,18 @@ impl From<Role> for DiskRole {
     }
 }
 
-impl From<&RecoveryPoint> for Backup {
-    fn from(point: &RecoveryPoint) -> Self {
+impl Backup {
+    fn new(point: &RecoveryPoint, usage: &LineageUsage) -> Self {
         let disk = |disk: &vmkeep_model::DiskRecord| Disk {
             role: disk.description.role.into(),
             nonzero: disk.stored.as_ref().map(|stored| stored.allocated.0),
         };
-        Self { point: point.id.number.0, at: point.created.0, disks: point.disks.iter().map(disk).collect() }
+        Self {
+            point: point.id.number.0,
+            at: point.created.0,
+            disks: point.disks.iter().map(disk).collect(),
+            bytes: usage.sessions.get(&point.session).copied().unwrap_or(0),
+        }
     }
 }
 
@@ -159,40 +172,74 @@ impl<'v> Ledger<'v> {
         state: Option<State>,
     ) -> Result<bool, ProtectError> {
         let usage = self.vault.usage()?;
+        let readings = self.readings(&usage, vm, state)?;
+        let noted = !readings.is_empty();
+        readings.into_iter().try_for_each(|reading| self.note(permit, reading))?;
+        Ok(noted)
+    }
+
+    /// Takes a reading of some VMs and notes nothing: the events are those that a reading now would make. One listing of the store,
+    /// and one more for the points of each VM.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn look<'a>(
+        &mut self,
+        vms: impl IntoIterator<Item = (&'a VmName, Option<State>)>,
+    ) -> Result<VaultUsage, ProtectError> {
+        let (usage, at) = (self.vault.usage()?, self.vault.clock().now());
+        for (vm, state) in vms {
+            for reading in self.readings(&usage, vm, state)? {
+                take(&mut self.metered, at, &reading).map_err(|why| ProtectError::Note { number: 0, why })?;
+            }
+        }
+        Ok(usage)
+    }
+
+    /// What is new of `vm`.
+    fn readings(
+        &self,
+        usage: &VaultUsage,
+        vm: &VmName,
+        state: Option<State>,
+    ) -> Result<Vec<Reading>, ProtectError> {
         let points = match self.vault.points(vm) {
             Err(VaultError::NoSuchVm(_)) => Vec::new(),
             points => points?,
         };
-        let mut noted = false;
+        let mut readings = Vec::new();
         for lineage in usage.lineages.iter().filter(|lineage| lineage.vm.as_ref() == Some(vm)) {
             let last = self.metered.get(&lineage.id).and_then(|metered| metered.last.clone());
             let seen = last.as_ref().map_or(0, |last| last.point);
             let is_newest = points.last().is_none_or(|point| point.id.lineage == lineage.id);
             let new = points.iter().filter(|point| is_newest && point.id.number.0 > seen);
+            // An older line of points of a VM stays as it was, and no backups of it are to be expected.
+            let state =
+                if is_newest { state.and_then(StateNote::of) } else { last.as_ref().and_then(|l| l.state) };
+            let backups_follow = match state {
+                None => !points.is_empty(),
+                Some(state) => matches!(state, StateNote::Protected | StateNote::VmGone { .. }),
+            };
             let reading = Reading {
                 vm: vm.to_string(),
                 lineage: lineage.id.to_string(),
-                backups: new.map(Backup::from).collect(),
+                backups: new.map(|point| Backup::new(point, lineage)).collect(),
                 bytes: lineage.data + lineage.metadata,
-                // An older line of points of a VM is not protected any more.
-                state: if is_newest {
-                    state.and_then(StateNote::of)
-                } else {
-                    last.as_ref().and_then(|last| last.state)
-                },
+                protected: is_newest && backups_follow,
+                state,
             };
             let is_new = match &last {
                 None => !reading.backups.is_empty(),
                 Some(last) => {
-                    !reading.backups.is_empty() || (last.bytes, last.state) != (reading.bytes, reading.state)
+                    let now = (reading.bytes, reading.state, reading.protected);
+                    !reading.backups.is_empty() || (last.bytes, last.state, last.is_protected) != now
                 }
             };
             if is_new {
-                self.note(permit, reading)?;
-                noted = true;
+                readings.push(reading);
             }
         }
-        Ok(noted)
+        Ok(readings)
     }
 
     fn note<O: Op>(&mut self, permit: &Permit<O>, reading: Reading) -> Result<(), ProtectError> {
@@ -243,54 +290,73 @@ impl Metered {
         let none =
             || Level { point: 0, bytes: 0, state: None, is_protected: false, since: at, deleted: None };
         let mut level = self.last.take().unwrap_or_else(none);
-        let (was, tier) = (level.state, Tier::Vault);
-        let is_protected =
-            matches!(reading.state, None | Some(StateNote::Protected | StateNote::VmGone { .. }));
-        let is_deleted =
-            matches!(reading.state, Some(StateNote::SoftDeleted { .. } | StateNote::Purged { .. }));
-        if !is_deleted && let Some((deleted_at, purge_at)) = level.deleted.take() {
-            self.push(id, at, EventKind::Undeleted { tier, bytes: level.bytes, deleted_at, purge_at });
+        let tier = Tier::Vault;
+        let until = match reading.state {
+            Some(StateNote::SoftDeleted { since, until }) => Some((Timestamp(since), Timestamp(until))),
+            _ => None,
+        };
+        let purged = matches!(reading.state, Some(StateNote::Purged { .. }));
+        let deleted_anew = until.is_some() && reading.state != level.state;
+        if (deleted_anew || (until.is_none() && !purged))
+            && let Some((deleted_at, purge_at)) = level.deleted.take()
+        {
+            let back = until.map_or(at, |(since, _)| since.min(at));
+            self.push(id, back, EventKind::Undeleted { tier, bytes: level.bytes, deleted_at, purge_at });
         }
-        if is_protected && !level.is_protected {
+        if reading.protected && !level.is_protected || !reading.protected && self.events.is_empty() {
             // It was configured before its first backup, which may be noted later.
             let first = reading.backups.first().map_or(at, |backup| Timestamp(backup.at).min(at));
             self.push(id, first, EventKind::Protected);
+            level.is_protected = true;
         }
         for backup in &reading.backups {
             if backup.point <= level.point {
                 return Err(format!("point {} after point {}", backup.point, level.point));
             }
             level.point = backup.point;
-            self.push(id, Timestamp(backup.at).min(at), backup.event());
+            let made = Timestamp(backup.at).min(at);
+            self.push(id, made, backup.event());
+            // What went before it was ever read is not known of; what is there was written for the point.
+            let bytes = backup.bytes.min(reading.bytes.saturating_sub(level.bytes));
+            if bytes > 0 && level.deleted.is_none() {
+                level.since = if level.bytes == 0 { made } else { level.since };
+                level.bytes += bytes;
+                self.push(id, made, EventKind::Stored { tier, bytes });
+            }
         }
-        let had = level.bytes;
-        match (level.deleted, reading.bytes) {
-            (None, now) if now > had => {
-                level.since = if had == 0 { at } else { level.since };
+        if !reading.protected && level.is_protected {
+            let since = reading.state.and_then(StateNote::since).map_or(at, |since| since.min(at));
+            self.push(id, since, EventKind::Stopped);
+        }
+        if let (true, Some((since, until))) = (deleted_anew, until) {
+            // Events follow one another: the deletion counts from when the one before does.
+            let since = self.events.last().map_or(since.min(at), |event| since.min(at).max(event.at));
+            let purge_at = until.max(since);
+            self.push(id, since, EventKind::SoftDeleted { tier, bytes: level.bytes, purge_at });
+            level.deleted = self.events.last().map(|event| (event.at, purge_at));
+        }
+        self.settle(id, at, &mut level, reading.bytes);
+        (level.state, level.is_protected) = (reading.state, reading.protected);
+        self.last = Some(level);
+        Ok(())
+    }
+
+    /// Bytes that came or went and are of no new point.
+    fn settle(&mut self, id: LineageId, at: Timestamp, level: &mut Level, now: u64) {
+        let (had, since, tier) = (level.bytes, level.since, Tier::Vault);
+        match level.deleted {
+            None if now > had => {
+                level.since = if had == 0 { at } else { since };
                 self.push(id, at, EventKind::Stored { tier, bytes: now - had });
             }
-            (None, now) if now < had => {
-                self.push(id, at, EventKind::Removed { tier, bytes: had - now, since: level.since });
-            }
-            (Some((deleted_at, purge_at)), now) if now < had => {
-                let (bytes, since) = (had - now, level.since);
-                self.push(id, at, EventKind::Purged { tier, bytes, since, deleted_at, purge_at });
+            None if now < had => self.push(id, at, EventKind::Removed { tier, bytes: had - now, since }),
+            Some((deleted_at, purge_at)) if now < had => {
+                self.push(id, at, EventKind::Purged { tier, bytes: had - now, since, deleted_at, purge_at });
             }
             _ => {}
         }
         // Marks that come to a VM that is deleted count when it comes back.
-        level.bytes = if level.deleted.is_some() { reading.bytes.min(had) } else { reading.bytes };
-        if !is_protected && level.is_protected {
-            self.push(id, at, EventKind::Stopped);
-        }
-        if let (Some(StateNote::SoftDeleted { until, .. }), true) = (reading.state, reading.state != was) {
-            let purge_at = Timestamp(until).max(at);
-            self.push(id, at, EventKind::SoftDeleted { tier, bytes: level.bytes, purge_at });
-            level.deleted = Some((at, purge_at));
-        }
-        (level.state, level.is_protected) = (reading.state, is_protected);
-        self.last = Some(level);
-        Ok(())
+        level.bytes = if level.deleted.is_some() { now.min(had) } else { now };
     }
 }
 
@@ -313,8 +379,8 @@ mod tests {
     /// What is stored today, and must be read for ever.
     const STORED: &str = concat!(
         r#"{"version":1,"reading":{"vm":"web-01","lineage":"07070707070707070707070707070707","backups":["#,
-        r#"{"point":3,"at":1767225600000,"disks":[{"role":"os","nonzero":65536},{"role":"temporary","nonzero":null}]}],"#,
-        r#""bytes":4096,"state":{"is":"soft-deleted","since":1,"until":2}}}"#
+        r#"{"point":3,"at":1767225600000,"disks":[{"role":"os","nonzero":65536},{"role":"temporary","nonzero":null}],"bytes":700}],"#,
+        r#""bytes":4096,"protected":false,"state":{"is":"soft-deleted","since":1,"until":2}}}"#
     );
 
     #[test]
@@ -324,15 +390,17 @@ mod tests {
         let reading = Reading {
             vm: "web-01".to_owned(),
             lineage: LineageId([7; 16]).to_string(),
-            backups: vec![Backup { point: 3, at: 1_767_225_600_000, disks }],
+            backups: vec![Backup { point: 3, at: 1_767_225_600_000, disks, bytes: 700 }],
             bytes: 4096,
+            protected: false,
             state: Some(StateNote::SoftDeleted { since: 1, until: 2 }),
         };
         let document = Document { version: VERSION, reading };
         assert_eq!(serde_json::to_string(&document).unwrap(), STORED);
         let read: Document = serde_json::from_str(STORED).unwrap();
         assert_eq!(read.reading, document.reading);
-        for wrong in [STORED.replacen("\"bytes\"", "\"bites\"", 1), STORED.replacen("\"bytes\":4096,", "", 1)]
+        for wrong in
+            [STORED.replacen("\"protected\"", "\"protekted\"", 1), STORED.replacen("\"bytes\":4096,", "", 1)]
         {
             assert!(serde_json::from_str::<Document>(&wrong).is_err(), "{wrong}");
         }

@@ -128,6 +128,18 @@ impl StateNote {
         }
     }
 
+    /// Since when it is so, where that is noted.
+    pub(crate) fn since(self) -> Option<Timestamp> {
+        match self {
+            Self::Protected => None,
+            Self::VmGone { since }
+            | Self::StoppedRetain { since }
+            | Self::StoppedByPolicy { since }
+            | Self::SoftDeleted { since, .. }
+            | Self::Purged { since } => Some(Timestamp(since)),
+        }
+    }
+
     /// `None` for a VM that never was protected, of which nothing is noted.
     pub(crate) fn of(state: State) -> Option<Self> {
         Some(match state {

@@ -16,7 +16,7 @@ use vmkeep_envelope::{KeyFileVault, SecretKey, SeededEntropy};
 use vmkeep_model::{
     BlockSize, CancelToken, DiskDescription, DiskRole, LineageId, ManualClock, Timestamp, VmName, op,
 };
-use vmkeep_protect::{Ledger, PolicySource, ProtectError, Protection, labels};
+use vmkeep_protect::{BillError, Bills, Ledger, PolicySource, ProtectError, Protection, labels};
 use vmkeep_retention::State;
 use vmkeep_testkit::permit;
 use vmkeep_vault::{CompressionLevel, Ports, SweepSettings, Vault};
@@ -87,8 +87,7 @@ impl Year {
     }
 }
 
-fn book() -> PriceBook {
-    let text = r#"
+const BOOK: &str = r#"
         name = "house prices"
         currency = "EUR"
         zone = "UTC"
@@ -102,7 +101,9 @@ fn book() -> PriceBook {
             { meter = "instance", from = "2025-01-01", price = "10" },
             { meter = "vault", redundancy = "lrs", from = "2025-01-01", price = "100000" } ]
     "#;
-    BookDocument::from_toml(text).unwrap().check().unwrap()
+
+fn book() -> PriceBook {
+    BookDocument::from_toml(BOOK).unwrap().check().unwrap()
 }
 
 fn instance(id: LineageId, name: &str) -> Arc<Instance> {
@@ -238,7 +239,7 @@ fn stopping_deleting_and_coming_back_are_events() {
     assert!(!year.read(&web, State::Protected), "there is nothing of it in the vault");
     year.back_up("web", 1);
     assert!(year.read(&web, State::Protected));
-    assert_eq!(names(), ["protected", "backup", "stored"]);
+    assert_eq!(names(), ["protected", "backup", "stored", "stored"], "what its session wrote, and the rest");
     year.clock.set(at(1));
     year.read(&web, State::StoppedRetain { since: at(1) });
     year.clock.set(at(2));
@@ -247,20 +248,20 @@ fn stopping_deleting_and_coming_back_are_events() {
     year.read(&web, State::StoppedRetain { since: at(3) });
     year.clock.set(at(4));
     year.read(&web, State::Protected);
-    assert_eq!(names()[3..], ["stopped", "soft-deleted", "undeleted", "protected"]);
+    assert_eq!(names()[4..], ["stopped", "soft-deleted", "undeleted", "protected"]);
     year.clock.set(at(5));
     year.back_up("web", 2);
     year.vault.forget(&permit(), &"web@1".parse().unwrap()).unwrap();
     year.sweep();
     year.read(&web, State::Protected);
-    assert_eq!(names()[7..8], ["backup"]);
+    assert_eq!(names()[8..10], ["backup", "stored"]);
     let before = names().len();
     year.vault.close(&permit(), &web).unwrap();
     year.vault.forget(&permit(), &"web@2".parse().unwrap()).unwrap();
     year.sweep();
     year.clock.set(at(6));
     year.read(&web, State::Purged { since: at(6) });
-    assert_eq!(names()[before..], ["removed", "stopped"]);
+    assert_eq!(names()[before..], ["stopped", "removed"]);
     // All of it is billable: no event is one that cannot have happened.
     let ledger = Ledger::open(&year.vault).unwrap();
     let book = book();
@@ -269,4 +270,202 @@ fn stopping_deleting_and_coming_back_are_events() {
         let mut meter = InstanceMeter::new(&book, &instance);
         metered.events.iter().for_each(|event| meter.apply(event).unwrap());
     }
+}
+
+/// Nobody read the vault for a month: what happened then is billed from when it happened.
+#[test]
+fn a_late_reading_bills_points_from_when_they_were_made() {
+    let year = Year::new();
+    let web: VmName = "web".parse().unwrap();
+    let at = |day: i64| Timestamp(BEGIN + day * DAY);
+    for day in [0_i64, 3, 7] {
+        year.clock.set(at(day));
+        year.back_up("web", usize::try_from(day).unwrap());
+    }
+    year.clock.set(at(30));
+    assert!(year.read(&web, State::StoppedRetain { since: at(20) }));
+    let ledger = Ledger::open(&year.vault).unwrap();
+    let (_, metered) = ledger.metered().next().unwrap();
+    let days = |name: &str| -> Vec<i64> {
+        let events = metered.events.iter().filter(|event| event.kind.name() == name);
+        events.map(|event| (event.at.0 - BEGIN) / DAY).collect()
+    };
+    assert_eq!((days("backup"), days("stopped")), (vec![0, 3, 7], vec![20]));
+    // Marks of none of the points, and the heads, are all that counts from the reading on only.
+    assert_eq!(days("stored"), [0, 3, 7, 30]);
+    let stored: Vec<u64> = metered
+        .events
+        .iter()
+        .filter_map(|event| match event.kind {
+            vmkeep_billing::EventKind::Stored { bytes, .. } => Some(bytes),
+            _ => None,
+        })
+        .collect();
+    let usage = year.vault.usage().unwrap();
+    assert_eq!(stored.iter().sum::<u64>(), usage.lineages[0].data + usage.lineages[0].metadata);
+    assert!(stored[0] > 4 * stored[3], "{stored:?}");
+}
+
+/// Deleted, had back and deleted again between two readings; purged in the end; and an older line of points.
+#[test]
+fn what_happened_between_readings_is_never_an_impossible_event() {
+    let year = Year::new();
+    let web: VmName = "web".parse().unwrap();
+    let at = |day: i64| Timestamp(BEGIN + day * DAY);
+    year.back_up("web", 1);
+    year.read(&web, State::Protected);
+    year.clock.set(at(5));
+    year.read(&web, State::SoftDeleted { since: at(2), until: at(16) });
+    year.clock.set(at(9));
+    year.read(&web, State::SoftDeleted { since: at(7), until: at(21) });
+    // Another line of points begins while the old one is still in the vault.
+    year.vault.close(&permit(), &web).unwrap();
+    year.clock.set(at(10));
+    year.back_up("web", 2);
+    year.read(&web, State::Protected);
+    let ledger = Ledger::open(&year.vault).unwrap();
+    let (book, mut protected, mut stored, mut deleted) = (book(), 0, 0, 0);
+    assert_eq!(ledger.metered().count(), 2);
+    for (id, metered) in ledger.metered() {
+        let instance = instance(*id, "web");
+        let mut meter = InstanceMeter::new(&book, &instance);
+        metered.events.iter().for_each(|event| meter.apply(event).unwrap());
+        meter.usage_until(at(11)).unwrap();
+        stored += meter.stored_bytes(Tier::Vault);
+        deleted += meter.soft_deleted_bytes(Tier::Vault);
+        let names: Vec<_> = metered.events.iter().map(|event| event.kind.name()).collect();
+        protected += usize::from(!names.contains(&"stopped"));
+    }
+    assert_eq!(protected, 1, "backups of the newer line alone are to be expected");
+    assert!(stored > 0 && deleted > 0, "{stored} {deleted}");
+}
+
+/// Without a policy, a VM is billed as long as anything of it is in the vault; and who only looks notes nothing.
+#[test]
+fn one_without_a_policy_ends_with_its_points() {
+    let year = Year::new();
+    year.back_up("web", 1);
+    year.back_up("db", 1);
+    let (web, db): (VmName, VmName) = ("web".parse().unwrap(), "db".parse().unwrap());
+    let names = |ledger: &Ledger<'_>, vm: &VmName| -> Vec<&str> {
+        let of = ledger.metered().filter(|(_, metered)| metered.vm == *vm);
+        of.flat_map(|(_, metered)| metered.events.iter().map(|event| event.kind.name())).collect()
+    };
+    let mut looked = Ledger::open(&year.vault).unwrap();
+    let usage = looked.look([(&web, None), (&db, None)]).unwrap();
+    assert_eq!((usage.lineages.len(), usage.total()), (2, year.bytes()), "nothing was noted");
+    let mut ledger = Ledger::open(&year.vault).unwrap();
+    assert_eq!(ledger.metered().count(), 0);
+    assert!(ledger.read(&permit::<op::Backup>(), &web, None).unwrap());
+    assert_eq!(names(&ledger, &web), names(&looked, &web), "a reading now makes what a look saw");
+    year.vault.close(&permit(), &web).unwrap();
+    year.vault.forget(&permit(), &"web@1".parse().unwrap()).unwrap();
+    year.sweep();
+    assert!(ledger.read(&permit::<op::Backup>(), &web, None).unwrap());
+    assert!(names(&ledger, &web).contains(&"stopped") && !names(&looked, &db).contains(&"stopped"));
+}
+
+/// Months are closed in order, stay as they are, and what turns out later is on the statement after them.
+#[test]
+fn a_closed_month_stays_and_is_corrected_on_the_next() {
+    let year = Year::new();
+    let (web, book) = ("web".parse::<VmName>().unwrap(), book());
+    year.back_up("web", 1);
+    year.read(&web, State::Protected);
+    let describe = |id, vm: &VmName| instance(id, vm.as_str());
+    let month = |text: &str| text.parse::<Month>().unwrap();
+    let january = |book: &PriceBook| {
+        let (ledger, bills) = (Ledger::open(&year.vault).unwrap(), Bills::open(&year.vault).unwrap());
+        bills.statement(&ledger, book, describe, month("2025-01")).unwrap()
+    };
+    let close = |statement: Statement| {
+        Bills::open(&year.vault).unwrap().close(&permit::<op::ChangePolicy>(), statement)
+    };
+    let refused = |result: Result<(), ProtectError>| match result.unwrap_err() {
+        ProtectError::Bill(why) => *why,
+        other => panic!("{other}"),
+    };
+    assert!(matches!(refused(close(january(&book))), BillError::Running { .. }));
+    year.clock.set(Timestamp(BEGIN + 40 * DAY));
+    let billed = january(&book);
+    close(billed.clone()).unwrap();
+    assert!(matches!(refused(close(billed.clone())), BillError::Closed { .. }));
+    // By another book, January stays what it was.
+    let dear =
+        BookDocument::from_toml(&BOOK.replace("price = \"10\"", "price = \"25\"")).unwrap().check().unwrap();
+    assert_eq!(january(&dear), billed);
+    let bills = Bills::open(&year.vault).unwrap();
+    assert_eq!(bills.closed_of(month("2025-01")).unwrap().statement(), &billed);
+    let ledger = Ledger::open(&year.vault).unwrap();
+    let of = |bills: &Bills<'_>, book: &PriceBook, text: &str| {
+        bills.statement(&ledger, book, describe, month(text)).unwrap()
+    };
+    let february = of(&bills, &dear, "2025-02");
+    let corrected: i128 = february
+        .lines()
+        .iter()
+        .filter(|line| matches!(line.charge, Charge::Correction { .. }))
+        .map(|line| line.minor)
+        .sum();
+    let fresh = year_of(&year, &dear, describe);
+    assert_eq!(
+        billed.total_minor() + corrected,
+        fresh.total_minor(),
+        "in all it is what it should have been"
+    );
+    assert_ne!(corrected, 0);
+    // A correction that was closed is not made again.
+    year.clock.set(Timestamp(BEGIN + 70 * DAY));
+    assert!(matches!(refused(close(of(&bills, &dear, "2025-03"))), BillError::Order { .. }));
+    close(february.clone()).unwrap();
+    let bills = Bills::open(&year.vault).unwrap();
+    assert_eq!(bills.closed().count(), 2);
+    let march = of(&bills, &dear, "2025-03");
+    assert!(march.lines().iter().all(|line| !matches!(line.charge, Charge::Correction { .. })), "{march:?}");
+}
+
+/// January by a vault in which nothing is closed.
+fn year_of(
+    year: &Year,
+    book: &PriceBook,
+    describe: impl Fn(LineageId, &VmName) -> Arc<Instance>,
+) -> Statement {
+    let ledger = Ledger::open(&year.vault).unwrap();
+    let mut statement = Statement::new(book, "2025-01".parse().unwrap()).unwrap();
+    let (from, until) = statement.period();
+    for (id, metered) in ledger.metered() {
+        let instance = describe(*id, &metered.vm);
+        let usages = rate_instance(book, &instance, &metered.events, Window { from, until }).unwrap();
+        statement.add(book, &instance, &usages).unwrap();
+    }
+    statement
+}
+
+/// A statement of many VMs takes several notes; of two that close a month, the first complete one counts.
+#[test]
+fn a_long_statement_is_kept_in_parts() {
+    let year = Year::new();
+    let book = book();
+    let mut statement = Statement::new(&book, "2025-01".parse().unwrap()).unwrap();
+    let (from, until) = statement.period();
+    for number in 0..2000_u32 {
+        let mut id = [0; 16];
+        id[..4].copy_from_slice(&number.to_be_bytes());
+        let instance = instance(LineageId(id), &format!("vm-{number}-\u{e4}"));
+        let kinds = [
+            vmkeep_billing::EventKind::Protected,
+            vmkeep_billing::EventKind::Backup { disks: Vec::new(), agent: vmkeep_billing::Agent::Used },
+        ];
+        let event = |(number, kind)| vmkeep_billing::Event { instance: instance.id, number, at: from, kind };
+        let events: Vec<_> = (0..).zip(kinds).map(event).collect();
+        let usages = rate_instance(&book, &instance, &events, Window { from, until }).unwrap();
+        statement.add(&book, &instance, &usages).unwrap();
+    }
+    year.clock.set(Timestamp(BEGIN + 40 * DAY));
+    let mut bills = Bills::open(&year.vault).unwrap();
+    bills.close(&permit::<op::ChangePolicy>(), statement.clone()).unwrap();
+    let parts = year.vault.notes().unwrap().iter().filter(|note| note.topic == "statement").count();
+    assert!(parts > 2, "{parts}");
+    let again = Bills::open(&year.vault).unwrap();
+    assert_eq!(again.closed().next().unwrap().statement(), &statement);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use vmkeep_model::{DomainId, LineageId, VmName};
+use vmkeep_model::{DomainId, LineageId, SessionId, VmName};
 
 use crate::error::VaultError;
 use crate::layout::ObjectName;
@@ -19,6 +19,8 @@ pub struct LineageUsage {
     pub data: u64,
     /// Bytes of everything else that is its own: maps in both copies, points, marks, its journal, its keys.
     pub metadata: u64,
+    /// Of all these, the bytes that each session wrote and that are still there: a point is of one session.
+    pub sessions: BTreeMap<SessionId, u64>,
 }
 
 /// What a vault takes: every object belongs to a line of points or to the vault.
@@ -44,9 +46,10 @@ impl VaultUsage {
 #[derive(Default)]
 struct Sums {
     /// Packs with their bytes, of which those are metadata that have a second copy.
-    packs: BTreeMap<(vmkeep_model::SessionId, String), u64>,
-    copied: BTreeSet<(vmkeep_model::SessionId, String)>,
+    packs: BTreeMap<(SessionId, String), u64>,
+    copied: BTreeSet<(SessionId, String)>,
     metadata: u64,
+    sessions: BTreeMap<SessionId, u64>,
 }
 
 impl Vault {
@@ -72,9 +75,11 @@ impl Vault {
             let sums = sums.entry(lineage).or_default();
             match name {
                 ObjectName::Pack(_, session, pack) => {
+                    *sums.sessions.entry(session).or_default() += bytes;
                     sums.packs.insert((session, pack.to_string()), bytes);
                 }
                 ObjectName::PackCopy(_, session, pack) => {
+                    *sums.sessions.entry(session).or_default() += bytes;
                     sums.copied.insert((session, pack.to_string()));
                     sums.metadata += bytes;
                 }
@@ -92,6 +97,7 @@ impl Vault {
                     vm: vms.get(&id).cloned(),
                     data: all - metadata,
                     metadata: sums.metadata + metadata,
+                    sessions: sums.sessions,
                 }
             })
             .collect();

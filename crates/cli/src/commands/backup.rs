@@ -22,7 +22,6 @@ use crate::args::{BackupArgs, DiskKeyArg};
 use crate::context::Context;
 use crate::disk_arg::{DiskArg, DiskFrom};
 use crate::error::{Error, Outcome};
-use crate::metering;
 use crate::progress::{Change, Progress};
 use crate::stores::Stores;
 use crate::tracking_arg::{self, Known};
@@ -160,7 +159,6 @@ pub(super) fn make(context: &Context<'_>, args: &BackupArgs) -> Result<(Report, 
     let report = backup::run(&permit, &vault, &plan, &settings, &progress, context.cancel)?;
     let outcome = if progress.met_damage() { Outcome::Damage } else { Outcome::Good };
     drop(progress);
-    metering::read(&vault, &permit, &args.vm);
     Ok((report, outcome))
 }
 

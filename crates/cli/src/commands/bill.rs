@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use vmkeep::billing::{
     BOOK_BYTES_MAX, BookDocument, ChartPoint, ChartTitle, DiskRule, Event, EventKind, FocusParties, Grouping,
     Instance, InstanceMeter, Measure, Month, Outlook, PriceBook, Redundancy, SizeRule, Statement, Tier,
-    Window, focus_csv, forecast, rate_instance, svg_chart,
+    focus_csv, forecast, svg_chart,
 };
-use vmkeep::model::{LineageId, Timestamp, op};
-use vmkeep::protect::{Ledger, StatementTexts, close_month, closed_months};
+use vmkeep::model::{LineageId, Timestamp, VmName, op};
+use vmkeep::protect::{Bills, Ledger, Protection};
 use vmkeep::vault::Vault;
 
 use crate::args::{BillArgs, BillCommand, BillFormat, BillOf, ForecastArgs, Group};
@@ -46,7 +46,7 @@ struct MonthLine {
 struct Summary<'a> {
     month: String,
     currency: &'a str,
-    total: &'a str,
+    total: String,
     /// When it was closed; `null` while it is open.
     closed: Option<String>,
     vms: usize,
@@ -76,8 +76,11 @@ struct InstanceDocument {
 struct Rating<'v> {
     book: PriceBook,
     ledger: Ledger<'v>,
-    /// By line of points, those that are asked for.
-    instances: Vec<(LineageId, Arc<Instance>)>,
+    bills: Bills<'v>,
+    /// By line of points.
+    instances: BTreeMap<LineageId, Arc<Instance>>,
+    /// The VM that alone is asked for.
+    only: Option<String>,
     now: Timestamp,
 }
 
@@ -85,7 +88,7 @@ pub(crate) fn run(context: &Context<'_>, args: &BillArgs) -> Result<Outcome, Err
     let folder = args.of.vault.as_deref().ok_or_else(|| Error::usage("--vault DIR is missing"))?;
     let vault = context.open_vault(folder)?;
     context.may_view(&vault, args.of.vm.as_ref())?;
-    let rating = Rating::new(&vault, &args.of)?;
+    let mut rating = Rating::new(&vault, &args.of)?;
     if let Some(BillCommand::Forecast(forecast)) = &args.command {
         return rating.forecast(context, forecast);
     }
@@ -97,72 +100,44 @@ pub(crate) fn run(context: &Context<'_>, args: &BillArgs) -> Result<Outcome, Err
     if let Some(path) = &args.chart {
         rating.chart(month, path)?;
     }
-    let whole = args.of.vm.is_none() && args.by.is_none();
-    let closed = closed_months(&vault)?.into_iter().find(|closed| closed.month == month).filter(|_| whole);
-    if let Some(closed) = closed {
-        return Ok(print(
-            context,
-            args.format,
-            month,
-            &closed.texts,
-            Some(closed.at),
-            rating.instances.len(),
-        ));
+    if args.close && rating.bills.closed_of(month).is_none() {
+        let permit = context.permit::<op::ChangePolicy>(&vault, None)?;
+        let statement = rating.statement(month)?;
+        rating.bills.close(&permit, statement)?;
     }
     let statement = rating.statement(month)?;
-    if let Some(group) = &args.by {
-        by(context, &statement, group);
+    let closed = rating.bills.closed_at(month).map(|at| at.to_string());
+    match &args.by {
+        Some(group) => by(context, &statement, group),
+        None => print(context, args.format, &statement, closed.as_deref())?,
     }
-    let texts = texts(&statement)?;
-    let mut at = None;
-    let texts = if args.close {
-        let permit = context.permit::<op::ChangePolicy>(&vault, None)?;
-        let closed = close_month(&vault, &permit, month, texts)?;
-        at = Some(closed.at);
-        closed.texts
-    } else {
-        texts
-    };
-    let format = if args.by.is_some() { None } else { Some(args.format) };
-    Ok(match format {
-        Some(format) => print(context, format, month, &texts, at, rating.instances.len()),
-        None => {
-            summary(context, month, &texts, at, rating.instances.len());
-            Outcome::Good
-        }
-    })
-}
-
-fn summary(context: &Context<'_>, month: Month, texts: &StatementTexts, at: Option<Timestamp>, vms: usize) {
     context.output.json(&Summary {
         month: month.to_string(),
-        currency: &texts.currency,
-        total: &texts.total,
-        closed: at.map(|at| at.to_string()),
-        vms,
+        currency: statement.currency(),
+        total: statement.total(),
+        closed,
+        vms: rating.instances.values().filter(|instance| rating.asked(instance)).count(),
     });
+    Ok(Outcome::Good)
 }
 
 fn print(
     context: &Context<'_>,
     format: BillFormat,
-    month: Month,
-    texts: &StatementTexts,
-    at: Option<Timestamp>,
-    vms: usize,
-) -> Outcome {
+    statement: &Statement,
+    closed: Option<&str>,
+) -> Result<(), Error> {
     let text = match format {
-        BillFormat::Table => &texts.table,
-        BillFormat::Json => &texts.json,
-        BillFormat::Csv => &texts.csv,
-        BillFormat::Focus => &texts.focus,
+        BillFormat::Table => Ok(statement.to_table()),
+        BillFormat::Json => statement.to_json(),
+        BillFormat::Csv => statement.to_csv(),
+        BillFormat::Focus => focus_csv(&[(statement, None)], &parties()),
     };
-    text.lines().for_each(|line| context.output.text(line));
-    if let (Some(at), BillFormat::Table) = (at, format) {
+    text.map_err(Error::billing)?.lines().for_each(|line| context.output.text(line));
+    if let (Some(at), BillFormat::Table) = (closed, format) {
         context.output.text(format!("closed at {at}"));
     }
-    summary(context, month, texts, at, vms);
-    Outcome::Good
+    Ok(())
 }
 
 fn by(context: &Context<'_>, statement: &Statement, group: &Group) {
@@ -181,23 +156,15 @@ fn by(context: &Context<'_>, statement: &Statement, group: &Group) {
     context.output.text(format!("in all {} {}", statement.total(), statement.currency()));
 }
 
-fn texts(statement: &Statement) -> Result<StatementTexts, Error> {
-    let parties = FocusParties {
+fn parties() -> FocusParties {
+    FocusParties {
         provider: "vmkeep".to_owned(),
         publisher: "vmkeep".to_owned(),
         invoice_issuer: "vmkeep".to_owned(),
         billing_account_id: "1".to_owned(),
         billing_account_name: "vmkeep".to_owned(),
         billing_account_type: "vault".to_owned(),
-    };
-    Ok(StatementTexts {
-        table: statement.to_table(),
-        json: statement.to_json().map_err(Error::billing)?,
-        csv: statement.to_csv().map_err(Error::billing)?,
-        focus: focus_csv(&[(statement, None)], &parties).map_err(Error::billing)?,
-        total: statement.total(),
-        currency: statement.currency().to_owned(),
-    })
+    }
 }
 
 fn text_of(path: &Path, what: &'static str) -> Result<String, Error> {
@@ -231,39 +198,48 @@ impl<'v> Rating<'v> {
                     .map_err(|e| Error::Content { path: path.clone(), what: e.message().to_owned() })?
             }
         };
-        let ledger = Ledger::open(vault)?;
-        let asked = |vm| of.vm.as_ref().is_none_or(|only| only == vm);
-        let metered = ledger.metered().filter(|(_, metered)| asked(&metered.vm));
-        let instances = metered
+        let mut ledger = Ledger::open(vault)?;
+        // What came since the last reading counts too; it is noted by the next one.
+        let protection = Protection::open(vault)?;
+        ledger.look(protection.instances().map(|(vm, instance)| (vm, Some(instance.state))))?;
+        let instances = ledger
+            .metered()
             .map(|(id, metered)| Ok((*id, Arc::new(known.instance(*id, &metered.vm.to_string())?))))
-            .collect::<Result<Vec<_>, Error>>()?;
-        if let Some(vm) = of.vm.as_ref().filter(|_| instances.is_empty()) {
+            .collect::<Result<BTreeMap<_, _>, Error>>()?;
+        let only = of.vm.as_ref().map(ToString::to_string);
+        let rating =
+            Self { book, ledger, bills: Bills::open(vault)?, instances, only, now: vault.clock().now() };
+        if let Some(vm) = of.vm.as_ref().filter(|_| !rating.instances.values().any(|of| rating.asked(of))) {
             return Err(Error::usage(format!(
                 "nothing was metered of {vm}: that begins with its first backup under a policy (vmkeep protect)"
             )));
         }
-        Ok(Self { book, ledger, instances, now: vault.clock().now() })
+        Ok(rating)
+    }
+
+    /// Whether the bill is of this instance.
+    fn asked(&self, instance: &Instance) -> bool {
+        self.only.as_ref().is_none_or(|only| *only == instance.name)
     }
 
     fn month(&self, at: Timestamp) -> Result<Month, Error> {
         self.book.terms().zone.month_of(at).map_err(Error::usage)
     }
 
-    /// The statement of a month, of this one up to now.
+    /// The statement of a month, as it was closed, or else up to now.
     fn statement(&self, month: Month) -> Result<Statement, Error> {
-        let mut statement = Statement::new(&self.book, month).map_err(Error::billing)?;
-        let (from, until) = statement.period();
-        let window = Window { from, until: until.min(self.now.max(from)) };
-        for (id, instance) in &self.instances {
-            let usages = rate_instance(&self.book, instance, self.ledger.events(id), window);
-            let added = usages.and_then(|usages| statement.add(&self.book, instance, &usages));
-            added.map_err(Error::billing)?;
-        }
-        Ok(statement)
+        let describe = |id: LineageId, _: &VmName| Arc::clone(&self.instances[&id]);
+        let statement = self.bills.statement(&self.ledger, &self.book, describe, month)?;
+        Ok(if self.only.is_some() { statement.of(|instance| self.asked(instance)) } else { statement })
+    }
+
+    /// The instances that the bill is of.
+    fn wanted(&self) -> impl Iterator<Item = (&LineageId, &Arc<Instance>)> {
+        self.instances.iter().filter(|(_, instance)| self.asked(instance))
     }
 
     fn chart(&self, last: Month, path: &Path) -> Result<(), Error> {
-        let first = self.instances.iter().filter_map(|(id, _)| self.ledger.events(id).first());
+        let first = self.wanted().filter_map(|(id, _)| self.ledger.events(id).first());
         let Some(first) = first.map(|event| event.at).min() else {
             return Err(Error::usage("there is nothing to draw yet"));
         };
@@ -277,7 +253,7 @@ impl<'v> Rating<'v> {
             let statement = self.statement(month)?;
             statement.currency().clone_into(&mut title.currency);
             let until = statement.period().1.min(self.now);
-            let bytes = self.instances.iter().map(|(id, instance)| self.stored(id, instance, until));
+            let bytes = self.wanted().map(|(id, instance)| self.stored(id, instance, until));
             points.push(ChartPoint {
                 label: month.to_string(),
                 minor: statement.total_minor(),
@@ -306,7 +282,7 @@ impl<'v> Rating<'v> {
 
     fn forecast(&self, context: &Context<'_>, args: &ForecastArgs) -> Result<Outcome, Error> {
         let first = self.month(self.now)?.next();
-        for (id, instance) in &self.instances {
+        for (id, instance) in self.wanted() {
             let Some(mut outlook) = outlook(self.ledger.events(id)) else { continue };
             outlook.growth_bytes_per_day = args.growth.unwrap_or(outlook.growth_bytes_per_day);
             outlook.new_bytes_per_day = args.stored.unwrap_or(outlook.new_bytes_per_day);

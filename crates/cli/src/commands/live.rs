@@ -24,8 +24,8 @@ use crate::args::{BackupArgs, GuestArgs, WantedArg};
 use crate::context::Context;
 use crate::disk_arg::{DiskArg, DiskFrom};
 use crate::error::{Error, Outcome, chain};
+use crate::output;
 use crate::progress::Progress;
-use crate::{metering, output};
 
 /// How long QEMU may take to answer.
 const QMP_LIMIT: Duration = Duration::from_secs(30);
@@ -161,7 +161,6 @@ pub(super) fn make(context: &Context<'_>, args: &BackupArgs) -> Result<(LiveRepo
     if let Some(error) = &report.unsettled {
         output::note(&format!("the snapshot did not end as it should: {}", chain(error).join(": ")));
     }
-    metering::read(&vault, &permit, &args.vm);
     Ok((report, outcome))
 }
 

@@ -88,6 +88,10 @@ pub(crate) fn run(context: &Context<'_>, args: &SweepArgs) -> Result<Outcome, Er
     let vault = context.open_vault(&args.vault.vault)?;
     let permit = context.permit(&vault, None)?;
     let mut progress = Progress::new(context.output, args.dry_run);
+    if !args.dry_run {
+        // What goes now would not be seen any more.
+        metering::read_all(&vault, &permit);
+    }
     let swept = vault.sweep(&permit, &settings, context.cancel, &mut |event| progress.event(&event));
     progress.finish();
     if !args.dry_run {
