@@ -26,6 +26,11 @@ use vmkeep_testkit::qemu_guest::{QemuGuest, Restored, run};
 const LIMIT: Duration = Duration::from_mins(2);
 const FULL_AUDIT: &str = "--audit-rate 100%";
 
+/// Prints past the capture of the test's output: how long the guest waited is to be seen, also of a test that passes.
+fn show(text: &str) {
+    std::io::stderr().write_all(format!("{text}\n").as_bytes()).unwrap();
+}
+
 /// Tries until there is somebody at the socket.
 fn until<T>(connect: impl Fn() -> Result<T, QemuError>) -> T {
     let start = Instant::now();
@@ -95,14 +100,14 @@ impl Scene {
 
     fn back_up(&self, options: &str) -> Value {
         let summary = self.scratch.summary(&Self::words(options));
-        println!(
+        show(&format!(
             "{}: {}, frozen for {} ms, {} bytes read, {} stored",
             summary["point"],
             summary["consistency"],
             summary["frozen_ms"],
             summary["bytes_read"],
             summary["bytes_stored"]
-        );
+        ));
         summary
     }
 
@@ -126,7 +131,7 @@ impl Scene {
             }
         }
         let now = (restored.lines(), restored.rows());
-        println!("{point}: {} lines, {} rows", now.0, now.1);
+        show(&format!("{point}: {} lines, {} rows", now.0, now.1));
         assert!(now.0 >= self.last.0 && now.1 >= self.last.1, "{point}: {now:?} after {:?}", self.last);
         self.last = now;
     }
@@ -282,7 +287,7 @@ impl Scene {
         while agent_again.status(LIMIT).unwrap() == FreezeState::Frozen {
             assert!(killed.elapsed() < Duration::from_mins(1), "thawed within the deadline");
         }
-        println!("thawed {} ms after the kill", killed.elapsed().as_millis());
+        show(&format!("thawed {} ms after the kill", killed.elapsed().as_millis()));
         let_it_write(&agent_again, 20);
         while shell(&agent_again, "ls /run").contains("quiesce") {
             assert!(killed.elapsed() < LIMIT, "the post-script runs too");
@@ -424,9 +429,9 @@ fn a_slow_vault_does_not_stall_the_guest() {
     let (first, last) = (first.unwrap(), last.unwrap());
     let (lines, seconds) = (last.0 - first.0, last.1 - first.1);
     let stall = longest_gap(&beside, first.0);
-    println!(
+    show(&format!(
         "between the first and the last pulled byte ({seconds:.1} s) the guest wrote {lines} lines; its longest stall was \
          {stall:.2} s ({quiet:.2} s before)"
-    );
+    ));
     assert!(lines > 50, "{lines} lines in {seconds} s");
 }
