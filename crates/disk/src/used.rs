@@ -98,7 +98,11 @@ fn file_system(disk: &dyn BlockRead, on: Partition) -> Result<Option<FileSystemU
     if let Some((size, used)) = xfs(&head) {
         return Ok(if size <= on.len { found(FileSystemKind::Xfs, size, used) } else { None });
     }
-    Ok(if on.is_boot && on.len <= BOOT_BYTES_MAX { found(FileSystemKind::Boot, on.len, on.len) } else { None })
+    Ok(if on.is_boot && on.len <= BOOT_BYTES_MAX {
+        found(FileSystemKind::Boot, on.len, on.len)
+    } else {
+        None
+    })
 }
 
 /// Size and used bytes by an ext superblock, which begins at 1024; all numbers little endian.

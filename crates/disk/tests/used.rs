@@ -36,7 +36,8 @@ fn sparse(path: &Path, bytes: u64) {
 }
 
 fn number(text: &str, label: &str) -> u64 {
-    let line = text.lines().find(|line| line.starts_with(label)).unwrap_or_else(|| panic!("{label} in {text}"));
+    let line =
+        text.lines().find(|line| line.starts_with(label)).unwrap_or_else(|| panic!("{label} in {text}"));
     line.split(':').nth(1).unwrap().trim().parse().unwrap()
 }
 
