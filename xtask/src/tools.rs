@@ -18,7 +18,7 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// What the tests and `disks` use.
-pub(crate) const TEST_TOOLS: [Tool; 15] = [
+pub(crate) const TEST_TOOLS: [Tool; 16] = [
     tool("qemu-img", "qemu-utils"),
     tool("qemu-io", "qemu-utils"),
     tool("qemu-nbd", "qemu-utils"),
@@ -29,6 +29,7 @@ pub(crate) const TEST_TOOLS: [Tool; 15] = [
     tool("sqlite3", "sqlite3"),
     tool("mke2fs", "e2fsprogs"),
     tool("e2fsck", "e2fsprogs"),
+    tool("mkfs.xfs", "xfsprogs"),
     tool("debugfs", "e2fsprogs"),
     tool("sgdisk", "gdisk"),
     tool("strace", "strace"),

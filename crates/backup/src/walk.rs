@@ -7,11 +7,11 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use vmkeep_disk::BlockRead;
+use vmkeep_disk::{BlockRead, file_system_use, used_bytes};
 use vmkeep_envelope::guest::{CapturedKeys, capture};
 use vmkeep_model::{
     ByteLen, CancelToken, ChangeProvenance, DiskDescription, DiskName, DiskRole, Permit, RecoveryPoint,
-    Tracking, VmDescription, op,
+    Tracking, UsedBytes, VmDescription, op,
 };
 use vmkeep_vault::{
     Adopted, CONFIG_MAX, Draft, DraftDisk, OpenSession, Patched, Session, StoredBytes, Vault,
@@ -232,6 +232,13 @@ fn walk_disks(
     }
 }
 
+/// What the file systems of a disk say they use. One that cannot be read now is not measured: all of it was read before.
+fn used(source: &Source<'_>) -> Option<UsedBytes> {
+    let (Source::Read(disk) | Source::Tracked(disk, _)) = source else { return None };
+    let found = file_system_use(*disk).ok().flatten()?;
+    Some(UsedBytes { bytes: used_bytes(&found), method: "superblocks".to_owned() })
+}
+
 fn finish(
     plan: &Plan<'_>,
     mut session: Session,
@@ -264,7 +271,8 @@ fn finish(
         };
         drafts.push(match walked.remove(&index) {
             None => DraftDisk::Described { description, size },
-            Some(Walked { written, change, bytes_read, whole_unknown }) => {
+            Some(Walked { mut written, change, bytes_read, whole_unknown }) => {
+                written.used = used(&disk.source);
                 report.whole_unknown = whole_unknown;
                 report.patched = written.patched;
                 report.change = Some(change);

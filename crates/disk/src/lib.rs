@@ -62,6 +62,7 @@ mod overlay;
 mod sparse;
 
 mod qcow2;
+mod used;
 mod vhd;
 
 pub mod conformance;
@@ -79,4 +80,5 @@ pub use raw::RawFile;
 pub use raw_target::{Overwrite, RawTarget};
 pub use seam::{BlockRead, BlockWrite};
 pub use sparse::SparseMemory;
+pub use used::{FileSystemKind, FileSystemUse, file_system_use, used_bytes};
 pub use vhd::fixed_vhd_footer;

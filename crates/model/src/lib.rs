@@ -44,6 +44,6 @@ pub use name::{DiskName, NameError, Principal, VmName};
 pub use page::{PageMask, PageMaskError};
 pub use point::{
     ChangeMethod, ChangeProvenance, ConsistencyLevel, DiskRecord, GuestEncryption, PointId, RecoveryPoint,
-    StorageEncryption, StoredDisk, Tracking,
+    StorageEncryption, StoredDisk, Tracking, UsedBytes,
 };
 pub use vm::{DISKS_MAX, DiskDescription, DiskRole, DiskRoleError, VmDescription, VmDescriptionError};

@@ -105,6 +105,15 @@ pub struct PointId {
     pub number: PointNumber,
 }
 
+/// What the file systems of a disk said they use, when a point was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsedBytes {
+    /// How much.
+    pub bytes: ByteLen,
+    /// How that was found, in words.
+    pub method: String,
+}
+
 /// What a point holds of a disk whose content is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredDisk {
@@ -128,6 +137,8 @@ pub struct StoredDisk {
     pub patched_blocks: u64,
     /// The pages that were stored of them.
     pub patched_pages: u64,
+    /// What its file systems said they use; `None` when that was not measured.
+    pub used: Option<UsedBytes>,
 }
 
 /// Where the keys of a disk were that its guest encrypts, when a point was made. Not secret.

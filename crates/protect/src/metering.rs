@@ -63,6 +63,9 @@ struct Disk {
     role: Role,
     /// Bytes of blocks that are not zero; absent for a temporary disk, which nobody looked into.
     nonzero: Option<u64>,
+    /// Bytes that its file systems said they use; absent when that was not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    filesystem: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +101,7 @@ impl Backup {
         let disk = |disk: &vmkeep_model::DiskRecord| Disk {
             role: disk.description.role.into(),
             nonzero: disk.stored.as_ref().map(|stored| stored.allocated.0),
+            filesystem: disk.stored.as_ref().and_then(|stored| Some(stored.used.as_ref()?.bytes.0)),
         };
         Self {
             point: point.id.number.0,
@@ -366,7 +370,7 @@ impl Backup {
             role: disk.role.into(),
             selection: Selection::Included,
             nonzero_bytes: disk.nonzero,
-            filesystem_bytes: None,
+            filesystem_bytes: disk.filesystem,
         };
         EventKind::Backup { disks: self.disks.iter().map(disk).collect(), agent: Agent::Used }
     }
@@ -385,7 +389,7 @@ mod tests {
 
     #[test]
     fn readings_are_stored_as_ever() {
-        let disk = |role, nonzero| Disk { role, nonzero };
+        let disk = |role, nonzero| Disk { role, nonzero, filesystem: None };
         let disks = vec![disk(Role::Os, Some(65_536)), disk(Role::Temporary, None)];
         let reading = Reading {
             vm: "web-01".to_owned(),

@@ -68,6 +68,8 @@ struct InstanceDocument {
     region: Option<String>,
     redundancy: Option<String>,
     cost_center: Option<String>,
+    /// Which size is billed.
+    measure: Option<String>,
     #[serde(default)]
     tags: BTreeMap<String, String>,
 }
@@ -349,6 +351,11 @@ impl InstancesDocument {
         let own = self.vm.get(name).cloned().unwrap_or_default();
         let redundancy = own.redundancy.or_else(|| self.default.redundancy.clone());
         let redundancy = redundancy.unwrap_or_else(|| "lrs".to_owned());
+        let measure = own.measure.or_else(|| self.default.measure.clone());
+        let measure = measure.map_or(Ok(Measure::NonzeroBlocks), |name| {
+            Measure::named(&name)
+                .ok_or_else(|| Error::usage(format!("{name:?} is no measure of a VM's size")))
+        })?;
         let tags = self.default.tags.iter().chain(&own.tags).map(|(k, v)| (k.clone(), v.clone())).collect();
         Ok(Instance {
             id,
@@ -356,7 +363,7 @@ impl InstancesDocument {
             region: own.region.or_else(|| self.default.region.clone()).unwrap_or_else(|| "here".to_owned()),
             redundancy: Redundancy::named(&redundancy)
                 .ok_or_else(|| Error::usage(format!("{redundancy:?} is no redundancy")))?,
-            size_rule: SizeRule { measure: Measure::NonzeroBlocks, disks: DiskRule::Enhanced },
+            size_rule: SizeRule { measure, disks: DiskRule::Enhanced },
             cost_center: own.cost_center.or_else(|| self.default.cost_center.clone()),
             tags,
         })

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use vmkeep_model::{
     BlockSize, ByteLen, ChangeMethod, ChangeProvenance, ConsistencyLevel, ContentHash, DiskDescription,
     DiskName, DiskRecord, DiskRole, GuestEncryption, Labels, LineageId, PointId, PointNumber, RecoveryPoint,
-    SessionId, StorageEncryption, StoredDisk, Timestamp, Tracking, VmDescription,
+    SessionId, StorageEncryption, StoredDisk, Timestamp, Tracking, UsedBytes, VmDescription,
 };
 
 use super::codec::{FormatError, decode_exact, decode_prefix, encode};
@@ -448,6 +448,7 @@ impl StoredBody {
             fallback: None,
             patched_blocks: 0,
             patched_pages: 0,
+            used: self.used.clone().map(|(bytes, method)| UsedBytes { bytes: ByteLen(bytes), method }),
         })
     }
 }

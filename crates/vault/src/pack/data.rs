@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use vmkeep_envelope::{Codec, PackBuilder, PackContent, SlotKind};
 use vmkeep_model::{
-    BlockIndex, BlockRun, BlockSize, ByteLen, ContentHash, DiskName, PAGE_SIZE, PageMask, SessionId, Tracking,
+    BlockIndex, BlockRun, BlockSize, ByteLen, ContentHash, DiskName, PAGE_SIZE, PageMask, SessionId,
+    Tracking, UsedBytes,
 };
 
 use super::begun::Begun;
@@ -122,6 +123,8 @@ pub struct WrittenDisk {
     pub tracking: Option<Tracking>,
     /// Why change tracking was not believed, when there was any; the point keeps it.
     pub fallback: Option<String>,
+    /// What its file systems said they use, and how that was found; the point keeps it.
+    pub used: Option<UsedBytes>,
     /// Bytes stored for the disk.
     pub stored: StoredBytes,
 }
@@ -297,6 +300,7 @@ impl<'s> DiskWriter<'s> {
             patched: self.patched,
             tracking: None,
             fallback: None,
+            used: None,
             stored: StoredBytes { data: self.stored, metadata },
         })
     }
@@ -459,7 +463,7 @@ impl WrittenDisk {
             changed_blocks: self.changed_blocks,
             zeroed_blocks: self.zeroed_blocks,
             provenance,
-            used: None,
+            used: self.used.as_ref().map(|used| (used.bytes.0, used.method.clone())),
         }
     }
 
