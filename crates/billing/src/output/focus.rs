@@ -75,9 +75,9 @@ const DIGITS: u16 = 12;
 /// A line becomes a row. `BilledCost` and `EffectiveCost` are what the statement charges, rounded; `ListCost` and
 /// `ContractedCost` are quantity times price with twelve digits. A discount is a row of its own (`Credit`), as is a
 /// minimum charge (`Adjustment`); a correction has the class `Correction`.
-/// `InvoiceId` is empty where there is no invoice yet, as FOCUS wants it. `focus-validator` 2.2.1 reports one failed rule
-/// either way: it checks "null without an invoice" (`InvoiceId-C-004-C`) and "not null with one" (`InvoiceId-C-005-C`)
-/// on every file, though only one of them applies and the rule above both (`InvoiceId-C-003-C`) passes.
+/// `InvoiceId` is empty where there is no invoice yet, as FOCUS wants it. `focus-validator` 2.2.1 checks "null without an
+/// invoice" (`InvoiceId-C-004-C`) and "not null with one" (`InvoiceId-C-005-C`) on every file and lists the one that does not
+/// apply as failed; the rule that a file has to meet is the one above the two (`InvoiceId-C-003-C`), and passes.
 pub fn focus_csv(statements: &[(&Statement, Option<&str>)], parties: &FocusParties) -> Result<String, Error> {
     const WHAT: &str = "a FOCUS file";
     let mut writer = csv::Writer::from_writer(Vec::new());
