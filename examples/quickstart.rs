@@ -15,15 +15,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vmkeep::backup::{self, Plan, Report, Source, SourceDisk};
-use vmkeep::billing::{
-    BookDocument, DiskRule, Instance, Measure, Redundancy, SizeRule, Statement, Window, rate_instance,
-};
+use vmkeep::billing::{BookDocument, DiskRule, Instance, Measure, Redundancy, SizeRule};
 use vmkeep::disk::{BlockRead, Format, OpenOptions, Overwrite, RawTarget, open};
 use vmkeep::envelope::{KeyFileVault, OsEntropy};
-use vmkeep::model::{
-    BlockSize, CancelToken, DiskDescription, DiskName, DiskRole, Owner, Scope, Timestamp, VmName, op,
-};
-use vmkeep::protect::Ledger;
+use vmkeep::model::{BlockSize, CancelToken, DiskDescription, DiskName, DiskRole, Owner, Scope, VmName, op};
+use vmkeep::protect::{Bills, Ledger};
 use vmkeep::restore::{self, Depth, copy_disk, verify_vault};
 use vmkeep::vault::{BlockChange, OpenPoint, Ports, Vault};
 
@@ -126,22 +122,19 @@ fn bill(vault: &Vault, vm: &VmName) -> Result<()> {
     // A reading says what is new: points, how large their disks were, what they take. Readings are kept in the vault.
     let mut ledger = Ledger::open(vault)?;
     assert!(ledger.read(&Owner.permit::<op::Backup>(Scope::Vm(vm.clone())), vm, None)?);
-    let now = Timestamp(vault.clock().now().0 + 1);
-    let mut statement = Statement::new(&book, book.terms().zone.month_of(now)?)?;
-    let window = Window { from: statement.period().0, until: now };
-    for (id, metered) in ledger.metered() {
-        let instance = Arc::new(Instance {
-            id: *id,
-            name: metered.vm.to_string(),
+    let describe = |id, vm: &VmName| {
+        Arc::new(Instance {
+            id,
+            name: vm.to_string(),
             region: "here".to_owned(),
             redundancy: Redundancy::Lrs,
             size_rule: SizeRule { measure: Measure::NonzeroBlocks, disks: DiskRule::Enhanced },
             cost_center: None,
             tags: BTreeMap::new(),
-        });
-        let usages = rate_instance(&book, &instance, &metered.events, window)?;
-        statement.add(&book, &instance, &usages)?;
-    }
+        })
+    };
+    let month = book.terms().zone.month_of(vault.clock().now())?;
+    let statement = Bills::open(vault)?.statement(&ledger, &book, describe, month)?;
     assert_eq!(statement.lines().iter().map(|line| line.minor).sum::<i128>(), statement.total_minor());
     assert!(statement.total_minor() > 0, "a day of half an instance costs something");
     print!("{}", statement.to_table());

@@ -108,7 +108,7 @@ pub use forecast::{
 pub use meter::{Instance, InstanceMeter, SOFT_MAX};
 pub use month::{BillZone, CalendarError, Month, MonthSpan};
 pub use output::{FocusParties, focus_csv};
-pub use rate::{Window, rate_all, rate_instance};
+pub use rate::{Rating, Window, rate_all, rate_instance};
 pub use retail::{RetailPrices, RetailRule};
 pub use shares::{Share, Shares, VaultBytes, VmBytes, fair_shares};
 pub use size::{

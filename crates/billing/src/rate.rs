@@ -32,9 +32,9 @@ pub fn rate_instance<'e>(
     rating.finish()
 }
 
-/// One instance being rated within a window.
+/// One instance being rated within a window, event by event: for whoever has the events of many instances mixed.
 #[derive(Debug)]
-struct Rating<'a> {
+pub struct Rating<'a> {
     meter: InstanceMeter<'a>,
     window: Window,
     stage: Stage,
@@ -49,11 +49,16 @@ enum Stage {
 }
 
 impl<'a> Rating<'a> {
-    fn new(book: &'a PriceBook, instance: &'a Instance, window: Window) -> Self {
+    /// Nothing happened yet.
+    pub fn new(book: &'a PriceBook, instance: &'a Instance, window: Window) -> Self {
         Self { meter: InstanceMeter::new(book, instance), window, stage: Stage::Before, usages: Vec::new() }
     }
 
-    fn apply(&mut self, event: &Event) -> Result<(), Error> {
+    /// Takes the next event.
+    ///
+    /// # Errors
+    /// As [`InstanceMeter::apply`].
+    pub fn apply(&mut self, event: &Event) -> Result<(), Error> {
         if event.at >= self.window.until {
             self.meter.check_time(event)?;
         }
@@ -74,7 +79,11 @@ impl<'a> Rating<'a> {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Vec<Usage>, Error> {
+    /// What was used within the window.
+    ///
+    /// # Errors
+    /// [`Error::NoPrice`] when something has no price.
+    pub fn finish(mut self) -> Result<Vec<Usage>, Error> {
         self.pass(self.window.from)?;
         self.pass(self.window.until)?;
         Ok(self.usages)

@@ -59,6 +59,31 @@ fn the_log_says_what_was_done_and_by_whom() {
     assert!(text.contains("forgot point 1") && text.contains("was refused to forget on web"), "{text}");
 }
 
+/// Whoever had the data of a point is on record.
+#[test]
+fn the_log_says_what_was_restored_and_decided() {
+    let scratch = scene();
+    fs::write(
+        scratch.path("daily.toml"),
+        "zone = \"UTC\"\nschedule.daily = { at = \"01:30\" }\nretention.daily = \"10 days\"\n",
+    )
+    .unwrap();
+    scratch.json("policy import --name daily daily.toml").expect(0, "import");
+    scratch.json("protect web --policy daily").expect(0, "protect");
+    let written =
+        scratch.json("restore web@2 --to out").expect(0, "restore").summary()["bytes_written"].clone();
+    let log = scratch.json("log --kind restored,policy,protection").expect(0, "log");
+    let entries = log.of_type("entry");
+    let told: Vec<_> = entries.iter().map(|entry| (entry["kind"].clone(), entry["vm"].clone())).collect();
+    let web = json!("web");
+    assert_eq!(
+        told,
+        [(json!("policy"), json!(null)), (json!("protection"), web.clone()), (json!("restored"), web)]
+    );
+    assert_eq!(entries[2]["what"], json!(format!("restored web@2, {written} bytes written")));
+    assert_eq!(scratch.json("log --vm web --kind restored").expect(0, "of web").of_type("entry").len(), 1);
+}
+
 #[test]
 fn a_vault_that_was_put_back_is_found_out_by_a_checkpoint() {
     let scratch = scene();

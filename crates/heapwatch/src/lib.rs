@@ -22,6 +22,8 @@
 //! - A block that grows or shrinks counts as freed, as if it had moved: whether it does is up to the system.
 //! - What is not seen: stacks, registers, static memory, memory that is never freed, and what C libraries allocate.
 //!
+//! It also counts: [`peak_of`] tells how much memory a piece of work had at once beyond what there was before.
+//!
 //! It is slow and is for tests alone: nothing ships it.
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -80,6 +82,20 @@ pub fn hits_here() -> usize {
     HERE.with(Cell::get)
 }
 
+/// Bytes that are allocated now, and the most of them at once since it was last set back.
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+/// Runs `work`; gives what it returns, and the most bytes that were allocated at once meanwhile beyond those that were before.
+///
+/// It counts what all threads do: nothing else may run beside it.
+pub fn peak_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    let before = LIVE.load(Ordering::SeqCst);
+    PEAK.store(before, Ordering::SeqCst);
+    let done = work();
+    (done, PEAK.load(Ordering::SeqCst).saturating_sub(before))
+}
+
 /// The system's allocator, and a look at every block before the system has it back.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HeapWatch;
@@ -90,17 +106,23 @@ unsafe impl GlobalAlloc for HeapWatch {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // Zeroed, so that each byte of the block has a value when the block is looked at.
         // SAFETY: the caller's promises of `alloc` are those of `alloc_zeroed`.
-        unsafe { System.alloc_zeroed(layout) }
+        unsafe { self.alloc_zeroed(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc_zeroed(layout) }
+        let block = unsafe { System.alloc_zeroed(layout) };
+        if !block.is_null() {
+            let live = LIVE.fetch_add(layout.size(), Ordering::SeqCst) + layout.size();
+            PEAK.fetch_max(live, Ordering::SeqCst);
+        }
+        block
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: the block is live until the next line, and is the caller's alone.
         unsafe { search(block, layout.size()) };
+        LIVE.fetch_sub(layout.size(), Ordering::SeqCst);
         // SAFETY: the caller's promises are passed on.
         unsafe { System.dealloc(block, layout) };
     }

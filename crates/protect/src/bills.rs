@@ -3,15 +3,13 @@
 //! A closed statement is written whole, with every quantity and rate, in as many notes as it takes. The first complete one of a
 //! month is the one, whoever writes another; nothing changes it. What turns out later is a correction on the next statement.
 
-use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use vmkeep_billing::{
-    Charge, ClosedStatement, Instance, Line, Month, PriceBook, Statement, Window, rate_instance,
-};
+use vmkeep_billing::{Charge, ClosedStatement, Instance, Line, Month, PriceBook, Rating, Statement, Window};
 use vmkeep_model::{LineageId, Op, Permit, Timestamp, VmName};
 use vmkeep_vault::Vault;
 
@@ -19,7 +17,7 @@ use crate::metering::Ledger;
 use crate::{BillError, ProtectError};
 
 /// The topic of the notes that are written here.
-const TOPIC: &str = "statement";
+pub(crate) const TOPIC: &str = "statement";
 const VERSION: u32 = 1;
 /// Bytes of a statement in one note; quoted as JSON within JSON it is at most twice that.
 const PART_BYTES: usize = 400_000;
@@ -55,10 +53,14 @@ impl<'v> Bills<'v> {
     /// # Errors
     /// [`ProtectError::Note`] for one that this version does not understand, or that does not agree with itself.
     pub fn open(vault: &'v Vault) -> Result<Self, ProtectError> {
-        let notes = vault.notes()?;
-        let parts = notes.iter().filter(|note| note.topic == TOPIC);
-        let closed = replay(parts.map(|note| (note.number, note.at, &*note.body)))?;
-        Ok(Self { vault, closed })
+        let mut parts = Parts::default();
+        for note in vault.notes() {
+            let note = note?;
+            if note.topic == TOPIC {
+                parts.take(note.number, note.at, &note.body)?;
+            }
+        }
+        Ok(Self { vault, closed: parts.closed })
     }
 
     /// The closed statements, oldest first.
@@ -88,22 +90,51 @@ impl<'v> Bills<'v> {
         describe: impl Fn(LineageId, &VmName) -> Arc<Instance>,
         month: Month,
     ) -> Result<Statement, ProtectError> {
-        if let Some(closed) = self.closed_of(month) {
-            return Ok(closed.statement().clone());
-        }
-        let now = self.vault.clock().now();
-        let mut statement = rated(ledger, book, &describe, month, now)?;
-        let last = self.closed.keys().next_back();
-        if last.is_some_and(|last| last.next() == month) {
-            let earlier = self.closed().flat_map(|closed| closed.statement().lines().iter());
-            let earlier = earlier.filter(|line| matches!(line.charge, Charge::Correction { .. }));
+        let mut statements = self.statements(ledger, book, describe, &[month])?;
+        statements.pop().map_or_else(|| Ok(Statement::new(book, month)?), Ok)
+    }
+
+    /// The statements of some months, each as [`statement`](Self::statement) makes it, with one replay of the ledger at most.
+    ///
+    /// # Errors
+    /// As [`Self::statement`].
+    pub fn statements(
+        &self,
+        ledger: &Ledger<'_>,
+        book: &PriceBook,
+        describe: impl Fn(LineageId, &VmName) -> Arc<Instance>,
+        months: &[Month],
+    ) -> Result<Vec<Statement>, ProtectError> {
+        let after_closed = self.closed.keys().next_back().map(|last| last.next());
+        let is_open = |month: &Month| !self.closed.contains_key(month);
+        // What is closed is rated again for what turned out since.
+        let corrected = after_closed.is_some_and(|month| months.contains(&month));
+        let again = self.closed.keys().filter(|_| corrected).copied();
+        let rated: BTreeSet<Month> = again.chain(months.iter().copied().filter(is_open)).collect();
+        let mut rated = rated_months(ledger, book, &describe, &rated, self.vault.clock().now())?;
+        let mut corrections = Vec::new();
+        if corrected {
+            let lines = self.closed().flat_map(|closed| closed.statement().lines().iter());
+            let earlier = lines.filter(|line| matches!(line.charge, Charge::Correction { .. }));
             let earlier: Vec<Line> = earlier.cloned().collect();
             for (month, (_, closed)) in &self.closed {
-                let newer = rated(ledger, book, &describe, *month, now)?;
-                statement.add_corrections(closed.corrections(&newer, &earlier)?);
+                if let Some(newer) = rated.remove(month) {
+                    corrections.extend(closed.corrections(&newer, &earlier)?);
+                }
             }
         }
-        Ok(statement)
+        let statement = |month: &Month| match self.closed_of(*month) {
+            Some(closed) => Ok(closed.statement().clone()),
+            None => {
+                let mut statement =
+                    rated.get(month).cloned().map_or_else(|| Statement::new(book, *month), Ok)?;
+                if after_closed == Some(*month) {
+                    statement.add_corrections(corrections.clone());
+                }
+                Ok(statement)
+            }
+        };
+        months.iter().map(statement).collect()
     }
 
     /// Closes the month of `statement` for good. Months are closed in order, each after its end.
@@ -134,13 +165,17 @@ impl<'v> Bills<'v> {
     }
 }
 
-/// The closed months that notes make: number, time and body of each.
-pub(crate) fn replay<'n>(
-    notes: impl Iterator<Item = (u64, Timestamp, &'n [u8])>,
-) -> Result<Closed, ProtectError> {
-    let mut closed = BTreeMap::new();
-    let mut open: BTreeMap<(Month, u64), BTreeMap<u32, String>> = BTreeMap::new();
-    for (number, at, body) in notes {
+/// The closed months that notes make.
+#[derive(Debug, Default)]
+pub(crate) struct Parts {
+    pub(crate) closed: Closed,
+    /// What there is so far of statements that are not complete.
+    open: BTreeMap<(Month, u64), BTreeMap<u32, String>>,
+}
+
+impl Parts {
+    /// Takes a note: its number, its time and its body.
+    pub(crate) fn take(&mut self, number: u64, at: Timestamp, body: &[u8]) -> Result<(), ProtectError> {
         let unreadable = |why: String| ProtectError::Note { number, why };
         let part: Part = serde_json::from_slice(body).map_err(|e| unreadable(e.to_string()))?;
         if part.version != VERSION || part.count > PARTS_MAX || part.index >= part.count {
@@ -148,10 +183,10 @@ pub(crate) fn replay<'n>(
             return Err(unreadable(format!("part {index} of {count} of a statement, version {version}")));
         }
         let month: Month = part.month.parse().map_err(|e| unreadable(format!("{e}")))?;
-        if closed.contains_key(&month) {
-            continue;
+        if self.closed.contains_key(&month) {
+            return Ok(());
         }
-        let parts = open.entry((month, part.of)).or_default();
+        let parts = self.open.entry((month, part.of)).or_default();
         let _ = parts.entry(part.index).or_insert(part.text);
         if parts.len() == part.count as usize {
             let text: String = std::mem::take(parts).into_values().collect();
@@ -159,10 +194,20 @@ pub(crate) fn replay<'n>(
             if statement.statement().month() != month {
                 return Err(unreadable(format!("the statement of {month} is of another month")));
             }
-            let _ = closed.insert(month, (at, statement));
+            self.open.retain(|(of, _), _| *of != month);
+            let _ = self.closed.insert(month, (at, statement));
         }
+        Ok(())
     }
-    Ok(closed)
+}
+
+/// What a part of a statement says to a person.
+pub(crate) fn words(body: &[u8]) -> Option<String> {
+    let Part { month, index, count, .. } = serde_json::from_slice(body).ok()?;
+    Some(match count {
+        1 => format!("closed the bill of {month}"),
+        _ => format!("closed the bill of {month}, part {} of {count}", u64::from(index) + 1),
+    })
 }
 
 /// Bodies of the notes of a statement.
@@ -187,22 +232,41 @@ fn parts(month: Month, text: &str, now: Timestamp) -> Result<Vec<Vec<u8>>, Prote
     (0..).zip(texts).map(body).collect()
 }
 
-fn rated(
+/// What the ledger comes to in each of some months, by one replay of it.
+fn rated_months(
     ledger: &Ledger<'_>,
     book: &PriceBook,
     describe: &impl Fn(LineageId, &VmName) -> Arc<Instance>,
-    month: Month,
+    months: &BTreeSet<Month>,
     now: Timestamp,
-) -> Result<Statement, ProtectError> {
-    let mut statement = Statement::new(book, month)?;
-    let (from, until) = statement.period();
-    let until = until.min(now.max(from));
-    for (id, metered) in ledger.metered() {
-        let instance = describe(*id, &metered.vm);
-        let usages = rate_instance(book, &instance, &metered.events, Window { from, until })?;
-        statement.add(book, &instance, &usages)?;
+) -> Result<BTreeMap<Month, Statement>, ProtectError> {
+    let mut statements = BTreeMap::new();
+    for month in months {
+        statements.insert(*month, Statement::new(book, *month)?);
     }
-    Ok(statement)
+    if statements.is_empty() {
+        return Ok(statements);
+    }
+    let window = |statement: &Statement| {
+        let (from, until) = statement.period();
+        Window { from, until: until.min(now.max(from)) }
+    };
+    let windows: Vec<Window> = statements.values().map(window).collect();
+    let instances: BTreeMap<LineageId, Arc<Instance>> =
+        ledger.metered().map(|(id, metered)| (*id, describe(*id, &metered.vm))).collect();
+    let rating = |instance| windows.iter().map(|window| Rating::new(book, instance, *window)).collect();
+    let mut ratings: BTreeMap<LineageId, Vec<Rating<'_>>> =
+        instances.iter().map(|(id, instance)| (*id, rating(&**instance))).collect();
+    ledger.replay(&mut |_, event| {
+        let mut ratings = ratings.get_mut(&event.instance).into_iter().flatten();
+        ratings.try_for_each(|rating| Ok(rating.apply(event)?))
+    })?;
+    for ((_, instance), ratings) in instances.iter().zip(ratings.into_values()) {
+        for (statement, rating) in statements.values_mut().zip(ratings) {
+            statement.add(book, instance, &rating.finish()?)?;
+        }
+    }
+    Ok(statements)
 }
 
 #[cfg(test)]
@@ -220,7 +284,10 @@ mod tests {
         let of = found[0].of;
         let stored = format!(r#"{{"version":1,"month":"2026-01","of":{of},"index":1,"count":2,"text":"x"}}"#);
         assert_eq!(std::str::from_utf8(&bodies[1]).unwrap(), stored);
-        let replayed = |body: &str| replay(std::iter::once((9, Timestamp(5), body.as_bytes())));
+        let replayed = |body: &str| {
+            let mut parts = Parts::default();
+            parts.take(9, Timestamp(5), body.as_bytes()).map(|()| parts.closed)
+        };
         assert!(replayed(&stored).unwrap().is_empty(), "half a statement is none");
         for (was, becomes) in [
             ("\"version\":1", "\"version\":2"),

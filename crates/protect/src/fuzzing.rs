@@ -2,9 +2,13 @@
 //!
 //! The test `fuzz_corpora` replays what was found.
 
+use std::collections::BTreeMap;
+
 use vmkeep_model::Timestamp;
 
 use crate::PolicySource;
+use crate::bills::Parts;
+use crate::metering::Standings;
 use crate::note::Note;
 
 /// A function that takes any bytes.
@@ -19,24 +23,28 @@ pub const TARGETS: [(&str, Target); 3] = [
 
 /// Readings, one in each line, replayed: no order of them makes an event that goes back in time.
 pub fn metering_notes(data: &[u8]) {
-    let lines = data.split(|&byte| byte == b'\n');
-    let notes =
-        (1..).zip(lines).map(|(number, line)| (number, Timestamp(i64::try_from(number).unwrap_or(0)), line));
-    let Ok(metered) = crate::metering::replay(notes) else { return };
-    for metered in metered.values() {
-        assert!(metered.events.is_sorted_by(|a, b| a.at <= b.at && a.number < b.number));
+    let (mut standings, mut last) = (Standings::default(), BTreeMap::new());
+    for (number, line) in (1_u32..).zip(data.split(|&byte| byte == b'\n')) {
+        let Ok(events) = standings.take_note(u64::from(number), Timestamp(i64::from(number)), line) else {
+            return;
+        };
+        for event in events {
+            let before = last.insert(event.instance, (event.at, event.number));
+            assert!(before.is_none_or(|(at, number)| at <= event.at && number < event.number));
+        }
     }
 }
 
 /// Parts of statements that were closed, one in each line: each statement is of its month.
 pub fn statement_notes(data: &[u8]) {
     let lines = data.split(|&byte| byte == b'\n');
-    let Ok(closed) =
-        crate::bills::replay((1..).zip(lines).map(|(number, line)| (number, Timestamp(0), line)))
-    else {
-        return;
-    };
-    for (month, (_, statement)) in closed {
+    let mut parts = Parts::default();
+    for (number, line) in (1..).zip(lines) {
+        if parts.take(number, Timestamp(0), line).is_err() {
+            return;
+        }
+    }
+    for (month, (_, statement)) in parts.closed {
         assert_eq!(statement.statement().month(), month);
     }
 }

@@ -29,13 +29,15 @@ mod metering;
 mod next;
 mod note;
 mod protection;
+mod words;
 
 pub use bills::Bills;
 pub use error::{BillError, ProtectError};
 pub use life::{Settled, Stop};
-pub use metering::{Ledger, Metered};
+pub use metering::{Ledger, Metered, note_restore};
 pub use next::Next;
 pub use note::PolicySource;
 pub use protection::{Instance, PolicyVersion, Protection, Pruned};
 pub use vmkeep_billing as billing;
 pub use vmkeep_retention as retention;
+pub use words::NoteWords;

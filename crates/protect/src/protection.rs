@@ -73,7 +73,11 @@ impl<'v> Protection<'v> {
         let (policies, instances) = (BTreeMap::new(), BTreeMap::new());
         let (immutability, soft_delete) = (Immutability::default(), SoftDelete::default());
         let mut found = Self { vault, policies, instances, immutability, soft_delete };
-        for note in vault.notes()?.into_iter().filter(|note| note.topic == TOPIC) {
+        for note in vault.notes() {
+            let note = note?;
+            if note.topic != TOPIC {
+                continue;
+            }
             let decided = Note::decode(note.number, &note.body)?;
             found.take(note.number, note.at, decided)?;
         }

@@ -8,15 +8,17 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use vmkeep_backup::{Plan, Settings, Silent, Source, SourceDisk, run};
 use vmkeep_billing::{
-    BookDocument, Charge, DiskRule, Instance, InstanceMeter, Measure, Meter, Month, PriceBook, Redundancy,
-    SizeRule, Statement, Tier, Window, rate_instance,
+    BookDocument, Charge, DiskRule, Event, EventKind, Instance, InstanceMeter, Measure, Meter, Month,
+    PriceBook, Redundancy, SizeRule, Statement, Tier, Window, rate_instance,
 };
 use vmkeep_disk::Memory;
 use vmkeep_envelope::{KeyFileVault, SecretKey, SeededEntropy};
 use vmkeep_model::{
     BlockSize, CancelToken, DiskDescription, DiskRole, LineageId, ManualClock, Timestamp, VmName, op,
 };
-use vmkeep_protect::{BillError, Bills, Ledger, PolicySource, ProtectError, Protection, labels};
+use vmkeep_protect::{
+    BillError, Bills, Ledger, Metered, PolicySource, ProtectError, Protection, labels, note_restore,
+};
 use vmkeep_retention::State;
 use vmkeep_testkit::permit;
 use vmkeep_vault::{CompressionLevel, Ports, SweepSettings, Vault};
@@ -87,6 +89,37 @@ impl Year {
     }
 }
 
+/// The events of a vault by line of points, each with the VM that it was of by then.
+type Events = BTreeMap<LineageId, (VmName, Vec<Event>)>;
+
+fn events_of(vault: &Vault) -> Events {
+    let mut events = Events::new();
+    let ledger = Ledger::open_with(vault, &mut |metered, event| {
+        let found = events.entry(event.instance).or_insert_with(|| (metered.vm.clone(), Vec::new()));
+        found.1.push(event.clone());
+        Ok(())
+    });
+    for (id, metered) in ledger.unwrap().metered() {
+        assert_eq!(events.get(id).map_or(0, |(_, events)| events.len()) as u64, metered.events);
+    }
+    events
+}
+
+/// What a ledger hands on, notes and looks.
+fn replayed(ledger: &Ledger<'_>) -> Events {
+    let mut events = Events::new();
+    let mut visit = |metered: &Metered, event: &Event| {
+        events
+            .entry(event.instance)
+            .or_insert_with(|| (metered.vm.clone(), Vec::new()))
+            .1
+            .push(event.clone());
+        Ok(())
+    };
+    ledger.replay(&mut visit).unwrap();
+    events
+}
+
 const BOOK: &str = r#"
         name = "house prices"
         currency = "EUR"
@@ -149,7 +182,7 @@ fn the_meters_are_the_bytes_in_the_vault_and_every_month_adds_up() {
         year.read(&web, State::Protected);
         year.read(&db, State::Protected);
         assert!(!year.read(&web, State::Protected), "nothing is new");
-        let (ledger, usage) = (Ledger::open(&year.vault).unwrap(), year.vault.usage().unwrap());
+        let (events, usage) = (events_of(&year.vault), year.vault.usage().unwrap());
         assert_eq!(
             (usage.total(), usage.foreign),
             (year.bytes(), 0),
@@ -159,7 +192,7 @@ fn the_meters_are_the_bytes_in_the_vault_and_every_month_adds_up() {
             let name = lineage.vm.as_ref().unwrap().to_string();
             let instance = instance(lineage.id, &name);
             let mut meter = InstanceMeter::new(&book, &instance);
-            ledger.events(&lineage.id).iter().for_each(|event| meter.apply(event).unwrap());
+            events[&lineage.id].1.iter().for_each(|event| meter.apply(event).unwrap());
             // What is of this instant counts from the next.
             meter.usage_until(Timestamp(year.vault.clock().now().0 + 1)).unwrap();
             let bytes = lineage.data + lineage.metadata;
@@ -182,14 +215,14 @@ fn months(
     ids: &BTreeMap<String, LineageId>,
     levels: &BTreeMap<(LineageId, usize), u64>,
 ) {
-    let ledger = Ledger::open(&year.vault).unwrap();
+    let events = events_of(&year.vault);
     let mut month: Month = "2025-01".parse().unwrap();
     for number in 1..=12 {
         let mut statement = Statement::new(book, month).unwrap();
         let (from, until) = statement.period();
         for (name, id) in ids {
             let instance = instance(*id, name);
-            let usages = rate_instance(book, &instance, ledger.events(id), Window { from, until }).unwrap();
+            let usages = rate_instance(book, &instance, &events[id].1, Window { from, until }).unwrap();
             statement.add(book, &instance, &usages).unwrap();
         }
         let sum: i128 = statement.lines().iter().map(|line| line.minor).sum();
@@ -229,12 +262,8 @@ fn stopping_deleting_and_coming_back_are_events() {
     let web: VmName = "web".parse().unwrap();
     let at = |day: i64| Timestamp(BEGIN + day * DAY);
     let names = || {
-        let ledger = Ledger::open(&year.vault).unwrap();
-        let events: Vec<_> = ledger
-            .metered()
-            .flat_map(|(_, metered)| metered.events.iter().map(|event| event.kind.name()))
-            .collect();
-        events
+        let events = events_of(&year.vault).into_values();
+        events.flat_map(|(_, events)| events).map(|event| event.kind.name()).collect::<Vec<_>>()
     };
     assert!(!year.read(&web, State::Protected), "there is nothing of it in the vault");
     year.back_up("web", 1);
@@ -263,12 +292,13 @@ fn stopping_deleting_and_coming_back_are_events() {
     year.read(&web, State::Purged { since: at(6) });
     assert_eq!(names()[before..], ["stopped", "removed"]);
     // All of it is billable: no event is one that cannot have happened.
-    let ledger = Ledger::open(&year.vault).unwrap();
     let book = book();
-    for (id, metered) in ledger.metered() {
-        let instance = instance(*id, "web");
+    for (id, (_, events)) in events_of(&year.vault) {
+        let instance = instance(id, "web");
         let mut meter = InstanceMeter::new(&book, &instance);
-        metered.events.iter().for_each(|event| meter.apply(event).unwrap());
+        for event in &events {
+            meter.apply(event).unwrap();
+        }
     }
 }
 
@@ -284,20 +314,18 @@ fn a_late_reading_bills_points_from_when_they_were_made() {
     }
     year.clock.set(at(30));
     assert!(year.read(&web, State::StoppedRetain { since: at(20) }));
-    let ledger = Ledger::open(&year.vault).unwrap();
-    let (_, metered) = ledger.metered().next().unwrap();
+    let events = events_of(&year.vault).into_values().next().unwrap().1;
     let days = |name: &str| -> Vec<i64> {
-        let events = metered.events.iter().filter(|event| event.kind.name() == name);
+        let events = events.iter().filter(|event| event.kind.name() == name);
         events.map(|event| (event.at.0 - BEGIN) / DAY).collect()
     };
     assert_eq!((days("backup"), days("stopped")), (vec![0, 3, 7], vec![20]));
     // Marks of none of the points, and the heads, are all that counts from the reading on only.
     assert_eq!(days("stored"), [0, 3, 7, 30]);
-    let stored: Vec<u64> = metered
-        .events
+    let stored: Vec<u64> = events
         .iter()
         .filter_map(|event| match event.kind {
-            vmkeep_billing::EventKind::Stored { bytes, .. } => Some(bytes),
+            EventKind::Stored { bytes, .. } => Some(bytes),
             _ => None,
         })
         .collect();
@@ -323,17 +351,19 @@ fn what_happened_between_readings_is_never_an_impossible_event() {
     year.clock.set(at(10));
     year.back_up("web", 2);
     year.read(&web, State::Protected);
-    let ledger = Ledger::open(&year.vault).unwrap();
+    let events = events_of(&year.vault);
     let (book, mut protected, mut stored, mut deleted) = (book(), 0, 0, 0);
-    assert_eq!(ledger.metered().count(), 2);
-    for (id, metered) in ledger.metered() {
-        let instance = instance(*id, "web");
+    assert_eq!(events.len(), 2);
+    for (id, (_, events)) in events {
+        let instance = instance(id, "web");
         let mut meter = InstanceMeter::new(&book, &instance);
-        metered.events.iter().for_each(|event| meter.apply(event).unwrap());
+        for event in &events {
+            meter.apply(event).unwrap();
+        }
         meter.usage_until(at(11)).unwrap();
         stored += meter.stored_bytes(Tier::Vault);
         deleted += meter.soft_deleted_bytes(Tier::Vault);
-        let names: Vec<_> = metered.events.iter().map(|event| event.kind.name()).collect();
+        let names: Vec<_> = events.iter().map(|event| event.kind.name()).collect();
         protected += usize::from(!names.contains(&"stopped"));
     }
     assert_eq!(protected, 1, "backups of the newer line alone are to be expected");
@@ -348,8 +378,8 @@ fn one_without_a_policy_ends_with_its_points() {
     year.back_up("db", 1);
     let (web, db): (VmName, VmName) = ("web".parse().unwrap(), "db".parse().unwrap());
     let names = |ledger: &Ledger<'_>, vm: &VmName| -> Vec<&str> {
-        let of = ledger.metered().filter(|(_, metered)| metered.vm == *vm);
-        of.flat_map(|(_, metered)| metered.events.iter().map(|event| event.kind.name())).collect()
+        let of = replayed(ledger).into_values().filter(|(of, _)| of == vm);
+        of.flat_map(|(_, events)| events).map(|event| event.kind.name()).collect()
     };
     let mut looked = Ledger::open(&year.vault).unwrap();
     let usage = looked.look([(&web, None), (&db, None)]).unwrap();
@@ -363,6 +393,34 @@ fn one_without_a_policy_ends_with_its_points() {
     year.sweep();
     assert!(ledger.read(&permit::<op::Backup>(), &web, None).unwrap());
     assert!(names(&ledger, &web).contains(&"stopped") && !names(&looked, &db).contains(&"stopped"));
+}
+
+/// A restore is on record with the events, costs nothing, and before anything was metered says nothing.
+#[test]
+fn restores_are_on_record_and_cost_nothing() {
+    let year = Year::new();
+    let (web, book): (VmName, _) = ("web".parse().unwrap(), book());
+    year.back_up("web", 1);
+    let point = year.vault.point(&"web@1".parse().unwrap()).unwrap();
+    let note = |bytes| note_restore(&year.vault, &permit::<op::Restore>(), point.point(), bytes).unwrap();
+    note(1);
+    assert!(events_of(&year.vault).is_empty());
+    year.read(&web, State::Protected);
+    year.clock.set(Timestamp(BEGIN + DAY));
+    let describe = |id, vm: &VmName| instance(id, vm.as_str());
+    let month: Month = "2025-01".parse().unwrap();
+    let billed = || {
+        let ledger = Ledger::open(&year.vault).unwrap();
+        Bills::open(&year.vault).unwrap().statement(&ledger, &book, describe, month).unwrap()
+    };
+    let before = billed();
+    note(65_536);
+    let events = events_of(&year.vault).into_values().next().unwrap().1;
+    let last = events.last().unwrap();
+    assert_eq!((last.at, &last.kind), (Timestamp(BEGIN + DAY), &EventKind::Restored { bytes: 65_536 }));
+    assert_eq!(billed().total_minor(), before.total_minor());
+    year.clock.set(Timestamp(BEGIN + 2 * DAY));
+    assert!(!year.read(&web, State::Protected), "nothing else is new");
 }
 
 /// Months are closed in order, stay as they are, and what turns out later is on the statement after them.
@@ -431,12 +489,11 @@ fn year_of(
     book: &PriceBook,
     describe: impl Fn(LineageId, &VmName) -> Arc<Instance>,
 ) -> Statement {
-    let ledger = Ledger::open(&year.vault).unwrap();
     let mut statement = Statement::new(book, "2025-01".parse().unwrap()).unwrap();
     let (from, until) = statement.period();
-    for (id, metered) in ledger.metered() {
-        let instance = describe(*id, &metered.vm);
-        let usages = rate_instance(book, &instance, &metered.events, Window { from, until }).unwrap();
+    for (id, (vm, events)) in events_of(&year.vault) {
+        let instance = describe(id, &vm);
+        let usages = rate_instance(book, &instance, &events, Window { from, until }).unwrap();
         statement.add(book, &instance, &usages).unwrap();
     }
     statement
@@ -454,10 +511,10 @@ fn a_long_statement_is_kept_in_parts() {
         id[..4].copy_from_slice(&number.to_be_bytes());
         let instance = instance(LineageId(id), &format!("vm-{number}-\u{e4}"));
         let kinds = [
-            vmkeep_billing::EventKind::Protected,
-            vmkeep_billing::EventKind::Backup { disks: Vec::new(), agent: vmkeep_billing::Agent::Used },
+            EventKind::Protected,
+            EventKind::Backup { disks: Vec::new(), agent: vmkeep_billing::Agent::Used },
         ];
-        let event = |(number, kind)| vmkeep_billing::Event { instance: instance.id, number, at: from, kind };
+        let event = |(number, kind)| Event { instance: instance.id, number, at: from, kind };
         let events: Vec<_> = (0..).zip(kinds).map(event).collect();
         let usages = rate_instance(&book, &instance, &events, Window { from, until }).unwrap();
         statement.add(&book, &instance, &usages).unwrap();
@@ -465,7 +522,7 @@ fn a_long_statement_is_kept_in_parts() {
     year.clock.set(Timestamp(BEGIN + 40 * DAY));
     let mut bills = Bills::open(&year.vault).unwrap();
     bills.close(&permit::<op::ChangePolicy>(), statement.clone()).unwrap();
-    let parts = year.vault.notes().unwrap().iter().filter(|note| note.topic == "statement").count();
+    let parts = year.vault.notes().filter(|note| note.as_ref().unwrap().topic == "statement").count();
     assert!(parts > 2, "{parts}");
     let again = Bills::open(&year.vault).unwrap();
     assert_eq!(again.closed().next().unwrap().statement(), &statement);

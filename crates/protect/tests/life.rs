@@ -435,7 +435,7 @@ fn a_protected_step_takes_the_approval_of_a_second_person_for_a_time() {
     let other = scene.open().delete(&permit_of_cora, &db, None);
     assert!(matches!(other, Err(ProtectError::Denied(_))), "it is for one VM alone: {other:?}");
     scene.open().delete(&permit_of_cora, &vm(), None).unwrap();
-    let notes = vault.notes().unwrap();
+    let notes = vault.notes().collect::<Result<Vec<_>, _>>().unwrap();
     assert_eq!(notes.last().unwrap().by.as_ref(), Some(&cora), "the note says who did it");
     scene.open().undelete(&ask(vault, "cora").unwrap(), &vm()).unwrap();
     scene.pass(8 * HOUR);

@@ -274,15 +274,28 @@ pub(crate) fn append(
     Err(VaultError::Taken { object: format!("journal/{}", LineageId(stream)) })
 }
 
+/// Reads and checks the entries of `stream` one by one, oldest first; the first fault is the last that it gives.
+pub(crate) fn entries(
+    vault: &Inner,
+    stream: [u8; 16],
+) -> impl Iterator<Item = Result<JournalRecord, VaultError>> {
+    let mut next = Some((1, [0; 32]));
+    std::iter::from_fn(move || {
+        let (n, before) = next.take()?;
+        match entry(vault, stream, n, Some(before)) {
+            Ok(Some((record, hash))) => {
+                next = Some((n + 1, hash));
+                Some(Ok(record))
+            }
+            Ok(None) => None,
+            Err(e) => Some(Err(e)),
+        }
+    })
+}
+
 /// Reads and checks every entry of `stream`, oldest first; the first fault ends the list.
 pub(crate) fn read(vault: &Inner, stream: [u8; 16]) -> Result<Vec<JournalRecord>, VaultError> {
-    let (mut records, mut before) = (Vec::new(), Some([0; 32]));
-    for n in 1.. {
-        let Some((record, hash)) = entry(vault, stream, n, before)? else { break };
-        records.push(record);
-        before = Some(hash);
-    }
-    Ok(records)
+    entries(vault, stream).collect()
 }
 
 /// Reads and checks entry `n` and gives it with its hash. `before` is the hash of the entry before it, `None` when

@@ -5,7 +5,7 @@ use vmkeep_model::{Op, Permit, Principal, Timestamp};
 
 use crate::error::VaultError;
 use crate::format::FormatError;
-use crate::journal::{self, JournalEntry};
+use crate::journal::{self, JournalEntry, JournalRecord};
 use crate::vault::{Inner, Vault};
 
 /// Longest body of a note, in bytes.
@@ -50,15 +50,15 @@ impl Vault {
         journal::append(&self.inner, self.inner.note_stream(), permit.who(), &entry)
     }
 
-    /// Every note, oldest first.
-    pub fn notes(&self) -> Result<Vec<Note>, VaultError> {
-        let records = journal::read(&self.inner, self.inner.note_stream())?;
-        let notes = records.into_iter().filter_map(|record| match record.entry {
-            JournalEntry::Note { topic, body } => {
-                Some(Note { number: record.number, at: record.at, by: record.by, topic, body })
+    /// Every note, oldest first, read and checked one by one: memory holds one. The first fault is the last that it gives.
+    pub fn notes(&self) -> impl Iterator<Item = Result<Note, VaultError>> {
+        let records = journal::entries(&self.inner, self.inner.note_stream());
+        records.filter_map(|record| match record {
+            Ok(JournalRecord { number, at, by, entry: JournalEntry::Note { topic, body } }) => {
+                Some(Ok(Note { number, at, by, topic, body }))
             }
-            _ => None,
-        });
-        Ok(notes.collect())
+            Ok(_) => None,
+            Err(e) => Some(Err(e)),
+        })
     }
 }

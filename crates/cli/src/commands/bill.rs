@@ -230,9 +230,17 @@ impl<'v> Rating<'v> {
 
     /// The statement of a month, as it was closed, or else up to now.
     fn statement(&self, month: Month) -> Result<Statement, Error> {
+        let mut statements = self.statements(&[month])?;
+        statements.pop().map_or_else(|| Statement::new(&self.book, month).map_err(Error::billing), Ok)
+    }
+
+    fn statements(&self, months: &[Month]) -> Result<Vec<Statement>, Error> {
         let describe = |id: LineageId, _: &VmName| Arc::clone(&self.instances[&id]);
-        let statement = self.bills.statement(&self.ledger, &self.book, describe, month)?;
-        Ok(if self.only.is_some() { statement.of(|instance| self.asked(instance)) } else { statement })
+        let mut statements = self.bills.statements(&self.ledger, &self.book, describe, months)?;
+        if self.only.is_some() {
+            statements = statements.iter().map(|all| all.of(|instance| self.asked(instance))).collect();
+        }
+        Ok(statements)
     }
 
     /// The instances that the bill is of.
@@ -241,51 +249,79 @@ impl<'v> Rating<'v> {
     }
 
     fn chart(&self, last: Month, path: &Path) -> Result<(), Error> {
-        let first = self.wanted().filter_map(|(id, _)| self.ledger.events(id).first());
-        let Some(first) = first.map(|event| event.at).min() else {
-            return Err(Error::usage("there is nothing to draw yet"));
-        };
-        let (mut month, mut points) = (self.month(first)?, Vec::new());
-        let mut title = ChartTitle {
-            title: "Cost and bytes in the vault by month".to_owned(),
-            currency: String::new(),
-            digits: self.book.terms().digits(),
-        };
+        let mut first: Option<Timestamp> = None;
+        self.ledger.replay(&mut |_, event| {
+            if self.instances.get(&event.instance).is_some_and(|instance| self.asked(instance)) {
+                first = Some(first.map_or(event.at, |first| first.min(event.at)));
+            }
+            Ok(())
+        })?;
+        let first = first.ok_or_else(|| Error::usage("there is nothing to draw yet"))?;
+        let (mut month, mut months) = (self.month(first)?, Vec::new());
         while month <= last {
-            let statement = self.statement(month)?;
-            statement.currency().clone_into(&mut title.currency);
-            let until = statement.period().1.min(self.now);
-            let bytes = self.wanted().map(|(id, instance)| self.stored(id, instance, until));
-            points.push(ChartPoint {
-                label: month.to_string(),
-                minor: statement.total_minor(),
-                bytes: bytes.sum::<Result<u64, Error>>()?,
-            });
+            months.push(month);
             month = month.next();
         }
-        let skip = points.len().saturating_sub(CHART_MONTHS);
-        let svg = svg_chart(&title, &points[skip..]);
-        fs::write(path, svg).map_err(|source| Error::File {
+        let months = &months[months.len().saturating_sub(CHART_MONTHS)..];
+        let statements = self.statements(months)?;
+        let ends = statements.iter().map(|statement| statement.period().1.min(self.now)).collect();
+        let stored = self.stored(ends)?;
+        let currency = statements.last().map_or("", Statement::currency).to_owned();
+        let points: Vec<ChartPoint> = statements
+            .iter()
+            .zip(stored)
+            .map(|(statement, bytes)| ChartPoint {
+                label: statement.month().to_string(),
+                minor: statement.total_minor(),
+                bytes,
+            })
+            .collect();
+        let title = "Cost and bytes in the vault by month".to_owned();
+        let title = ChartTitle { title, currency, digits: self.book.terms().digits() };
+        fs::write(path, svg_chart(&title, &points)).map_err(|source| Error::File {
             what: "write the chart",
             path: path.to_owned(),
             source,
         })
     }
 
-    /// Bytes in the vault at an instant.
-    fn stored(&self, id: &LineageId, instance: &Instance, at: Timestamp) -> Result<u64, Error> {
-        let mut meter = InstanceMeter::new(&self.book, instance);
-        for event in self.ledger.events(id).iter().take_while(|event| event.at < at) {
-            meter.apply(event).map_err(Error::billing)?;
+    /// Bytes in the vault just before each of some instants, which ascend.
+    fn stored(&self, instants: Vec<Timestamp>) -> Result<Vec<u64>, Error> {
+        let mut meters: BTreeMap<LineageId, (InstanceMeter<'_>, usize)> = self
+            .wanted()
+            .map(|(id, instance)| (*id, (InstanceMeter::new(&self.book, instance), 0)))
+            .collect();
+        let mut sums = vec![0; instants.len()];
+        let mut cut = |meter: &mut InstanceMeter<'_>, passed: &mut usize, at: Option<Timestamp>| {
+            while let Some(until) = instants.get(*passed).filter(|until| at.is_none_or(|at| at >= **until)) {
+                meter.usage_until(*until)?;
+                sums[*passed] += meter.stored_bytes(Tier::Vault);
+                *passed += 1;
+            }
+            Ok::<_, vmkeep::billing::Error>(())
+        };
+        self.ledger.replay(&mut |_, event| {
+            if let Some((meter, passed)) = meters.get_mut(&event.instance) {
+                cut(meter, passed, Some(event.at))?;
+                meter.apply(event)?;
+            }
+            Ok(())
+        })?;
+        for (meter, passed) in meters.values_mut() {
+            cut(meter, passed, None).map_err(Error::billing)?;
         }
-        meter.usage_until(at).map_err(Error::billing)?;
-        Ok(meter.stored_bytes(Tier::Vault))
+        Ok(sums)
     }
 
     fn forecast(&self, context: &Context<'_>, args: &ForecastArgs) -> Result<Outcome, Error> {
         let first = self.month(self.now)?.next();
+        let mut pasts: BTreeMap<LineageId, Past> = BTreeMap::new();
+        self.ledger.replay(&mut |_, event| {
+            pasts.entry(event.instance).or_default().take(event);
+            Ok(())
+        })?;
         for (id, instance) in self.wanted() {
-            let Some(mut outlook) = outlook(self.ledger.events(id)) else { continue };
+            let Some(mut outlook) = pasts.get(id).and_then(Past::outlook) else { continue };
             outlook.growth_bytes_per_day = args.growth.unwrap_or(outlook.growth_bytes_per_day);
             outlook.new_bytes_per_day = args.stored.unwrap_or(outlook.new_bytes_per_day);
             outlook.points_kept = args.points.unwrap_or(outlook.points_kept);
@@ -315,35 +351,45 @@ impl<'v> Rating<'v> {
     }
 }
 
-/// What a VM did so far, as what it will do: its newest size, and its growth and stored bytes a day since the first backup.
-fn outlook(events: &[Event]) -> Option<Outlook> {
-    let sizes: Vec<(Timestamp, u64)> = events
-        .iter()
-        .filter_map(|event| match &event.kind {
+/// What a VM did so far.
+#[derive(Debug, Default)]
+struct Past {
+    /// When and how large it was at its first and at its last backup.
+    sizes: Option<((Timestamp, u64), (Timestamp, u64))>,
+    backups: u32,
+    /// Bytes that its first backup stored.
+    full: Option<u64>,
+    /// Bytes that came since.
+    later: u64,
+}
+
+impl Past {
+    fn take(&mut self, event: &Event) {
+        match &event.kind {
             EventKind::Backup { disks, .. } => {
-                Some((event.at, disks.iter().filter_map(|disk| disk.nonzero_bytes).sum()))
+                let size = (event.at, disks.iter().filter_map(|disk| disk.nonzero_bytes).sum());
+                self.sizes = Some((self.sizes.map_or(size, |(first, _)| first), size));
+                self.backups = self.backups.saturating_add(1);
             }
-            _ => None,
+            EventKind::Stored { bytes, .. } if self.full.is_none() => self.full = Some(*bytes),
+            EventKind::Stored { bytes, .. } => self.later = self.later.saturating_add(*bytes),
+            _ => {}
+        }
+    }
+
+    /// That it goes on so: its newest size, and its growth and stored bytes a day since the first backup.
+    fn outlook(&self) -> Option<Outlook> {
+        let ((first_at, first), (last_at, last)) = self.sizes?;
+        let days = u64::try_from((last_at.0 - first_at.0) / DAY_MS).unwrap_or(0).max(1);
+        Some(Outlook {
+            size_bytes: last,
+            growth_bytes_per_day: last.saturating_sub(first) / days,
+            full_bytes: self.full?,
+            new_bytes_per_day: self.later / days,
+            points_kept: self.backups.min(9_999),
+            archive: None,
         })
-        .collect();
-    let stored: Vec<u64> = events
-        .iter()
-        .filter_map(|event| match event.kind {
-            EventKind::Stored { bytes, .. } => Some(bytes),
-            _ => None,
-        })
-        .collect();
-    let ((first_at, first), (last_at, last)) = (sizes.first()?, sizes.last()?);
-    let days = u64::try_from((last_at.0 - first_at.0) / DAY_MS).unwrap_or(0).max(1);
-    let (full, later) = stored.split_first()?;
-    Some(Outlook {
-        size_bytes: *last,
-        growth_bytes_per_day: last.saturating_sub(*first) / days,
-        full_bytes: *full,
-        new_bytes_per_day: later.iter().sum::<u64>() / days,
-        points_kept: u32::try_from(sizes.len()).unwrap_or(u32::MAX).min(9_999),
-        archive: None,
-    })
+    }
 }
 
 impl InstancesDocument {

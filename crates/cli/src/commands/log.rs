@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use serde::Serialize;
+use vmkeep::protect::NoteWords;
 use vmkeep::vault::{Checkpoint, JournalEntry, Log, LogEntry, LogFault, LogStream, RoleChange, Vault};
 
 use crate::args::LogArgs;
@@ -131,11 +132,12 @@ fn vm_of(stream: &LogStream, entry: &JournalEntry) -> Option<String> {
     match (stream, entry) {
         (LogStream::Vm { vm, .. }, _) => Some(vm.to_string()),
         (_, JournalEntry::Denied { scope, .. }) => scope.clone(),
+        (_, JournalEntry::Note { topic, body }) => NoteWords::of(topic, body).vm,
         _ => None,
     }
 }
 
-/// The kinds of entries, as `--kind` and programs name them.
+/// The kinds of entries, as `--kind` and programs name them; notes have kinds of their own.
 const KINDS: [&str; 18] = [
     "vault-created",
     "forgotten",
@@ -158,10 +160,12 @@ const KINDS: [&str; 18] = [
 ];
 
 fn check_kinds(kinds: &[String]) -> Result<(), Error> {
-    match kinds.iter().find(|kind| !KINDS.contains(&kind.as_str())) {
+    let known = || KINDS.into_iter().chain(NoteWords::KINDS);
+    match kinds.iter().find(|kind| !known().any(|known| known == kind.as_str())) {
         None => Ok(()),
         Some(kind) => {
-            Err(Error::usage(format!("no entry is of kind {kind:?}; there are {}", KINDS.join(", "))))
+            let known: Vec<&str> = known().collect();
+            Err(Error::usage(format!("no entry is of kind {kind:?}; there are {}", known.join(", "))))
         }
     }
 }
@@ -210,6 +214,10 @@ fn describe(entry: &JournalEntry) -> (&'static str, String) {
             ("denied", format!("was refused to {operation} on {of}"))
         }
         E::Authority(change) => ("roles", role_change(change)),
+        E::Note { topic, body } => {
+            let words = NoteWords::of(topic, body);
+            (words.kind, words.what)
+        }
         E::Unknown { kind } => {
             ("unknown", format!("did something of kind {kind}, which a later version knows"))
         }

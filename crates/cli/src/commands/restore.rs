@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use vmkeep::disk::{BlockWrite, DiskError, Overwrite, Qcow2Target, RawTarget};
 use vmkeep::model::{ByteLen, DiskName, Permit, op};
+use vmkeep::protect::note_restore;
 use vmkeep::restore::{Copied, RestoreError, Settings, copy_disk};
 use vmkeep::vault::{DiskReader, OpenPoint, Pin, StoreOperation, VaultError};
 
@@ -90,13 +91,17 @@ pub(crate) fn run(context: &Context<'_>, args: &RestoreArgs) -> Result<Outcome, 
         disks.push(job.publish(copied, args.format)?);
     }
     let config = config.map(Staged::publish).transpose()?.map(|path| path.display().to_string());
+    let bytes = disks.iter().map(|disk| disk.bytes_written).sum();
+    if let Err(error) = note_restore(&vault, &permit, point.point(), bytes) {
+        output::warn("the vault has no record of this restore", &chain(&error));
+    }
     let elapsed = vault.clock().now().0.saturating_sub(began.0);
     print(
         context,
         Summary {
             point: point.reference().to_string(),
             folder: args.to.display().to_string(),
-            bytes_written: disks.iter().map(|disk| disk.bytes_written).sum(),
+            bytes_written: bytes,
             disks,
             config,
             not_stored: not_stored(&point, args),
