@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use vmkeep_model::{DomainId, LineageId, SessionId, VmName};
+use vmkeep_model::{CancelToken, DomainId, LineageId, SessionId, VmName};
 
 use crate::error::VaultError;
 use crate::layout::ObjectName;
@@ -30,6 +30,8 @@ pub struct VaultUsage {
     pub lineages: Vec<LineageUsage>,
     /// Bytes of the vault's own records: names, roles, notes, open sessions, its own keys.
     pub records: u64,
+    /// Bytes that the next sweep removes; counted by [`Vault::usage_without_garbage`], else 0 and with those that they were made for.
+    pub garbage: u64,
     /// Bytes of files that are no objects of a vault.
     pub foreign: u64,
 }
@@ -38,7 +40,7 @@ impl VaultUsage {
     /// All bytes that are in the store.
     pub fn total(&self) -> u64 {
         let lineages = self.lineages.iter().map(|lineage| lineage.data + lineage.metadata);
-        lineages.sum::<u64>() + self.records + self.foreign
+        lineages.sum::<u64>() + self.records + self.garbage + self.foreign
     }
 }
 
@@ -55,6 +57,16 @@ struct Sums {
 impl Vault {
     /// What everything takes, by one listing of the store and the records of names.
     pub fn usage(&self) -> Result<VaultUsage, VaultError> {
+        self.usage_beside(&BTreeSet::new())
+    }
+
+    /// The same, and what the next sweep would remove is counted by itself. Costs a sweep that changes nothing: what it would free,
+    /// not what the vault holds.
+    pub fn usage_without_garbage(&self, cancel: &CancelToken) -> Result<VaultUsage, VaultError> {
+        self.usage_beside(&self.garbage(cancel)?.into_iter().collect())
+    }
+
+    fn usage_beside(&self, garbage: &BTreeSet<String>) -> Result<VaultUsage, VaultError> {
         let names = self.inner.name_records()?;
         let of_domain: BTreeMap<DomainId, LineageId> =
             names.iter().map(|(body, _)| (DomainId(body.domain), LineageId(body.lineage))).collect();
@@ -67,6 +79,12 @@ impl Vault {
                 usage.foreign += bytes;
                 continue;
             };
+            let is_garbage = garbage.contains(&path);
+            if is_garbage {
+                usage.garbage += bytes;
+            }
+            // Of a pack that goes it still has to be known whether it was the one of two copies.
+            let bytes = if is_garbage { 0 } else { bytes };
             let Some(lineage) = lineage_of(&name, &of_domain).filter(|id| is_lineage(*id, &name, &sums))
             else {
                 usage.records += bytes;

@@ -38,6 +38,8 @@ pub(super) struct SweepData<'a> {
     /// Packs whose frames were counted as not to be thinned.
     unthinned: BTreeSet<PackPlace>,
     dry: bool,
+    /// What would have been removed, when nothing is.
+    pub(super) would_go: Vec<String>,
 }
 
 /// What was done, in bytes and objects.
@@ -63,7 +65,19 @@ impl<'a> SweepData<'a> {
     ) -> Self {
         let (tally, sizes, unthinned) = (Tally::default(), HashMap::new(), BTreeSet::new());
         let sealer = Sealer::new(sweep);
-        Self { vault, lineage, cancel, events, sealer, repack_left, tally, sizes, unthinned, dry }
+        Self {
+            vault,
+            lineage,
+            cancel,
+            events,
+            sealer,
+            repack_left,
+            tally,
+            sizes,
+            unthinned,
+            dry,
+            would_go: Vec::new(),
+        }
     }
 
     /// The sweep it answers for.
@@ -440,6 +454,9 @@ impl DataPlane for SweepData<'_> {
         for name in names {
             self.tally.objects += 1;
             self.tally.freed += self.sizes.remove(name).unwrap_or(0);
+            if self.dry {
+                self.would_go.push(name.to_string());
+            }
         }
         (self.events)(SweepEvent::Removed { objects: self.tally.objects, bytes: self.tally.freed });
     }

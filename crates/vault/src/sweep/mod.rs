@@ -136,6 +136,8 @@ pub struct SweepReport {
     pub repacked: u64,
     /// Things that could not be read.
     pub damaged: u64,
+    /// With [`SweepSettings::dry_run`]: the names of the objects that would be removed.
+    pub would_go: Vec<String>,
 }
 
 impl Vault {
@@ -151,18 +153,32 @@ impl Vault {
         events: &mut dyn FnMut(SweepEvent),
     ) -> Result<SweepReport, VaultError> {
         permit.check_vault()?;
+        self.sweep_all(permit.who(), settings, cancel, events)
+    }
+
+    /// What the next sweep would remove: the names of the objects.
+    pub(crate) fn garbage(&self, cancel: &CancelToken) -> Result<Vec<String>, VaultError> {
+        let settings = SweepSettings { max_repack: 0, dry_run: true, ..SweepSettings::default() };
+        Ok(self.sweep_all(&Principal::owner(), &settings, cancel, &mut |_| {})?.would_go)
+    }
+
+    fn sweep_all(
+        &self,
+        by: &Principal,
+        settings: &SweepSettings,
+        cancel: &CancelToken,
+        events: &mut dyn FnMut(SweepEvent),
+    ) -> Result<SweepReport, VaultError> {
         let mut report = SweepReport::default();
         let mut budget = settings.max_repack;
         let (found, stages) = self.inner.survey()?;
-        let (objects, bytes) = self.inner.remove_stages(stages, settings)?;
-        report.objects += objects;
-        report.freed += bytes;
+        self.inner.remove_stages(stages, settings, &mut report)?;
         for (lineage, mut waiting) in found {
             let Some(lineage) = self.inner.lineage_of(lineage, &waiting)? else { continue };
             events(SweepEvent::Vm { vm: lineage.vm.clone() });
             for round in 1..=ROUNDS {
                 let again = self.sweep_lineage(
-                    permit.who(),
+                    by,
                     &lineage,
                     waiting,
                     settings,
@@ -215,6 +231,7 @@ impl Vault {
         let done = driver.finish(|reply| machine.step(reply))?;
         *budget = data.repack_left;
         let Tally { objects, freed, copied, worn, unthinned, damaged } = data.tally;
+        report.would_go.append(&mut data.would_go);
         report.objects += objects;
         report.freed += freed;
         report.copied += copied;
@@ -262,26 +279,29 @@ impl Inner {
         Driver::new(self, None, &mut data).run(|reply| survey.step(reply))
     }
 
-    /// Removes files that killed processes left half-written; gives their number and bytes.
+    /// Removes files that killed processes left half-written.
     fn remove_stages(
         &self,
         stages: Vec<ObjectName>,
         settings: &SweepSettings,
-    ) -> Result<(u64, u64), VaultError> {
-        let Some(after) = settings.abandoned_after_ms else { return Ok((0, 0)) };
+        report: &mut SweepReport,
+    ) -> Result<(), VaultError> {
+        let Some(after) = settings.abandoned_after_ms else { return Ok(()) };
         let before = self.ports.clock.now().0.saturating_sub(after);
-        let (mut old, mut bytes) = (Vec::new(), 0);
+        let mut old = Vec::new();
         for stage in stages {
             // Nothing refers to one: should its process still write it, its put fails and is tried again.
             if let Some((written, size)) = self.objects.written(&stage)?
                 && written <= before
             {
-                bytes += size;
+                report.freed += size;
                 old.push(stage);
             }
         }
-        let objects = old.len() as u64;
-        if objects > 0 && !settings.dry_run {
+        report.objects += old.len() as u64;
+        if settings.dry_run {
+            report.would_go.extend(old.iter().map(ToString::to_string));
+        } else if !old.is_empty() {
             let mut asked = false;
             let mut data = NoData;
             Driver::new(self, None, &mut data).run(|_| {
@@ -292,7 +312,7 @@ impl Inner {
                 }
             })?;
         }
-        Ok((objects, bytes))
+        Ok(())
     }
 
     /// The lineage of that id: by the key domain that one of its points is sealed for, else by its name record.
