@@ -138,6 +138,80 @@ fn the_bill_of_a_month_is_the_sum_of_its_lines() {
         self::lines(&months.stdout).into_iter().filter(|line| line["type"] == "month").collect();
     assert_eq!(months.len(), 4, "two VMs, two months");
     assert!(months.iter().all(|month| month["amount"] == "5.00"), "half an instance each: {months:?}");
+    assert!(
+        months.iter().all(|month| month["difference"].is_null()),
+        "nothing was asked to change: {months:?}"
+    );
+}
+
+/// Which size bills is a setting: what blocks hold something, or what file systems say they use.
+#[test]
+fn the_size_that_file_systems_say_can_be_billed() {
+    let scratch = scene();
+    let image = scratch.path("files");
+    fs::File::create(&image).unwrap().set_len(100 << 30).unwrap();
+    let made = std::process::Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image).status();
+    if made.is_err() && std::env::var_os("VMKEEP_REQUIRE_TOOLS").is_none() {
+        return println!("left out: mkfs.ext4 is not here");
+    }
+    assert!(made.unwrap().success());
+    scratch.json("protect files --policy daily").expect(0, "protect");
+    scratch.summary("backup --vm files --disk os=files --scheduled");
+    let points = scratch.json("points --vm files").expect(0, "points");
+    let stored = points.of_type("point")[0]["disks"][0]["stored"].clone();
+    let (blocks, said) = (stored["allocated"].as_u64().unwrap(), stored["filesystems"].as_u64().unwrap());
+    // A band ends between the two: which one counts decides what it costs.
+    assert!(blocks < 1 << 30 && said > 1 << 30 && said < 100 << 30, "{stored}");
+    let book = String::from_utf8(BOOK.to_vec()).unwrap().replace("up_to_gb = 50,", "up_to_gb = 1,");
+    scratch.write("edge.toml", book.as_bytes());
+    scratch.write("known.toml", b"vm.files.measure = \"filesystems\"\n");
+    let units = |words: &str| {
+        let ran = scratch
+            .run(&format!("bill --vault v --key-file key --book edge.toml --vm files --format json {words}"));
+        let statement: Value = serde_json::from_str(&ran.expect(0, "bill").stdout).unwrap();
+        let line = statement["lines"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|line| line["charge"]["meter"] == "instance")
+            .cloned();
+        line.unwrap()["measured"]["quantity"].clone()
+    };
+    let (by_blocks, by_files) = (units(""), units("--instances known.toml"));
+    let micro = |text: &Value| text.as_str().unwrap().replace('.', "").parse::<i64>().unwrap();
+    let (half, one) = (micro(&by_blocks), micro(&by_files));
+    assert!(half > 0 && (one - 2 * half).abs() <= 1, "{by_blocks} of half an instance, {by_files} of one");
+    // What was not measured has no size to bill by.
+    let refused =
+        scratch.json("bill --book book.toml --vm web --instances known.toml").expect(1, "no file system");
+    assert!(refused.stderr.contains("no measured size"), "{}", refused.stderr);
+}
+
+/// What a change costs is told beside what it was; so is a VM that is about to count more.
+#[test]
+fn a_forecast_says_what_a_change_costs() {
+    let scratch = scene();
+    let told = |words: &str, kind: &str| -> Vec<Value> {
+        let ran = scratch.json(&format!("bill forecast --book book.toml --vm web {words}")).expect(0, words);
+        lines(&ran.stdout).into_iter().filter(|line| line["type"] == kind).collect()
+    };
+    let months = told("--months 1 --growth 20GiB --stored 1TiB --points 30", "month");
+    let [month] = &months[..] else { panic!("{months:?}") };
+    let cents = |text: &Value| -> i64 { text.as_str().unwrap().replace('.', "").parse().unwrap() };
+    assert_eq!(month["unchanged"], "5.00");
+    assert!(cents(&month["difference"]) > 0, "{month}");
+    assert_eq!(cents(&month["amount"]), 500 + cents(&month["difference"]));
+    assert!(told("", "near_next_band").is_empty(), "50 GiB are far");
+    let near = told("--warn-within 50GiB", "near_next_band");
+    let [near] = &near[..] else { panic!("{near:?}") };
+    assert_eq!((&near["micro_units"], &near["next_micro_units"]), (&json!(500_000), &json!(1_000_000)));
+    let more = (50_u64 << 30) - MIB + 1;
+    assert_eq!(near["bytes_more"], json!(more));
+    let text =
+        scratch.ok("bill forecast --vault v --key-file key --book book.toml --warn-within 50GiB").stdout;
+    assert!(text.contains("count as 1 in place of 0.5"), "{text}");
+    // The book has no price for the archive.
+    scratch.json("bill forecast --book book.toml --points 30 --archive-after 10").expect(1, "no price");
 }
 
 #[test]

@@ -102,6 +102,12 @@ pub(crate) struct ForecastArgs {
     /// Points that are kept, in place of those that are
     #[arg(long, value_name = "N")]
     pub(crate) points: Option<u32>,
+    /// Points that are so many days old go to the archive, as large as they were
+    #[arg(long, value_name = "DAYS")]
+    pub(crate) archive_after: Option<u32>,
+    /// Tell of VMs that so many bytes more would make count as more units
+    #[arg(long, value_name = "BYTES", default_value = "5GiB", value_parser = bytes::parse)]
+    pub(crate) warn_within: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -7,38 +7,26 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use vmkeep::billing::{
-    BOOK_BYTES_MAX, BookDocument, ChartPoint, ChartTitle, DiskRule, Event, EventKind, FocusParties, Grouping,
-    Instance, InstanceMeter, Measure, Month, Outlook, PriceBook, Redundancy, SizeRule, Statement, Tier,
-    focus_csv, forecast, svg_chart,
+    BOOK_BYTES_MAX, BookDocument, ChartPoint, ChartTitle, DiskRule, FocusParties, Grouping, Instance,
+    InstanceMeter, Measure, Month, PriceBook, Redundancy, SizeRule, Statement, Tier, focus_csv, svg_chart,
 };
 use vmkeep::model::{LineageId, Timestamp, VmName, op};
 use vmkeep::protect::{Bills, Ledger, Protection};
 use vmkeep::vault::Vault;
 
-use crate::args::{BillArgs, BillCommand, BillFormat, BillOf, ForecastArgs, Group};
+use crate::args::{BillArgs, BillCommand, BillFormat, BillOf, Group};
 use crate::bytes;
 use crate::context::Context;
 use crate::error::{Error, Outcome};
 
 /// Months that a chart shows.
 const CHART_MONTHS: usize = 24;
-const DAY_MS: i64 = 86_400_000;
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename = "group")]
 struct GroupLine<'a> {
     name: &'a str,
     amount: String,
-}
-
-#[derive(Serialize)]
-#[serde(tag = "type", rename = "month")]
-struct MonthLine {
-    vm: String,
-    month: String,
-    amount: String,
-    size_bytes: u64,
-    stored_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -75,15 +63,15 @@ struct InstanceDocument {
 }
 
 /// Everything that a bill rests on.
-struct Rating<'v> {
-    book: PriceBook,
-    ledger: Ledger<'v>,
+pub(super) struct Rating<'v> {
+    pub(super) book: PriceBook,
+    pub(super) ledger: Ledger<'v>,
     bills: Bills<'v>,
     /// By line of points.
     instances: BTreeMap<LineageId, Arc<Instance>>,
     /// The VM that alone is asked for.
     only: Option<String>,
-    now: Timestamp,
+    pub(super) now: Timestamp,
 }
 
 pub(crate) fn run(context: &Context<'_>, args: &BillArgs) -> Result<Outcome, Error> {
@@ -92,7 +80,7 @@ pub(crate) fn run(context: &Context<'_>, args: &BillArgs) -> Result<Outcome, Err
     context.may_view(&vault, args.of.vm.as_ref())?;
     let mut rating = Rating::new(&vault, &args.of)?;
     if let Some(BillCommand::Forecast(forecast)) = &args.command {
-        return rating.forecast(context, forecast);
+        return super::forecast::run(context, &rating, forecast);
     }
     let this = rating.month(rating.now)?;
     let month = args.month.unwrap_or(this);
@@ -224,7 +212,7 @@ impl<'v> Rating<'v> {
         self.only.as_ref().is_none_or(|only| *only == instance.name)
     }
 
-    fn month(&self, at: Timestamp) -> Result<Month, Error> {
+    pub(super) fn month(&self, at: Timestamp) -> Result<Month, Error> {
         self.book.terms().zone.month_of(at).map_err(Error::usage)
     }
 
@@ -244,7 +232,7 @@ impl<'v> Rating<'v> {
     }
 
     /// The instances that the bill is of.
-    fn wanted(&self) -> impl Iterator<Item = (&LineageId, &Arc<Instance>)> {
+    pub(super) fn wanted(&self) -> impl Iterator<Item = (&LineageId, &Arc<Instance>)> {
         self.instances.iter().filter(|(_, instance)| self.asked(instance))
     }
 
@@ -311,84 +299,6 @@ impl<'v> Rating<'v> {
             cut(meter, passed, None).map_err(Error::billing)?;
         }
         Ok(sums)
-    }
-
-    fn forecast(&self, context: &Context<'_>, args: &ForecastArgs) -> Result<Outcome, Error> {
-        let first = self.month(self.now)?.next();
-        let mut pasts: BTreeMap<LineageId, Past> = BTreeMap::new();
-        self.ledger.replay(&mut |_, event| {
-            pasts.entry(event.instance).or_default().take(event);
-            Ok(())
-        })?;
-        for (id, instance) in self.wanted() {
-            let Some(mut outlook) = pasts.get(id).and_then(Past::outlook) else { continue };
-            outlook.growth_bytes_per_day = args.growth.unwrap_or(outlook.growth_bytes_per_day);
-            outlook.new_bytes_per_day = args.stored.unwrap_or(outlook.new_bytes_per_day);
-            outlook.points_kept = args.points.unwrap_or(outlook.points_kept);
-            let months =
-                forecast(&self.book, instance, &outlook, first, args.months).map_err(Error::billing)?;
-            for month in months {
-                let line = MonthLine {
-                    vm: instance.name.clone(),
-                    month: month.statement.month().to_string(),
-                    amount: month.statement.total(),
-                    size_bytes: month.size_bytes,
-                    stored_bytes: month.stored_bytes.iter().sum(),
-                };
-                context.output.text(format!(
-                    "{} in {}: {} {} ({} protected, {} stored)",
-                    line.vm,
-                    line.month,
-                    line.amount,
-                    month.statement.currency(),
-                    bytes::show(line.size_bytes),
-                    bytes::show(line.stored_bytes)
-                ));
-                context.output.json(&line);
-            }
-        }
-        Ok(Outcome::Good)
-    }
-}
-
-/// What a VM did so far.
-#[derive(Debug, Default)]
-struct Past {
-    /// When and how large it was at its first and at its last backup.
-    sizes: Option<((Timestamp, u64), (Timestamp, u64))>,
-    backups: u32,
-    /// Bytes that its first backup stored.
-    full: Option<u64>,
-    /// Bytes that came since.
-    later: u64,
-}
-
-impl Past {
-    fn take(&mut self, event: &Event) {
-        match &event.kind {
-            EventKind::Backup { disks, .. } => {
-                let size = (event.at, disks.iter().filter_map(|disk| disk.nonzero_bytes).sum());
-                self.sizes = Some((self.sizes.map_or(size, |(first, _)| first), size));
-                self.backups = self.backups.saturating_add(1);
-            }
-            EventKind::Stored { bytes, .. } if self.full.is_none() => self.full = Some(*bytes),
-            EventKind::Stored { bytes, .. } => self.later = self.later.saturating_add(*bytes),
-            _ => {}
-        }
-    }
-
-    /// That it goes on so: its newest size, and its growth and stored bytes a day since the first backup.
-    fn outlook(&self) -> Option<Outlook> {
-        let ((first_at, first), (last_at, last)) = self.sizes?;
-        let days = u64::try_from((last_at.0 - first_at.0) / DAY_MS).unwrap_or(0).max(1);
-        Some(Outlook {
-            size_bytes: last,
-            growth_bytes_per_day: last.saturating_sub(first) / days,
-            full_bytes: self.full?,
-            new_bytes_per_day: self.later / days,
-            points_kept: self.backups.min(9_999),
-            archive: None,
-        })
     }
 }
 

@@ -6,6 +6,7 @@ mod close;
 mod completions;
 mod diff;
 mod estimate;
+mod forecast;
 mod forget;
 mod guard;
 mod guest_keys;

@@ -97,6 +97,8 @@ struct Stored {
     /// Identity of the content; `null` when every byte is zero.
     content: Option<String>,
     allocated: u64,
+    /// Bytes that the file systems on it say they use; `null` when that could not be measured.
+    filesystems: Option<u64>,
     changed: u64,
     zeroed: u64,
     provenance: String,
@@ -336,6 +338,7 @@ impl From<&DiskRecord> for Disk {
                 block_size: stored.block_size.bytes_u64(),
                 content: stored.content.map(|content| content.to_string()),
                 allocated: stored.allocated.0,
+                filesystems: stored.used.as_ref().map(|used| used.bytes.0),
                 changed: stored.changed.0,
                 zeroed: stored.zeroed.0,
                 provenance: stored.provenance.to_string(),
