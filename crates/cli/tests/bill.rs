@@ -182,8 +182,8 @@ fn the_size_that_file_systems_say_can_be_billed() {
     let (half, one) = (micro(&by_blocks), micro(&by_files));
     assert!(half > 0 && (one - 2 * half).abs() <= 1, "{by_blocks} of half an instance, {by_files} of one");
     // What was not measured has no size to bill by.
-    let refused =
-        scratch.json("bill --book book.toml --vm web --instances known.toml").expect(1, "no file system");
+    scratch.write("wrong.toml", b"vm.web.measure = \"filesystems\"\n");
+    let refused = scratch.json("bill --book book.toml --instances wrong.toml").expect(1, "no file system");
     assert!(refused.stderr.contains("no measured size"), "{}", refused.stderr);
 }
 
