@@ -375,6 +375,7 @@ fn immutability_keeps_what_a_policy_keeps() {
         "stop web --delete --yes",
         "policy import shorter.toml --name p --yes",
         "forget web@1",
+        "keys destroy web --yes",
         "guard soft-delete --off",
     ] {
         let error = scratch.json(refused).expect(1, refused).error();

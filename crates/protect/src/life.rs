@@ -11,6 +11,8 @@
 //! A step is a note, and changes no point. [`Protection::settle`] does what a state calls for, as often as it is called: so whoever is
 //! stopped between the two finds the rest to do.
 
+use std::collections::BTreeMap;
+
 use vmkeep_model::{Op, Permit, PointNumber, PointRef, PointSelector, VmName, op};
 use vmkeep_retention::{
     Blocked, Change, Confirmation, Context, Decision, Effect, Event, Irreversible, LifecycleError, State,
@@ -169,6 +171,31 @@ impl Protection<'_> {
         let plan = self.plan(vm)?;
         let goes = plan.verdicts().iter().any(|v| v.number == number && v.decision == Decision::Expire);
         if goes { Ok(()) } else { Err(blocked.into()) }
+    }
+
+    /// Whether somebody may destroy the keys that these points need: as [`may_forget`](Self::may_forget) of each, but for those that
+    /// were forgotten already.
+    pub fn may_destroy<'p>(
+        &self,
+        points: impl IntoIterator<Item = &'p PointRef>,
+    ) -> Result<(), ProtectError> {
+        let mut kept: BTreeMap<&VmName, Vec<PointNumber>> = BTreeMap::new();
+        for point in points {
+            if !kept.contains_key(&point.vm) {
+                let points = match self.vault.points(&point.vm) {
+                    Err(VaultError::NoSuchVm(_)) => Vec::new(),
+                    points => points?,
+                };
+                let numbers = points.iter().filter(|point| !point.forgotten).map(|point| point.id.number);
+                kept.insert(&point.vm, numbers.collect());
+            }
+            if let PointSelector::Number(number) = point.selector
+                && kept[&point.vm].contains(&number)
+            {
+                self.may_forget(&point.vm, number)?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn context<'a>(

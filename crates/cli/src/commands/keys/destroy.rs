@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use vmkeep::model::{PointRef, PointSelector, Timestamp};
+use vmkeep::protect::Protection;
 use vmkeep::vault::{DestroyPlan, Destroyed, EpochBytes, Vault};
 
 use super::super::sweep::count;
@@ -89,6 +90,10 @@ pub(super) fn run(context: &Context<'_>, args: &DestroyArgs) -> Result<Outcome, 
     let permit = context.permit(&vault, Some(vm))?;
     let plan = plan(context, &vault, args)?;
     show(context.output, &Told::of(&vault, &plan)?);
+    // What was begun has lost its points, and is finished.
+    if !plan.resumes {
+        Protection::open(&vault)?.may_destroy(&plan.points)?;
+    }
     confirm(
         context.output,
         args.yes,
