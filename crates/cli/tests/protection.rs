@@ -282,6 +282,37 @@ fn run_makes_what_is_due_and_the_second_finds_nothing_to_do() {
     }
 }
 
+/// What failed is not left until the next time of the schedule; and what is forgotten is swept when that is asked for.
+#[test]
+fn run_tries_again_what_failed_and_sweeps() {
+    let scratch = scene();
+    scratch.summary("policy import counted.toml --name counted");
+    scratch.summary("protect web --policy counted");
+    scratch.write("jobs.toml", b"[web]\ndisks = ['os=late.raw']\n");
+    let words = "run --jobs jobs.toml --retry-after 1s --vault v --key-file key --json";
+    let mut child = scratch.command(words).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    assert!(lines.by_ref().any(|line| line.unwrap().contains("\"type\":\"failed\"")));
+    scratch.disk("late.raw", 1 << 20, &[(0, 9000, 2)]);
+    assert!(lines.by_ref().any(|line| line.unwrap().contains("\"type\":\"backup\"")));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let rest: Vec<String> = lines.map(|line| line.unwrap()).collect();
+    assert!(child.wait().unwrap().success(), "{rest:?}");
+
+    for seed in 3..6 {
+        scratch.change("late.raw", 0, 1 << 20, seed);
+        scratch.summary("backup --vm web --disk os=late.raw --scheduled");
+    }
+    let unswept = scratch.json("run --jobs jobs.toml --once").expect(0, "no sweep was asked for");
+    assert!(unswept.of_type("swept").is_empty() && unswept.summary()["pruned"] != 0);
+    let ran = scratch.json("run --jobs jobs.toml --once --sweep-every 1d").expect(0, "sweep");
+    let swept = ran.of_type("swept");
+    assert!(
+        swept[0]["points"].as_u64() > Some(0) && swept[0]["bytes_freed"].as_u64() > Some(1 << 19),
+        "{swept:?}"
+    );
+}
+
 #[test]
 fn run_waits_and_stops_cleanly_at_ctrl_c() {
     let scratch = scene();

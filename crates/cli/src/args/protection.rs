@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueEnum, value_parser};
 use vmkeep::model::{PointNumber, PointRef, VmName};
 
 use super::{VaultArg, VmArgs, point};
+use crate::duration;
 
 #[derive(Debug, Args)]
 pub(crate) struct PolicyArgs {
@@ -264,6 +265,12 @@ pub(crate) struct RunArgs {
     /// Do what is due now, and end
     #[arg(long)]
     pub(crate) once: bool,
+    /// Try a backup that failed again after so long, twice as long after each further failure, and at its next time anyway
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = duration::parse)]
+    pub(crate) retry_after: i64,
+    /// Sweep so often, and with --once at the end: what is forgotten cannot be had back then [default: never]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub(crate) sweep_every: Option<i64>,
 }
 
 /// A job of `vmkeep run`, as its words are read.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use vmkeep::model::{Timestamp, VmName};
 use vmkeep::protect::{Next, Protection};
 use vmkeep::retention::{PointKind, State};
-use vmkeep::vault::Vault;
+use vmkeep::vault::{SweepSettings, Vault};
 
 use super::backup;
 use crate::args::RunArgs;
@@ -18,6 +18,9 @@ use crate::output;
 
 /// Longest wait before policies and points are looked at again: somebody may have changed them.
 const LOOK_AGAIN_MS: i64 = 60_000;
+
+/// Longest wait before a backup that failed is tried again, unless more was asked for.
+const RETRY_MAX_MS: i64 = 4 * 3_600_000;
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -50,6 +53,10 @@ enum Event {
         vm: String,
         forgotten: usize,
     },
+    Swept {
+        points: usize,
+        bytes_freed: u64,
+    },
     Warning {
         message: String,
     },
@@ -74,18 +81,49 @@ struct Scheduler<'c> {
     jobs: Jobs,
     vault: &'c Vault,
     /// When each VM was last tried.
-    attempts: BTreeMap<VmName, Timestamp>,
+    attempts: BTreeMap<VmName, Attempt>,
+    retry_ms: i64,
+    /// How long from one sweep to the next; `None` for none.
+    sweep_ms: Option<i64>,
+    /// When it swept last, or began.
+    swept: Timestamp,
     sum: Summary,
     outcome: Outcome,
     warned: Vec<String>,
 }
 
+/// The last time that a VM was tried.
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    at: Timestamp,
+    /// How often it has failed in a row by now.
+    failures: u32,
+}
+
+impl Attempt {
+    /// When it is tried again, with no regard to the schedule; `None` when nothing failed.
+    fn again(self, retry_ms: i64) -> Option<Timestamp> {
+        let doubled = self.failures.checked_sub(1)?.min(16);
+        let wait = retry_ms.saturating_mul(1 << doubled).min(RETRY_MAX_MS.max(retry_ms));
+        Some(Timestamp(self.at.0.saturating_add(wait)))
+    }
+}
+
 pub(crate) fn run(context: &Context<'_>, args: &RunArgs) -> Result<Outcome, Error> {
     let jobs = Jobs::read(&args.jobs, &args.vault.vault)?;
     let vault = context.open_vault(&args.vault.vault)?;
-    let (attempts, sum, warned) = (BTreeMap::new(), Summary::default(), Vec::new());
-    let mut scheduler =
-        Scheduler { context, jobs, vault: &vault, attempts, sum, outcome: Outcome::Good, warned };
+    let mut scheduler = Scheduler {
+        context,
+        jobs,
+        vault: &vault,
+        attempts: BTreeMap::new(),
+        retry_ms: args.retry_after.max(1000),
+        sweep_ms: args.sweep_every,
+        swept: vault.clock().now(),
+        sum: Summary::default(),
+        outcome: Outcome::Good,
+        warned: Vec::new(),
+    };
     let mut rounds = 0_u64;
     loop {
         match scheduler.round() {
@@ -96,10 +134,13 @@ pub(crate) fn run(context: &Context<'_>, args: &RunArgs) -> Result<Outcome, Erro
             Err(error) => output::warn("this round was not completed", &[error.to_string()]),
         }
         rounds += 1;
+        if !context.cancel.is_cancelled() {
+            scheduler.sweep(args.once);
+        }
         if args.once || context.cancel.is_cancelled() {
             break;
         }
-        jobs::wait(context.cancel, LOOK_AGAIN_MS);
+        jobs::wait(context.cancel, scheduler.wait_ms());
         if context.cancel.is_cancelled() {
             break;
         }
@@ -149,14 +190,14 @@ impl Scheduler<'_> {
             self.prune(&protection, vm)?;
             return Ok(None);
         }
-        let next = match protection.next_backup(vm, self.attempts.get(vm).copied())? {
+        let next = match protection.next_backup(vm, self.attempted(vm))? {
             Next::First => {
                 self.back_up(&protection, vm, (None, 0, false))?;
-                protection.next_backup(vm, self.attempts.get(vm).copied())?
+                protection.next_backup(vm, self.attempted(vm))?
             }
             Next::Now { run, missed, catch_up } => {
                 self.back_up(&protection, vm, (Some(run.at), missed, catch_up))?;
-                protection.next_backup(vm, self.attempts.get(vm).copied())?
+                protection.next_backup(vm, self.attempted(vm))?
             }
             next => next,
         };
@@ -167,6 +208,55 @@ impl Scheduler<'_> {
         })
     }
 
+    /// When the VM was last tried, as far as that keeps it from being tried again.
+    fn attempted(&self, vm: &VmName) -> Option<Timestamp> {
+        let attempt = self.attempts.get(vm)?;
+        let now = self.vault.clock().now();
+        attempt.again(self.retry_ms).is_none_or(|again| now < again).then_some(attempt.at)
+    }
+
+    /// How long to wait before the next round: until something that failed is tried again, or for a while.
+    fn wait_ms(&self) -> i64 {
+        let now = self.vault.clock().now();
+        let retries = self.attempts.values().filter_map(|attempt| attempt.again(self.retry_ms));
+        let waits = retries.map(|again| again.0.saturating_sub(now.0).max(0));
+        waits.chain([LOOK_AGAIN_MS]).min().unwrap_or(LOOK_AGAIN_MS)
+    }
+
+    /// Frees the space of what is forgotten, when it is time to. That it fails is told, and it is tried again a while later.
+    fn sweep(&mut self, once: bool) {
+        let Some(every) = self.sweep_ms else { return };
+        let now = self.vault.clock().now();
+        if !once && now.0.saturating_sub(self.swept.0) < every {
+            return;
+        }
+        self.swept = now;
+        let swept = self.context.permit(self.vault, None).and_then(|permit| {
+            metering::read_all(self.vault, &permit);
+            let settings = SweepSettings::default();
+            let report = self.vault.sweep(&permit, &settings, self.context.cancel, &mut |_| {})?;
+            metering::read_all(self.vault, &permit);
+            Ok(report)
+        });
+        match swept {
+            Ok(report) => {
+                let (points, bytes_freed) = (report.points.len(), report.freed);
+                if report.damaged > 0 {
+                    self.warn("the sweep found damage: see vmkeep verify".to_owned());
+                    self.outcome = Outcome::Damage;
+                }
+                let freed = crate::bytes::show(bytes_freed);
+                self.context.output.text(format!("swept: {points} points removed, {freed} freed"));
+                self.context.output.json(&Event::Swept { points, bytes_freed });
+            }
+            Err(_) if self.context.cancel.is_cancelled() => {}
+            Err(error) => {
+                let (message, causes) = error.chain();
+                output::warn(&format!("nothing was swept: {message}"), &causes);
+            }
+        }
+    }
+
     fn back_up(
         &mut self,
         protection: &Protection<'_>,
@@ -175,7 +265,9 @@ impl Scheduler<'_> {
     ) -> Result<(), Error> {
         let Some(args) = self.jobs.backup(vm) else { return Ok(()) };
         let before = scheduled(protection, vm)?;
-        self.attempts.insert(vm.clone(), self.vault.clock().now());
+        let failed = self.attempts.get(vm).map_or(0, |attempt| attempt.failures);
+        let at = self.vault.clock().now();
+        self.attempts.insert(vm.clone(), Attempt { at, failures: 0 });
         let error = match backup::make(self.context, &args) {
             Ok((report, outcome)) => {
                 self.sum.backups += 1;
@@ -206,6 +298,9 @@ impl Scheduler<'_> {
             return Ok(());
         }
         self.sum.failed += 1;
+        // It may have taken a while to fail.
+        let at = self.vault.clock().now();
+        self.attempts.insert(vm.clone(), Attempt { at, failures: failed.saturating_add(1) });
         let (message, causes) = error.chain();
         output::warn(&format!("{vm} was not backed up: {message}"), &causes);
         self.context.output.json(&Event::Failed { vm: vm.to_string(), message, causes });
@@ -274,4 +369,21 @@ impl Scheduler<'_> {
 fn scheduled(protection: &Protection<'_>, vm: &VmName) -> Result<Option<Timestamp>, Error> {
     let points = protection.points(vm)?;
     Ok(points.iter().filter(|point| point.kind == PointKind::Scheduled).map(|point| point.time).max())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_failure_waits_longer_up_to_a_bound() {
+        let again =
+            |failures, retry| Attempt { at: Timestamp(1000), failures }.again(retry).map(|at| at.0 - 1000);
+        assert_eq!(again(0, 60_000), None);
+        let waits: Vec<_> = (1..=12).map(|failures| again(failures, 60_000).unwrap()).collect();
+        assert_eq!(waits[..5], [60_000, 120_000, 240_000, 480_000, 960_000]);
+        assert!(waits.is_sorted() && waits[11] == RETRY_MAX_MS);
+        assert_eq!(again(u32::MAX, i64::MAX), Some(i64::MAX - 1000), "and no overflow");
+        assert_eq!(again(3, 5 * 3_600_000), Some(5 * 3_600_000), "what was asked for is never less");
+    }
 }
