@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
+use FileSystemKind::{Boot, Ext, Xfs};
 use proptest::prelude::*;
 use vmkeep_disk::{BlockWrite, FileSystemKind, Memory, RawFile, file_system_use, used_bytes};
 use vmkeep_model::ByteOffset;
@@ -58,7 +59,7 @@ fn ext_file_systems_say_what_dumpe2fs_says() {
         let disk = RawFile::open(folder.path().join("disk")).unwrap();
         let found = file_system_use(&disk).unwrap().unwrap();
         assert_eq!(found.len(), 1, "{options}");
-        assert_eq!((found[0].kind, found[0].size.0), (FileSystemKind::Ext, blocks * size), "{options}");
+        assert_eq!((found[0].kind, found[0].size.0), (Ext, blocks * size), "{options}");
         assert_eq!(used_bytes(&found).0, (blocks - free) * size, "{options}");
         assert!(used_bytes(&found).0 > 5 * MIB);
     }
@@ -85,11 +86,12 @@ fn a_partitioned_disk_is_the_sum_of_its_file_systems() {
     {
         use std::os::unix::fs::FileExt;
         let file = File::options().write(true).open(&disk).unwrap();
-        bytes.iter().for_each(|(at, bytes)| file.write_all_at(bytes, *at).unwrap());
+        for (at, bytes) in &bytes {
+            file.write_all_at(bytes, *at).unwrap();
+        }
     }
     let found = file_system_use(&RawFile::open(&disk).unwrap()).unwrap().unwrap();
     let kinds: Vec<_> = found.iter().map(|found| (found.kind, found.at.0)).collect();
-    use FileSystemKind::{Boot, Ext, Xfs};
     assert_eq!(kinds, [(Boot, MIB), (Ext, 17 * MIB), (Xfs, 81 * MIB)]);
     assert_eq!(found[0].used.0, 16 * MIB, "a boot partition counts as full");
     let said = run(folder.path(), "xfs_db -r -c sb -c p data").unwrap();
