@@ -193,6 +193,9 @@ impl Error {
             Self::Protect(error) if matches!(**error, ProtectError::NotProtected { .. }) => {
                 return Some("vmkeep protect puts a VM under a policy");
             }
+            Self::Protect(error) if matches!(**error, ProtectError::SoftDeleted { .. }) => {
+                return Some("vmkeep undelete-vm has it back");
+            }
             Self::Protect(error) if error.is_unconfirmed() => {
                 return Some("give that word with --confirm");
             }

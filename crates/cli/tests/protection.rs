@@ -363,6 +363,8 @@ fn a_vm_is_stopped_deleted_had_back_and_resumed() {
     let error = scratch.json("purge web").expect(1, "before its time").error();
     assert!(message(&error).contains("stay until"), "{error}");
     scratch.json("resume web").expect(1, "undelete first");
+    let error = scratch.json("restore web@1 --to out").expect(1, "undelete first").error();
+    assert!(message(&error).contains("soft-deleted") && error["hint"].is_string(), "{error}");
     scratch.json("protect web --policy counted").expect(1, "undelete first");
     scratch.summary("sweep");
     assert_eq!(scratch.summary("undelete-vm web")["state"], "stopped-retain");

@@ -129,6 +129,14 @@ pub enum ProtectError {
         /// Which VM.
         vm: VmName,
     },
+    /// The VM is deleted, and can be had back.
+    #[error("{vm} is soft-deleted, until {until}: it is restored once it was had back")]
+    SoftDeleted {
+        /// Which VM.
+        vm: VmName,
+        /// Until when.
+        until: Timestamp,
+    },
     /// A bill is not made or closed.
     #[error("no bill")]
     Bill(#[source] Box<BillError>),

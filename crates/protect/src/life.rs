@@ -159,6 +159,17 @@ impl Protection<'_> {
         Ok(settled)
     }
 
+    /// Whether points of `vm` may be restored: not while it is soft-deleted, as in Azure.
+    ///
+    /// # Errors
+    /// [`ProtectError::SoftDeleted`].
+    pub fn may_restore(&self, vm: &VmName) -> Result<(), ProtectError> {
+        match self.instance(vm).map(|instance| instance.state) {
+            Ok(State::SoftDeleted { until, .. }) => Err(ProtectError::SoftDeleted { vm: vm.clone(), until }),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether somebody may forget this point by hand: not while immutability keeps it, nor out of a VM that is soft-deleted. A point
     /// whose policy lets it go, and one of a VM under no policy, may go.
     pub fn may_forget(&self, vm: &VmName, number: PointNumber) -> Result<(), ProtectError> {

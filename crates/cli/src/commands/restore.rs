@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use vmkeep::disk::{BlockWrite, DiskError, Overwrite, Qcow2Target, RawTarget};
 use vmkeep::model::{ByteLen, DiskName, Permit, op};
-use vmkeep::protect::note_restore;
+use vmkeep::protect::{Protection, note_restore};
 use vmkeep::restore::{Copied, RestoreError, Settings, copy_disk};
 use vmkeep::vault::{DiskReader, OpenPoint, Pin, StoreOperation, VaultError};
 
@@ -64,6 +64,10 @@ pub(crate) fn run(context: &Context<'_>, args: &RestoreArgs) -> Result<Outcome, 
     let vault = context.open_vault(&args.vault.vault)?;
     let permit = context.permit(&vault, Some(&args.point.vm))?;
     let began = vault.clock().now();
+    // Where that cannot be read, data comes first.
+    if let Ok(protection) = Protection::open(&vault) {
+        protection.may_restore(&args.point.vm)?;
+    }
     let point = vault.point(&args.point)?;
     let mut jobs = jobs(&permit, &point, args)?;
     let config = config(&permit, &point, args)?;
