@@ -62,7 +62,7 @@ impl Phase {
 }
 
 /// What is measured, in the order in which it is run.
-pub(crate) const PHASES: [Phase; 10] = [
+pub(crate) const PHASES: [Phase; 12] = [
     phase("full", "first full (v0)"),
     phase("v1db", "database churn (v1db)").aside(),
     phase("v1t", "changed extents given (v1)").tracked("v1").aside(),
@@ -70,6 +70,8 @@ pub(crate) const PHASES: [Phase; 10] = [
     phase("v2", "80 MiB contiguous (v2)"),
     phase("restore", "restore of v2"),
     phase("verify", "verify, every byte"),
+    phase("sealed", "verify, stored bytes"),
+    phase("structure", "verify, structure"),
     phase("v3", "unchanged, new mtime (v3)"),
     phase("v3m", "unchanged, same mtime (v3m)"),
     phase("v3t", "unchanged, tracking (v3)").tracked("v3"),
@@ -179,7 +181,7 @@ fn round_of(peer: &Peer, disks: &Path, place: &Place, runs: &mut Vec<Run>) -> Re
         }
         let sample = match phase.name {
             "restore" => restored(peer, disks, place, &meter),
-            "verify" => meter.run(&peer.verify(place)),
+            "verify" | "sealed" | "structure" => meter.run(&peer.verify(place, phase.name)),
             _ => backed_up(peer, disks, phase, place, &meter),
         };
         if phase.is_aside {

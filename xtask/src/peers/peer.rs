@@ -163,7 +163,9 @@ impl Peer {
         match self {
             Self::BareLoop(_) => phase.name == "v3",
             Self::Vmkeep { .. } => true,
-            Self::Restic | Self::Borg | Self::Rustic(_) => !phase.is_tracked,
+            // These two know no depth between structure and content.
+            Self::Restic | Self::Rustic(_) => !phase.is_tracked && phase.name != "sealed",
+            Self::Borg => !phase.is_tracked,
         }
     }
 
@@ -243,14 +245,26 @@ impl Peer {
         command
     }
 
-    /// Reads and authenticates every byte of the repository.
-    pub(crate) fn verify(&self, place: &Place) -> Command {
+    /// Looks for damage: every byte of the content (`verify`), that what is stored is as it was written (`sealed`), or that
+    /// everything is there that should be (`structure`).
+    pub(crate) fn verify(&self, place: &Place, depth: &str) -> Command {
         let mut command = self.at(place);
-        match self {
-            Self::Restic | Self::Rustic(_) => command.args(["check", "--read-data"]),
-            Self::Borg => command.args(["check", "--verify-data"]).arg(place.repository()),
-            Self::Vmkeep { .. } => vault(command.arg("verify"), place),
-            Self::BareLoop(_) => &mut command,
+        match (self, depth) {
+            (Self::Restic | Self::Rustic(_), "structure") => command.arg("check"),
+            (Self::Restic | Self::Rustic(_), _) => command.args(["check", "--read-data"]),
+            (Self::Borg, depth) => {
+                let depth = match depth {
+                    "structure" => "--archives-only",
+                    "sealed" => "--repository-only",
+                    _ => "--verify-data",
+                };
+                command.args(["check", depth]).arg(place.repository())
+            }
+            (Self::Vmkeep { .. }, depth) => {
+                let depth = if depth == "verify" { "blocks" } else { depth };
+                vault(command.arg("verify"), place).args(["--depth", depth])
+            }
+            (Self::BareLoop(_), _) => &mut command,
         };
         command
     }

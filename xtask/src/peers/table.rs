@@ -43,7 +43,7 @@ pub(crate) fn markdown(peers: &[Peer], runs: &[Run], rounds: usize, disks: &Path
     lines.push("|---|---|---:|---:|---:|---:|---:|---:|".to_owned());
     for phase in &PHASES {
         let against = against(peers, runs, phase);
-        let is_backup = !matches!(phase.name, "restore" | "verify");
+        let is_backup = !matches!(phase.name, "restore" | "verify" | "sealed" | "structure");
         for peer in peers.iter().filter(|peer| peer.does(phase)) {
             let (title, name) = (phase.title, peer.name());
             let Some(row) = row(runs, &name, phase.name) else {
