@@ -159,13 +159,16 @@ impl Protection<'_> {
         Ok(settled)
     }
 
-    /// Whether points of `vm` may be restored: not while it is soft-deleted, as in Azure.
+    /// Whether points of `vm` may be restored: not while it is soft-deleted, as in Azure, and can be had back. What is still there
+    /// after that time is restored rather than lost.
     ///
     /// # Errors
     /// [`ProtectError::SoftDeleted`].
     pub fn may_restore(&self, vm: &VmName) -> Result<(), ProtectError> {
         match self.instance(vm).map(|instance| instance.state) {
-            Ok(State::SoftDeleted { until, .. }) => Err(ProtectError::SoftDeleted { vm: vm.clone(), until }),
+            Ok(State::SoftDeleted { until, .. }) if until > self.vault.clock().now() => {
+                Err(ProtectError::SoftDeleted { vm: vm.clone(), until })
+            }
             _ => Ok(()),
         }
     }
