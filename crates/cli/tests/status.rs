@@ -16,7 +16,8 @@ use vmkeep::backup::{self, Plan, Source, SourceDisk};
 use vmkeep::disk::Memory;
 use vmkeep::envelope::{KeyFileVault, OsEntropy};
 use vmkeep::model::{
-    BlockIndex, CancelToken, ConsistencyLevel, DiskDescription, DiskRole, ManualClock, PointNumber, Timestamp, VmName,
+    BlockIndex, CancelToken, ConsistencyLevel, DiskDescription, DiskRole, ManualClock, PointNumber,
+    Timestamp, VmName,
 };
 use vmkeep::vault::{Ports, Vault};
 use vmkeep_testkit::permit;

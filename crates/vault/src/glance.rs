@@ -38,7 +38,8 @@ pub struct Glance {
     pub points: u64,
     /// Newer than `newest`, or it itself: points that are there and do not open.
     pub unreadable: Vec<PointNumber>,
-    /// What change tracking was found to have missed while the newest point was made or since, the latest first.
+    /// What change tracking was found to have missed while the newest point was made or since, the latest first; as far as the last 64
+    /// entries of the VM's journal say. [`Vault::suspects`] reads all of it.
     pub suspects: Vec<Suspect>,
     /// Epochs of the VM's keys that were destroyed on purpose.
     pub destroyed_epochs: usize,
