@@ -151,6 +151,8 @@ fn schedules() -> impl Strategy<Value = Schedule> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
     /// Time alone makes nothing better; what it is held against may be anything.
     #[test]
     fn a_verdict_is_monotone_in_age(
