@@ -101,7 +101,10 @@ fn it_takes_a_few_requests_however_many_points_there_are_and_none_of_a_pack() {
 
     assert_eq!((health.verdict.level, health.glance.as_ref().unwrap().points), (Level::Ok, 64));
     let growth = health.growth.unwrap();
-    assert_eq!((growth.from.0, growth.window_ms, growth.bytes), (57, 7 * DAY, 7 * BLOCK as i64));
+    assert_eq!(
+        (growth.from.0, growth.window_ms, growth.bytes),
+        (57, 7 * DAY, 7 * i64::try_from(BLOCK).unwrap())
+    );
 }
 
 #[test]
