@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use harness::{Ran, Scratch, flip};
 use serde_json::{Value, json};
@@ -16,8 +15,8 @@ use vmkeep::backup::{self, Plan, Source, SourceDisk};
 use vmkeep::disk::Memory;
 use vmkeep::envelope::{KeyFileVault, OsEntropy};
 use vmkeep::model::{
-    BlockIndex, CancelToken, ConsistencyLevel, DiskDescription, DiskRole, ManualClock, PointNumber,
-    Timestamp, VmName,
+    BlockIndex, CancelToken, Clock, ConsistencyLevel, DiskDescription, DiskRole, ManualClock, PointNumber,
+    SystemClock, Timestamp, VmName,
 };
 use vmkeep::vault::{Ports, Vault};
 use vmkeep_testkit::permit;
@@ -41,8 +40,7 @@ fn scene() -> Scratch {
 
 /// The vault as a program sees it whose clock is behind by `behind` milliseconds.
 fn vault(scratch: &Scratch, behind: i64) -> Vault {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
-    let clock = Arc::new(ManualClock::new(Timestamp(i64::try_from(now).unwrap() - behind)));
+    let clock = Arc::new(ManualClock::new(Timestamp(SystemClock.now().0 - behind)));
     let key = Arc::new(KeyFileVault::open(scratch.path("key")).unwrap());
     Vault::open_folder(scratch.path("v"), key, Ports { clock, entropy: Arc::new(OsEntropy) }).unwrap()
 }
@@ -261,12 +259,14 @@ families = list(text_string_to_metric_families(text))
 print(json.dumps([[s.name, f.type, f.documentation, s.labels, s.value] for f in families for s in f.samples]))
 ";
 
+/// Name, type, help, labels and value.
+type Sample = (String, String, String, BTreeMap<String, String>, f64);
+
 /// Samples by name and VM.
 fn parsed(python: &str, scratch: &Scratch, file: &str) -> BTreeMap<(String, String), f64> {
     let out = Command::new(python).args(["-c", PARSE]).arg(scratch.path(file)).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let samples: Vec<(String, String, String, BTreeMap<String, String>, f64)> =
-        serde_json::from_slice(&out.stdout).unwrap();
+    let samples: Vec<Sample> = serde_json::from_slice(&out.stdout).unwrap();
     let mut by_name = BTreeMap::new();
     for (name, kind, help, mut labels, value) in samples {
         assert!(name.starts_with("vmkeep_") && kind == "gauge" && !help.is_empty(), "{name} {kind} {help}");
