@@ -262,8 +262,8 @@ pub(crate) enum Command {
     Schedule(ScheduleArgs),
     /// Tell at a glance how well each VM is protected; for monitoring
     ///
-    /// Per VM its newest good point, how old that is against its schedule, what it is worth and how its data grew. Reads no
-    /// pack and few records, however much is stored. Exit code 4, a warning: a run of the schedule has passed by more than
+    /// Per VM its newest good point, how old that is against its schedule, what it is worth and how its data grew. Reads the
+    /// vault's notes and of each VM a few records, however much is stored, and no pack. Exit code 4, a warning: a run of the schedule has passed by more than
     /// --grace without a point, the point is older than --max-age or ahead of the clock, it is worth less than the one
     /// before, change tracking has missed a change, or there is no point yet. Exit code 5, critical: there is no point to
     /// restore, or one does not open, or damage was found. Stopped, deleted and closed VMs are shown and not held overdue.

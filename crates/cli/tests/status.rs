@@ -233,6 +233,19 @@ fn without_a_point_that_opens_it_is_critical() {
     back_up(&scratch, "db", 0, 200, ConsistencyLevel::Crash);
     let ran = scratch.json("status").expect(5, "one of two");
     assert_eq!((&of(&ran, "db")["status"], &ran.summary()["ok"]), (&json!("ok"), &json!(1)));
+
+    // Keys that do not open keep nobody from hearing of the other VMs.
+    let before = scratch.names("v/keys");
+    back_up(&scratch, "locked", 0, 200, ConsistencyLevel::Crash);
+    let domain = scratch.names("v/keys").into_iter().find(|domain| !before.contains(domain)).unwrap();
+    let wrap = &scratch.names(&format!("v/keys/{domain}/0"))[0];
+    flip(&scratch.path(&format!("v/keys/{domain}/0/{wrap}")), 100);
+    let ran = scratch.json("status --metrics status.prom").expect(5, "no keys");
+    assert!(reasons(&of(&ran, "locked")).contains("its points cannot be told"), "{}", ran.stdout);
+    assert_eq!((&of(&ran, "locked")["point"], &of(&ran, "db")["status"]), (&Value::Null, &json!("ok")));
+    let text = String::from_utf8(scratch.read("status.prom")).unwrap();
+    assert!(text.contains("vmkeep_vm_status{vm=\"locked\"} 2\n"), "{text}");
+    assert!(!text.contains("vmkeep_vm_points{vm=\"locked\"}"), "{text}");
 }
 
 /// A Python that has Prometheus' client library, or nothing; under `VMKEEP_REQUIRE_TOOLS` a missing one fails.

@@ -72,7 +72,8 @@ impl Protection<'_> {
         Ok(vms)
     }
 
-    /// How well `vm` is protected, by the clock of the vault. A few requests, whatever is stored of it; see [`Vault::glance`].
+    /// How well `vm` is protected, by the clock of the vault. A few requests, whatever is stored of it; see [`Vault::glance`]. What
+    /// [`Protection::open`] took comes before, once for all VMs.
     ///
     /// # Errors
     /// When the VM is neither in the vault nor under a policy, and when the store fails. Damage is told of in the verdict.
