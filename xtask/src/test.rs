@@ -81,6 +81,7 @@ fn build() -> Result<()> {
 
 fn test_tools() -> Result<()> {
     tools::ensure(&tools::TEST_TOOLS)?;
+    tools::ensure_prometheus_parser()?;
     tools::ensure_focus_validator()
 }
 

@@ -93,6 +93,26 @@ pub(crate) fn ensure_focus_validator() -> Result<()> {
     process::run(process::command(&pip.to_string_lossy()).args(words))
 }
 
+/// Prometheus' client library for Python, whose parser `crates/cli/tests/status.rs` reads metrics with.
+pub(crate) fn ensure_prometheus_parser() -> Result<()> {
+    let words = ["-c", "import prometheus_client.parser"];
+    let has_it = |python: &str| process::output(process::command(python).args(words)).is_ok();
+    let is_there = || ["/usr/bin/python3", "python3"].into_iter().any(has_it);
+    if is_there() {
+        println!("all there: prometheus_client");
+        return Ok(());
+    }
+    let package = "python3-prometheus-client";
+    let missing = format!("missing: prometheus_client\ninstall it (Debian package: {package}) and run again");
+    if !Path::new("/etc/debian_version").exists() || !is_root() {
+        return Err(Failure::new(missing));
+    }
+    println!("installing {package}");
+    apt(&["update"])?;
+    apt(&["install", "-y", "--no-install-recommends", package])?;
+    if is_there() { Ok(()) } else { Err(Failure::new(missing)) }
+}
+
 /// A Python that the validator runs on: 3.12, which its pinned dependencies have wheels for, or else a newer one.
 fn python() -> Result<PathBuf> {
     let pyenv = std::env::var_os("PYENV_ROOT").map(PathBuf::from);

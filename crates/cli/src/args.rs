@@ -12,6 +12,7 @@ mod live;
 mod log;
 mod protection;
 mod roles;
+mod status;
 
 use std::path::PathBuf;
 
@@ -40,6 +41,7 @@ pub(crate) use self::protection::{
     ScheduleArgs, ShowPolicyArgs, SoftDeleteArgs, StopArgs,
 };
 pub(crate) use self::roles::{RolesArgs, RolesCommand};
+pub(crate) use self::status::StatusArgs;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -47,6 +49,8 @@ Exit codes:
   1    failed, or cancelled by Ctrl-C
   2    the command line cannot be carried out as written
   3    the vault holds damaged data
+  4    vmkeep status found something to look at
+  5    vmkeep status found a VM that cannot be restored, or damage
   130  ended by a second Ctrl-C
 
 The key of a vault comes from exactly one of --key-file, --passphrase-file, --kek and the environment variable
@@ -256,6 +260,15 @@ pub(crate) enum Command {
     Prune(PruneArgs),
     /// Show when backups of the VMs under policies are due
     Schedule(ScheduleArgs),
+    /// Tell at a glance how well each VM is protected; for monitoring
+    ///
+    /// Per VM its newest good point, how old that is against its schedule, what it is worth and how its data grew. Reads the
+    /// vault's notes and of each VM a few records, however much is stored, and no pack. Exit code 4, a warning: a run of the schedule has passed by more than
+    /// --grace without a point, the point is older than --max-age or ahead of the clock, it is worth less than the one
+    /// before, change tracking has missed a change, or there is no point yet. Exit code 5, critical: there is no point to
+    /// restore, or one does not open, or damage was found. Stopped, deleted and closed VMs are shown and not held overdue.
+    #[command(verbatim_doc_comment)]
+    Status(StatusArgs),
     /// Back up and prune the VMs under policies whenever it is due, until Ctrl-C
     ///
     /// A VM without a point that a schedule made is backed up at once, then at the times of its policy; of runs that were

@@ -20,6 +20,11 @@ pub(crate) const EXIT_FAILED: u8 = 1;
 /// Exit code of a command that found damage in the vault.
 pub(crate) const EXIT_DAMAGE: u8 = 3;
 
+/// Exit code of a look at health that found something to look at.
+pub(crate) const EXIT_WARNING: u8 = 4;
+/// Exit code of a look at health that found a VM that cannot be restored, or damage.
+pub(crate) const EXIT_CRITICAL: u8 = 5;
+
 /// How a command ended that did what it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -27,6 +32,10 @@ pub(crate) enum Outcome {
     Good,
     /// It found damage and told of it.
     Damage,
+    /// It was asked how well VMs are protected, and somebody should look.
+    Warning,
+    /// The same, and something cannot be restored.
+    Critical,
 }
 
 /// Why a command ended early.

@@ -11,6 +11,8 @@
 //! | 1 | failed, or cancelled by Ctrl-C |
 //! | 2 | the command line cannot be carried out as written |
 //! | 3 | the vault holds damaged data |
+//! | 4 | `vmkeep status` found something to look at |
+//! | 5 | `vmkeep status` found a VM that cannot be restored, or damage |
 //! | 130 | ended by a second Ctrl-C |
 
 mod args;
@@ -62,6 +64,8 @@ fn main() -> ExitCode {
     match outcome {
         Ok(Outcome::Good) => ExitCode::SUCCESS,
         Ok(Outcome::Damage) => ExitCode::from(error::EXIT_DAMAGE),
+        Ok(Outcome::Warning) => ExitCode::from(error::EXIT_WARNING),
+        Ok(Outcome::Critical) => ExitCode::from(error::EXIT_CRITICAL),
         Err(error) => {
             output.error(&error);
             ExitCode::from(error.exit_code())

@@ -8,23 +8,9 @@ use std::path::Path;
 
 use harness::Scratch;
 use serde_json::{Value, json};
+use vmkeep_testkit::PRICE_BOOK;
 
 const MIB: u64 = 1 << 20;
-const BOOK: &[u8] = br#"
-    name = "house prices"
-    currency = "EUR"
-    zone = "Europe/Berlin"
-    gigabyte = "GiB"
-    rounding = "half-even"
-    instance = { integration = "day", agentless_factor = "0.5", step_gb = 500, step_units = "1", bands = [
-        { up_to_gb = 50, units = "0.5" }, { up_to_gb = 500, units = "1" } ] }
-    storage = { integration = "exact", archive_days_min = 180 }
-    soft_delete = { free_days = 14, free = "last" }
-    price = [
-        { meter = "instance", from = "2020-01-01", price = "10" },
-        { meter = "vault", redundancy = "lrs", from = "2020-01-01", price = "0.0224" } ]
-"#;
-
 fn size(folder: &Path) -> u64 {
     let of = |entry: fs::DirEntry| {
         let facts = entry.metadata().unwrap();
@@ -39,7 +25,7 @@ fn lines(text: &str) -> Vec<Value> {
 
 fn scene() -> Scratch {
     let scratch = Scratch::with_vault();
-    scratch.write("book.toml", BOOK);
+    scratch.write("book.toml", PRICE_BOOK.as_bytes());
     scratch.write(
         "policy.toml",
         b"zone = \"UTC\"\nschedule.daily = { at = \"01:30\" }\nretention.daily = \"10 days\"\n",
@@ -162,7 +148,7 @@ fn the_size_that_file_systems_say_can_be_billed() {
     let (blocks, said) = (stored["allocated"].as_u64().unwrap(), stored["filesystems"].as_u64().unwrap());
     // A band ends between the two: which one counts decides what it costs.
     assert!(blocks < 1 << 30 && said > 1 << 30 && said < 100 << 30, "{stored}");
-    let book = String::from_utf8(BOOK.to_vec()).unwrap().replace("up_to_gb = 50,", "up_to_gb = 1,");
+    let book = PRICE_BOOK.replace("up_to_gb = 50,", "up_to_gb = 1,");
     scratch.write("edge.toml", book.as_bytes());
     scratch.write("known.toml", b"vm.files.measure = \"filesystems\"\n");
     let units = |words: &str| {
@@ -233,7 +219,7 @@ fn a_month_that_was_closed_stays_what_it_was() {
     ];
     let before = words.map(|words| form(&format!("--book book.toml {words}")));
     // Other prices, and months that are asked for in other ways, change nothing any more.
-    let dear = String::from_utf8(BOOK.to_vec()).unwrap().replace("price = \"10\"", "price = \"99\"");
+    let dear = PRICE_BOOK.replace("price = \"10\"", "price = \"99\"");
     scratch.write("dear.toml", dear.as_bytes());
     let again = scratch.summary("bill --book dear.toml --month 2026-01 --close");
     assert_eq!(again["closed"], closed["closed"]);
@@ -268,7 +254,7 @@ fn what_is_swept_was_noted_before() {
 #[test]
 fn what_cannot_be_billed_is_told() {
     let scratch = scene();
-    scratch.write("gap.toml", &BOOK[..BOOK.len() / 2]);
+    scratch.write("gap.toml", &PRICE_BOOK.as_bytes()[..PRICE_BOOK.len() / 2]);
     let told = |words: &str, code| scratch.json(words).expect(code, words).stderr;
     assert!(told("bill", 2).contains("--book"));
     assert!(told("bill --book none.toml", 1).contains("none.toml"));

@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use harness::{Ran, Scratch};
 
-const COMMANDS: [&str; 32] = [
+const COMMANDS: [&str; 33] = [
     "init",
     "backup",
     "points",
@@ -32,6 +32,7 @@ const COMMANDS: [&str; 32] = [
     "plan",
     "prune",
     "schedule",
+    "status",
     "run",
     "stop",
     "resume",
@@ -60,8 +61,14 @@ const KEYS: [&str; 11] = [
 #[test]
 fn help_names_every_command_every_exit_code_and_where_the_key_comes_from() {
     let help = Scratch::empty().ok("--help").stdout;
-    let exit_codes =
-        ["  0    done", "  1    failed", "  2    the command line", "  3    the vault holds damaged"];
+    let exit_codes = [
+        "  0    done",
+        "  1    failed",
+        "  2    the command line",
+        "  3    the vault holds damaged",
+        "  4    vmkeep status",
+        "  5    vmkeep status",
+    ];
     for word in COMMANDS.iter().chain(&exit_codes).chain(&["VMKEEP_PASSPHRASE", "vm@latest"]) {
         assert!(help.contains(word), "{word}\n{help}");
     }
@@ -185,6 +192,9 @@ fn what_is_no_command_line_is_refused() {
         "plan --vault v --key-file key web --explain web@1",
         "prune --vault v --key-file key a/b",
         "schedule --vault v --key-file key --days 367",
+        "status --vault v --key-file key a/b",
+        "status --vault v --key-file key --max-age 3",
+        "status --vault v --key-file key --grace 1w",
         "run --vault v --key-file key --once",
         "stop --vault v --key-file key web",
         "stop --vault v --key-file key web --retain --by-policy",

@@ -13,6 +13,9 @@
 //! What a bill rests on is noted likewise: a [`Ledger`] holds readings of points and bytes, and gives the events that
 //! `vmkeep-billing` rates; [`Bills`] are the statements that come of them, and the closed ones among them.
 //!
+//! How well each VM is protected, [`Protection::health`] tells in a few requests, and [`status`] judges; [`exposition`](fn@exposition) is
+//! the same as metrics.
+//!
 //! A point that is forgotten can be had back until a sweep has taken it.
 //!
 //! What a point is to retention, its labels say ([`labels`]): made by the schedule or on demand, until when it is kept, under which
@@ -20,19 +23,24 @@
 
 mod bills;
 mod error;
+mod exposition;
 #[doc(hidden)]
 pub mod fuzzing;
 mod guard;
+mod health;
 pub mod labels;
 mod life;
 mod metering;
 mod next;
 mod note;
 mod protection;
+pub mod status;
 mod words;
 
 pub use bills::Bills;
 pub use error::{BillError, ProtectError};
+pub use exposition::exposition;
+pub use health::{Growth, Health, HealthSettings};
 pub use life::{Settled, Stop};
 pub use metering::{Ledger, Metered, note_restore};
 pub use next::Next;

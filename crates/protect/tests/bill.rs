@@ -20,7 +20,7 @@ use vmkeep_protect::{
     BillError, Bills, Ledger, Metered, PolicySource, ProtectError, Protection, labels, note_restore,
 };
 use vmkeep_retention::State;
-use vmkeep_testkit::permit;
+use vmkeep_testkit::{PRICE_BOOK, permit};
 use vmkeep_vault::{CompressionLevel, Ports, SweepSettings, Vault};
 
 const BLOCK: usize = 16 << 10;
@@ -120,23 +120,13 @@ fn replayed(ledger: &Ledger<'_>) -> Events {
     events
 }
 
-const BOOK: &str = r#"
-        name = "house prices"
-        currency = "EUR"
-        zone = "UTC"
-        gigabyte = "GiB"
-        rounding = "half-even"
-        instance = { integration = "day", agentless_factor = "0.5", step_gb = 500, step_units = "1", bands = [
-            { up_to_gb = 50, units = "0.5" }, { up_to_gb = 500, units = "1" } ] }
-        storage = { integration = "exact", archive_days_min = 180 }
-        soft_delete = { free_days = 14, free = "last" }
-        price = [
-            { meter = "instance", from = "2025-01-01", price = "10" },
-            { meter = "vault", redundancy = "lrs", from = "2025-01-01", price = "100000" } ]
-    "#;
+/// The prices, with days in UTC and stored bytes so dear that small ones show.
+fn book_text() -> String {
+    PRICE_BOOK.replace("Europe/Berlin", "UTC").replace("\"0.0224\"", "\"100000\"")
+}
 
 fn book() -> PriceBook {
-    BookDocument::from_toml(BOOK).unwrap().check().unwrap()
+    BookDocument::from_toml(&book_text()).unwrap().check().unwrap()
 }
 
 fn instance(id: LineageId, name: &str) -> Arc<Instance> {
@@ -449,8 +439,10 @@ fn a_closed_month_stays_and_is_corrected_on_the_next() {
     close(billed.clone()).unwrap();
     assert!(matches!(refused(close(billed.clone())), BillError::Closed { .. }));
     // By another book, January stays what it was.
-    let dear =
-        BookDocument::from_toml(&BOOK.replace("price = \"10\"", "price = \"25\"")).unwrap().check().unwrap();
+    let dear = BookDocument::from_toml(&book_text().replace("price = \"10\"", "price = \"25\""))
+        .unwrap()
+        .check()
+        .unwrap();
     assert_eq!(january(&dear), billed);
     let bills = Bills::open(&year.vault).unwrap();
     assert_eq!(bills.closed_of(month("2025-01")).unwrap().statement(), &billed);

@@ -11,26 +11,11 @@ use vmkeep_envelope::{KeyFileVault, SecretKey, SeededEntropy};
 use vmkeep_heapwatch::{HeapWatch, peak_of};
 use vmkeep_model::{LineageId, ManualClock, Timestamp, VmName, op};
 use vmkeep_protect::{Bills, Ledger};
-use vmkeep_testkit::permit;
+use vmkeep_testkit::{PRICE_BOOK, permit};
 use vmkeep_vault::{Ports, Vault};
 
 #[global_allocator]
 static HEAP: HeapWatch = HeapWatch;
-
-const BOOK: &str = r#"
-        name = "a book"
-        currency = "EUR"
-        zone = "UTC"
-        gigabyte = "GB"
-        rounding = "half-up"
-        instance = { integration = "day", agentless_factor = "1", step_gb = 500, step_units = "1", bands = [
-            { up_to_gb = 500, units = "1" } ] }
-        storage = { integration = "exact", archive_days_min = 0 }
-        soft_delete = { free_days = 0, free = "first" }
-        price = [
-            { meter = "instance", from = "2025-01-01", price = "5" },
-            { meter = "vault", redundancy = "lrs", from = "2025-01-01", price = "1" } ]
-    "#;
 
 /// 2026-01-01.
 const BEGIN: i64 = 1_767_225_600_000;
@@ -77,7 +62,7 @@ fn bill(vault: &Vault, book: &PriceBook) -> (u64, Statement) {
 
 #[test]
 fn a_bill_of_many_events_takes_no_more_memory_than_one_of_few() {
-    let book = BookDocument::from_toml(BOOK).unwrap().check().unwrap();
+    let book = BookDocument::from_toml(PRICE_BOOK).unwrap().check().unwrap();
     let [few, many] = [30, 3_000].map(|readings| {
         let vault = vault(readings);
         let ((events, statement), peak) = peak_of(|| bill(&vault, &book));

@@ -21,6 +21,8 @@
 //!
 //! **Tokens**: [`softhsm::Token`] makes one with the programs of SoftHSM and OpenSC; alone here it is not the same each time.
 //!
+//! **Corpora** of the fuzzers are replayed by [`corpora`]; [`PRICE_BOOK`] is what tests of bills reckon with.
+//!
 //! **Strategies**: [`disk_history`] makes successive contents of a small disk.
 //!
 //! ```
@@ -40,8 +42,10 @@
 //! ```
 
 mod authority;
+pub mod corpora;
 mod disk;
 mod guest;
+mod prices;
 pub mod qemu_guest;
 pub mod softhsm;
 mod store;
@@ -51,6 +55,7 @@ pub use disk::{
     Content, CountingDisk, DiskCounts, DiskHistory, FailingDisk, GeneratedDisk, ShrinkingDisk, disk_history,
 };
 pub use guest::{Acknowledged, Recovered, RestScripts, SimGuest};
+pub use prices::PRICE_BOOK;
 pub use store::{
     Action, Call, Counting, CountingStore, Counts, Fate, Fault, Faults, FaultyStore, Odds, Process,
     ProcessId, Quota, QuotaStore, Recording, RecordingStore, RequestKind, SimEvent, SimStore, Spawned, Step,

@@ -343,14 +343,9 @@ impl Vault {
     pub fn suspects(&self, vm: &VmName) -> Result<Vec<Suspect>, VaultError> {
         let Some(lineage) = self.inner.lineage(vm)? else { return Ok(Vec::new()) };
         let suspects = read(&self.inner, lineage.id.0)?.into_iter().filter_map(|record| match record.entry {
-            JournalEntry::Suspect { disk, from, to, found, block } => Some(Suspect {
-                disk,
-                from: PointNumber(from),
-                to: PointNumber(to),
-                found: PointNumber(found),
-                block: BlockIndex(block),
-                at: record.at,
-            }),
+            JournalEntry::Suspect { disk, from, to, found, block } => {
+                Some(Suspect::of(disk, (from, to), found, block, record.at))
+            }
             _ => None,
         });
         Ok(suspects.collect())
@@ -375,6 +370,12 @@ pub struct Suspect {
 }
 
 impl Suspect {
+    /// What an entry says.
+    pub(crate) fn of(disk: String, (from, to): (u64, u64), found: u64, block: u64, at: Timestamp) -> Self {
+        let (from, to, found) = (PointNumber(from), PointNumber(to), PointNumber(found));
+        Self { disk, from, to, found, block: BlockIndex(block), at }
+    }
+
     /// Whether the point is one of them.
     pub fn holds(&self, point: PointNumber) -> bool {
         (self.from..=self.to).contains(&point)

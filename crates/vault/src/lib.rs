@@ -41,6 +41,7 @@ mod format;
 mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
+mod glance;
 #[cfg(test)]
 mod golden;
 mod journal;
@@ -73,6 +74,7 @@ pub use begin::OpenSession;
 pub use error::{StoreOperation, VaultError};
 pub use format::FormatError;
 pub use frame::{CompressionLevel, Frame, FrameEncoder, FrameError, PatchFrame};
+pub use glance::Glance;
 pub use journal::{JournalEntry, JournalRecord, Suspect};
 pub use keys::{
     BekRotation, ClientGrant, DestroyPlan, Destroyed, DestroyedInfo, DestroyedKeys, DomainKeysInfo,

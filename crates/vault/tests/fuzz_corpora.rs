@@ -5,57 +5,25 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use vmkeep_testkit::corpora::{self, fuzz_files, fuzz_folder};
 use vmkeep_vault::fuzzing::TARGETS;
-
-fn fuzz() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz")
-}
-
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    files
-}
 
 /// The targets and corpora of this crate; other crates have some too, whose targets name them.
 fn stems(folder: &str) -> BTreeSet<String> {
     let stem = |f: &PathBuf| f.file_stem().unwrap().to_str().unwrap().to_owned();
     let of_another_crate = |name: &String| {
-        let target = fuzz().join("fuzz_targets").join(format!("{name}.rs"));
+        let target = fuzz_folder().join(format!("fuzz_targets/{name}.rs"));
         std::fs::read_to_string(target).is_ok_and(|body| !body.contains("vmkeep::vault::"))
     };
-    files(&fuzz().join(folder)).iter().map(stem).filter(|name| !of_another_crate(name)).collect()
+    fuzz_files(folder).iter().map(stem).filter(|name| !of_another_crate(name)).collect()
 }
 
 #[test]
-fn every_function_has_a_target_and_a_corpus_and_they_have_it() {
+fn every_function_has_a_target_and_passes_its_corpus_and_there_are_no_others() {
     let functions: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
     assert_eq!(stems("corpus"), functions);
     assert_eq!(stems("fuzz_targets"), functions);
-    let manifest = std::fs::read_to_string(fuzz().join("Cargo.toml")).unwrap();
-    for name in functions {
-        let target = fuzz().join("fuzz_targets").join(format!("{name}.rs"));
-        let body = std::fs::read_to_string(target).unwrap();
-        assert!(
-            body.contains(&format!("vmkeep::vault::fuzzing::{name}(data)")),
-            "{name} runs something else"
-        );
-        assert!(manifest.contains(&format!("name = \"{name}\"\n")), "{name} is not built");
-    }
-}
-
-#[test]
-fn every_corpus_passes_its_function() {
-    for (name, function) in TARGETS {
-        let corpus = files(&fuzz().join("corpus").join(name));
-        assert!(!corpus.is_empty(), "{name} has no seeds");
-        for file in corpus {
-            // Said only when a test fails: then the last line names the file.
-            println!("{}", file.display());
-            function(&std::fs::read(file).unwrap());
-        }
-    }
+    corpora::pass_their_corpora("vault", &TARGETS);
 }
 
 /// A corpus whose seeds are all refused at their first byte would pass too: of each decoder at least one is read whole.
@@ -90,7 +58,7 @@ fn golden_bodies_are_among_the_seeds() {
         ("change_list", "change-list.bin"),
     ] {
         let golden = golden(name);
-        let seeds = files(&fuzz().join("corpus").join(target));
+        let seeds = fuzz_files(&format!("corpus/{target}"));
         assert!(seeds.iter().any(|seed| std::fs::read(seed).unwrap() == golden), "{target} has no {name}");
     }
 }

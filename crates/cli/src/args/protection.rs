@@ -265,10 +265,10 @@ pub(crate) struct RunArgs {
     /// Do what is due now, and end
     #[arg(long)]
     pub(crate) once: bool,
-    /// Try a backup that failed again after so long, twice as long after each further failure, and at its next time anyway
+    /// Try a backup that failed again after so long, then twice as long
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = duration::parse)]
     pub(crate) retry_after: i64,
-    /// Sweep so often, and with --once at the end: what is forgotten cannot be had back then [default: never]
+    /// Sweep so often, with --once at the end; what is forgotten is gone then [default: never]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub(crate) sweep_every: Option<i64>,
 }

@@ -30,6 +30,7 @@ mod roles;
 mod run;
 mod schedule;
 mod sessions;
+mod status;
 mod sweep;
 mod undelete;
 mod unpin;
@@ -72,6 +73,7 @@ pub(crate) fn run(context: &Context<'_>, command: Command) -> Result<Outcome, Er
         Command::Plan(args) => plan::run(context, &args),
         Command::Prune(args) => prune::run(context, &args),
         Command::Schedule(args) => schedule::run(context, &args),
+        Command::Status(args) => status::run(context, &args),
         Command::Run(args) => run::run(context, &args),
         Command::Stop(args) => life::stop(context, &args),
         Command::Resume(args) => life::resume(context, &args),
