@@ -149,8 +149,8 @@ pub(crate) enum Command {
     Diff(DiffArgs),
     /// Look for damage in a point or in the whole vault
     ///
-    /// Reads and checks every byte unless told otherwise. Without a point, every file of the vault is accounted for as
-    /// well. Ends with exit code 3 when something is damaged.
+    /// Reads and checks every byte unless told otherwise (--depth). Without a point, every file of the vault is accounted for
+    /// as well. Ends with exit code 3 when something is damaged.
     #[command(verbatim_doc_comment)]
     Verify(VerifyArgs),
     /// Restore the disks of a point into a folder
@@ -347,9 +347,32 @@ pub(crate) struct VerifyArgs {
     /// The point to verify [default: everything in the vault]
     #[arg(value_parser = point)]
     pub(crate) point: Option<PointRef>,
-    /// Check records, footers and maps only; read no disk data
-    #[arg(long)]
+    /// How deep to look
+    #[arg(long, value_enum, value_name = "DEPTH", default_value_t = DepthArg::Blocks)]
+    pub(crate) depth: DepthArg,
+    /// The same as --depth structure
+    #[arg(long, conflicts_with = "depth")]
     pub(crate) structure: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DepthArg {
+    /// Records, footers and maps; no disk data is read, and no data key is needed
+    Structure,
+    /// Also the authentication tag of everything that is stored; nothing is decompressed
+    Sealed,
+    /// Also every block by its hash
+    Blocks,
+}
+
+impl DepthArg {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Structure => "structure",
+            Self::Sealed => "sealed",
+            Self::Blocks => "blocks",
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,8 @@ mod auditor;
 mod line;
 mod packs;
 mod reach;
+#[allow(dead_code)]
+mod ring;
 
 use vmkeep_model::{BlockIndex, BlockRun, CancelToken, Permit, PointNumber, op};
 

@@ -6,7 +6,7 @@ use vmkeep::restore::{DamagedBlock, Depth, Settings, VerifyReport, verify_point,
 use vmkeep::vault::{Accounting, DestroyedKeys, Suspect, Tally, Vault};
 
 use super::keys::numbers;
-use crate::args::VerifyArgs;
+use crate::args::{DepthArg, VerifyArgs};
 use crate::bytes;
 use crate::context::Context;
 use crate::error::{Error, Outcome, causes, sentence};
@@ -61,6 +61,7 @@ struct DestroyedLine {
 #[serde(tag = "type", rename = "summary")]
 struct Summary {
     clean: bool,
+    depth: &'static str,
     suspect_points: usize,
     points: u64,
     blocks: u64,
@@ -91,7 +92,12 @@ struct Account {
 
 pub(crate) fn run(context: &Context<'_>, args: &VerifyArgs) -> Result<Outcome, Error> {
     let vault = context.open_vault(&args.vault.vault)?;
-    let depth = if args.structure { Depth::Structure } else { Depth::Data };
+    let depth_named = if args.structure { DepthArg::Structure } else { args.depth };
+    let depth = match depth_named {
+        DepthArg::Structure => Depth::Structure,
+        DepthArg::Sealed => Depth::Sealed,
+        DepthArg::Blocks => Depth::Data,
+    };
     let permit = context.permit(&vault, args.point.as_ref().map(|point| &point.vm))?;
     let (settings, progress) = (Settings::default(), Progress::new(context.output));
     let mut report = match &args.point {
@@ -114,7 +120,7 @@ pub(crate) fn run(context: &Context<'_>, args: &VerifyArgs) -> Result<Outcome, E
             suspects += print_suspect(context, &vault, &vm, &suspect, args.point.as_ref())?;
         }
     }
-    print(context, &report, suspects);
+    print(context, &report, suspects, depth_named);
     Ok(if report.is_clean() { Outcome::Good } else { Outcome::Damage })
 }
 
@@ -182,7 +188,7 @@ fn print_suspect(
     Ok(numbers.len())
 }
 
-fn print(context: &Context<'_>, report: &VerifyReport, suspects: usize) {
+fn print(context: &Context<'_>, report: &VerifyReport, suspects: usize, depth: DepthArg) {
     let output = context.output;
     for damage in &report.objects {
         let line = DamagedObject {
@@ -218,10 +224,15 @@ fn print(context: &Context<'_>, report: &VerifyReport, suspects: usize) {
         ));
     }
     output.text(format!(
-        "{} points, {} blocks ({}) checked: {}",
+        "{} points, {} blocks ({}) checked{}: {}",
         report.points,
         report.blocks,
         bytes::show(report.bytes.0),
+        match depth {
+            DepthArg::Structure => " by structure",
+            DepthArg::Sealed => " as they are sealed",
+            DepthArg::Blocks => "",
+        },
         if report.is_clean() {
             "nothing is damaged".to_owned()
         } else {
@@ -234,6 +245,7 @@ fn print(context: &Context<'_>, report: &VerifyReport, suspects: usize) {
     ));
     output.json(&Summary {
         clean: report.is_clean(),
+        depth: depth.name(),
         suspect_points: suspects,
         points: report.points,
         blocks: report.blocks,
