@@ -1,5 +1,6 @@
 //! Looking for damage: a point or a whole vault, by structure, by the tag of every slot or by every byte.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,11 +8,12 @@ use std::thread;
 
 use vmkeep_model::{
     BlockIndex, BlockRun, ByteLen, CancelToken, Cancelled, DiskName, Extent, LineageId, Permit, PointNumber,
-    PointRef, op,
+    PointRef, Timestamp, op,
 };
 use vmkeep_vault::map::Entry;
 use vmkeep_vault::{
-    Accounting, AuditDepth, Damage, DestroyedKeys, DiskReader, Found, OpenPoint, Vault, VaultError,
+    Accounting, AuditDepth, Checked, Coverage, Damage, DestroyedKeys, DiskReader, Found, OpenPoint,
+    PackDepth, Vault, VaultError,
 };
 
 use crate::{Event, Observer, RestoreError, Settings};
@@ -137,6 +139,40 @@ pub fn verify_vault(
         before = Some((id.lineage, id.number));
     }
     Ok(report)
+}
+
+/// Remembers in the journal of the vault that [`verify_vault`] looked at all of it from `began` on, and what it found
+/// ([`Vault::verified`] says it). The time is that of the vault's clock when the verification began.
+///
+/// Nothing is remembered of a look at the structure alone: it reads no data. Then `None` is returned.
+///
+/// # Errors
+/// When the permit is not for the whole vault, or the journal cannot be written.
+pub fn note_verified(
+    permit: &Permit<op::Verify>,
+    vault: &Vault,
+    depth: Depth,
+    began: Timestamp,
+    report: &VerifyReport,
+) -> Result<Option<Coverage>, VaultError> {
+    let depth = match depth {
+        Depth::Structure => return Ok(None),
+        Depth::Sealed => PackDepth::Sealed,
+        Depth::Data => PackDepth::Blocks,
+    };
+    let mut checked = Checked::nothing(depth, began);
+    checked.ended = vault.clock().now();
+    if let Some(accounting) = &report.accounting {
+        (checked.objects, checked.bytes) = (accounting.live.objects, accounting.live.bytes);
+    }
+    let of_disks = report.damaged.iter().filter_map(|block| block.error.object());
+    let damaged: BTreeSet<&str> =
+        report.objects.iter().map(|damage| damage.object.as_str()).chain(of_disks).collect();
+    damaged.into_iter().for_each(|object| checked.add_damaged(object));
+    if checked.damaged == 0 && !report.is_clean() {
+        checked.add_damaged("a map");
+    }
+    vault.note_verified(permit, checked).map(Some)
 }
 
 fn cancelled(error: VaultError) -> RestoreError {

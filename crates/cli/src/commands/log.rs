@@ -5,9 +5,12 @@ use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use serde::Serialize;
-use vmkeep::vault::{Checkpoint, JournalEntry, Log, LogEntry, LogFault, LogStream, RoleChange, Vault};
+use vmkeep::vault::{
+    Checked, Checkpoint, Coverage, JournalEntry, Log, LogEntry, LogFault, LogStream, RoleChange, Vault,
+};
 
 use crate::args::LogArgs;
+use crate::bytes;
 use crate::context::Context;
 use crate::error::{Error, Outcome, chain};
 use crate::output;
@@ -136,7 +139,7 @@ fn vm_of(stream: &LogStream, entry: &JournalEntry) -> Option<String> {
 }
 
 /// The kinds of entries, as `--kind` and programs name them.
-const KINDS: [&str; 18] = [
+const KINDS: [&str; 19] = [
     "vault-created",
     "forgotten",
     "undeleted",
@@ -154,6 +157,7 @@ const KINDS: [&str; 18] = [
     "client-withdrawn",
     "denied",
     "roles",
+    "verified",
     "unknown",
 ];
 
@@ -210,11 +214,22 @@ fn describe(entry: &JournalEntry) -> (&'static str, String) {
             ("denied", format!("was refused to {operation} on {of}"))
         }
         E::Authority(change) => ("roles", role_change(change)),
+        E::Verified(told) => ("verified", verified(told)),
         E::Unknown { kind } => {
             ("unknown", format!("did something of kind {kind}, which a later version knows"))
         }
         _ => ("unknown", "did something that this version has no words for".to_owned()),
     }
+}
+
+fn verified(told: &Coverage) -> String {
+    let Checked { objects, bytes, damaged, .. } = &told.last;
+    let found = match damaged {
+        0 => "nothing damaged".to_owned(),
+        damaged => format!("{damaged} of them damaged"),
+    };
+    let until = told.until().map_or_else(String::new, |until| format!("; verified until {until}"));
+    format!("checked {objects} objects, {}: {found}{until}", bytes::show(*bytes))
 }
 
 fn role_change(change: &RoleChange) -> String {

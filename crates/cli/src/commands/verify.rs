@@ -1,15 +1,20 @@
 //! `vmkeep verify`.
 
+mod rolling;
+
 use serde::Serialize;
 use vmkeep::model::{Extent, PointRef, VmName};
-use vmkeep::restore::{DamagedBlock, Depth, Settings, VerifyReport, verify_point, verify_vault};
+use vmkeep::restore::{
+    DamagedBlock, Depth, Settings, VerifyReport, note_verified, verify_point, verify_vault,
+};
 use vmkeep::vault::{Accounting, DestroyedKeys, Suspect, Tally, Vault};
 
 use super::keys::numbers;
 use crate::args::{DepthArg, VerifyArgs};
 use crate::bytes;
 use crate::context::Context;
-use crate::error::{Error, Outcome, causes, sentence};
+use crate::error::{Error, Outcome, causes, chain, sentence};
+use crate::output;
 use crate::progress::Progress;
 use crate::table::{Column, Table};
 
@@ -92,13 +97,18 @@ struct Account {
 
 pub(crate) fn run(context: &Context<'_>, args: &VerifyArgs) -> Result<Outcome, Error> {
     let vault = context.open_vault(&args.vault.vault)?;
-    let depth_named = if args.structure { DepthArg::Structure } else { args.depth };
+    let depth_named = if args.structure { Some(DepthArg::Structure) } else { args.depth };
+    if let Some(budget) = args.budget {
+        return rolling::run(context, &vault, budget, depth_named);
+    }
+    let depth_named = depth_named.unwrap_or(DepthArg::Blocks);
     let depth = match depth_named {
         DepthArg::Structure => Depth::Structure,
         DepthArg::Sealed => Depth::Sealed,
         DepthArg::Blocks => Depth::Data,
     };
     let permit = context.permit(&vault, args.point.as_ref().map(|point| &point.vm))?;
+    let began = vault.clock().now();
     let (settings, progress) = (Settings::default(), Progress::new(context.output));
     let mut report = match &args.point {
         Some(point) => {
@@ -107,6 +117,11 @@ pub(crate) fn run(context: &Context<'_>, args: &VerifyArgs) -> Result<Outcome, E
         None => verify_vault(&permit, &vault, depth, &settings, &progress, context.cancel)?,
     };
     drop(progress);
+    if args.point.is_none()
+        && let Err(error) = note_verified(&permit, &vault, depth, began, &report)
+    {
+        output::warn("that the vault was verified could not be noted in it", &chain(&error));
+    }
     if let Some(point) = args.point.as_ref().filter(|_| report.destroyed_blocks > 0) {
         report.destroyed = destroyed_of(context, &vault, point)?;
     }

@@ -20,7 +20,7 @@ const PLACES: u128 = 1 << 64;
 
 /// How far the rounds have come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ring {
+pub(crate) struct Ring {
     /// Parts that this round is cut into.
     parts: NonZeroU32,
     /// Parts of them that were taken: fewer than all.
@@ -31,33 +31,33 @@ pub struct Ring {
 
 /// The part of the ring that a run takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Arc {
+pub(super) struct Arc {
     start: u128,
     end: u128,
 }
 
 /// A run: what it takes, and how far the rounds have come once it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Turn {
+pub(super) struct Turn {
     /// The packs that it takes.
-    pub arc: Arc,
+    pub(super) arc: Arc,
     /// What is to be remembered when all of them were checked.
-    pub after: Ring,
+    pub(super) after: Ring,
     /// Whether a round begins with it.
-    pub begins: bool,
+    pub(super) begins: bool,
     /// Whether the round is over with it.
-    pub ends: bool,
+    pub(super) ends: bool,
 }
 
 impl Ring {
     /// At the start of a first round, of as many runs.
-    pub fn new(runs: u32) -> Self {
+    pub(crate) fn new(runs: u32) -> Self {
         let parts = bounded(runs);
         Self { parts, taken: 0, next: parts }
     }
 
     /// As it was remembered. `None` for numbers that no ring has.
-    pub fn of_parts(parts: u32, taken: u32, next: u32) -> Option<Self> {
+    pub(crate) fn of_parts(parts: u32, taken: u32, next: u32) -> Option<Self> {
         let is_count = |runs: &u32| (1..=ROUND_RUNS_MAX).contains(runs);
         if ![parts, next].iter().all(is_count) || taken >= parts {
             return None;
@@ -66,12 +66,12 @@ impl Ring {
     }
 
     /// Parts of this round, those that were taken, and parts of the next round.
-    pub fn parts(self) -> (u32, u32, u32) {
+    pub(crate) fn parts(self) -> (u32, u32, u32) {
         (self.parts.get(), self.taken, self.next.get())
     }
 
     /// The next run, when the budget alone would have a round take `runs` of them.
-    pub fn turn(self, runs: u32) -> Turn {
+    pub(super) fn turn(self, runs: u32) -> Turn {
         let (runs, parts, taken) = (bounded(runs), self.parts.get(), self.taken);
         let begins = taken == 0;
         let next = if begins { runs } else { self.next };
@@ -85,12 +85,12 @@ impl Ring {
 
     /// Everything was checked otherwise: a new round begins, which takes no more runs than were promised.
     #[must_use]
-    pub fn restarted(self) -> Self {
+    pub(crate) fn restarted(self) -> Self {
         Self::new(self.period())
     }
 
     /// In how many runs, at most, every pack that is there now is checked.
-    pub fn period(self) -> u32 {
+    pub(crate) fn period(self) -> u32 {
         if self.taken == 0 { self.parts.get() } else { self.parts.max(self.next).get() }
     }
 
@@ -102,11 +102,11 @@ impl Ring {
 
 impl Arc {
     /// Whether a pack of that name is taken.
-    pub fn holds(&self, name: &PackName) -> bool {
+    pub(super) fn holds(&self, name: &PackName) -> bool {
         (self.start..self.end).contains(&u128::from(place_of(name)))
     }
 
-    /// How much of the ring it is, from 0 to 1.
+    /// How many places it has.
     #[cfg(test)]
     fn share(&self) -> u128 {
         self.end - self.start
@@ -120,12 +120,12 @@ fn place_of(name: &PackName) -> u64 {
 }
 
 /// How many runs a round takes when each is to read `budget` of `total` bytes.
-pub fn runs_of_bytes(total: u64, budget: u64) -> u32 {
+pub(super) fn runs_of_bytes(total: u64, budget: u64) -> u32 {
     u32::try_from(total.div_ceil(budget.max(1))).unwrap_or(u32::MAX).clamp(1, ROUND_RUNS_MAX)
 }
 
 /// How many runs a round takes when each is to read so many thousandths of a per cent of everything.
-pub fn runs_of_share(millipercent: u32) -> u32 {
+pub(super) fn runs_of_share(millipercent: u32) -> u32 {
     100_000_u32.div_ceil(millipercent.max(1)).clamp(1, ROUND_RUNS_MAX)
 }
 
