@@ -15,12 +15,16 @@ use bytes::Bytes;
 use common::*;
 use keys::{destroy, plan_to_destroy, rotate, version};
 use swept::{packs, sweep_all, without_data_key};
-use vmkeep::model::{ByteLen, CancelToken, Extent};
+use vmkeep::model::{
+    BlockIndex, BlockSize, ByteLen, ByteOffset, CancelToken, ChangeProvenance, ConsistencyLevel, Extent,
+};
 use vmkeep::object_store::ObjectStore;
 use vmkeep::object_store::memory::InMemory;
 use vmkeep::object_store::path::Path;
-use vmkeep::restore::{self, Depth, Event, RestoreError, VerifyReport, verify_vault};
-use vmkeep::vault::Vault;
+use vmkeep::restore::{
+    self, Depth, Event, RestoreError, RollingSettings, VerifyReport, verify_rolling, verify_vault,
+};
+use vmkeep::vault::{Budget, CompressionLevel, Draft, DraftDisk, FrameEncoder, PackDepth, Vault};
 use vmkeep_testkit::{CountingStore, permit, snapshot, store_of};
 
 /// Points of one disk in which some blocks are stored as pages of others, of which some are gone.
@@ -168,4 +172,43 @@ fn destroyed_keys_are_no_damage_at_any_depth() {
         assert_eq!(report.destroyed_blocks, structure.destroyed_blocks);
     }
     assert!(structure.destroyed_blocks > 0);
+}
+
+/// A writer whose memory fails: what it seals is not what it hashed.
+#[test]
+fn what_was_wrong_before_it_was_sealed_shows_in_blocks_alone() {
+    let store = Arc::new(InMemory::new());
+    let vault = create(store.clone(), 1);
+    let session = vault.begin(&permit(), &vm("web")).unwrap();
+    let mut writer = session.disk_writer(&"os".parse().unwrap(), BlockSize::MIN, 200 << 10).unwrap();
+    let (good, bad) = (noise(1, BLOCK), noise(2, BLOCK));
+    let hash = |bytes: &[u8]| session.identity().unwrap().block_hash(bytes);
+    let blocks =
+        vec![(BlockIndex(3), hash(&good)), (BlockIndex(4), hash(&good)), (BlockIndex(9), hash(&bad))];
+    let plain = [good, bad.clone(), bad].concat();
+    let mut encoder = FrameEncoder::new(CompressionLevel::Default).unwrap();
+    writer.frame(&encoder.encode(blocks, plain.into()).unwrap()).unwrap();
+    let written = writer.finish(ByteLen(10 * BLOCK as u64)).unwrap();
+    let disk =
+        DraftDisk::Stored { description: description("os"), written, provenance: ChangeProvenance::Scan };
+    let (consistency, evidence) = (ConsistencyLevel::Crash, Vec::new());
+    let disks = vec![disk];
+    let draft =
+        Draft { disks, consistency, evidence, config: None, keys: None, bytes_read: 0, duration_ms: 0 };
+    session.commit(draft).unwrap();
+
+    for depth in [Depth::Structure, Depth::Sealed] {
+        assert!(verify(&vault, depth).unwrap().is_clean(), "{depth:?}");
+    }
+    let lost = lost(&verify(&vault, Depth::Data).unwrap());
+    let at = ByteOffset(4 * BLOCK as u64);
+    let extent = Extent::new(at, ByteLen(BLOCK as u64));
+    let pack = data_packs(&*store).remove(0);
+    assert_eq!(lost, BTreeSet::from([("web@1".to_owned(), "os".to_owned(), extent, pack.clone())]));
+    for (depth, damaged) in [(PackDepth::Sealed, vec![]), (PackDepth::Blocks, vec![pack])] {
+        let settings = RollingSettings { budget: Budget::Millipercent(100_000), depth, walk: reading() };
+        let report =
+            verify_rolling(&permit(), &vault, &settings, &restore::Silent, &CancelToken::new()).unwrap();
+        assert_eq!(report.checked.named, damaged);
+    }
 }

@@ -130,7 +130,8 @@ fn print(output: &Output, report: &RollingReport, depth: DepthArg) {
     } else {
         format!("{taken} of {parts} parts of this round are done")
     };
-    output.text(format!("every pack is checked within {period} such runs; {of_round}"));
+    let days = if period == 1 { "run".to_owned() } else { format!("runs ({period} days when run daily)") };
+    output.text(format!("every pack is checked within {period} such {days}; {of_round}"));
     match coverage.until() {
         Some(until) => {
             output.text(format!("verified until {until}: what was written before was checked since"))
