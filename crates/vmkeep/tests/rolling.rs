@@ -20,7 +20,7 @@ use vmkeep::envelope::SeededEntropy;
 use vmkeep::model::{CancelToken, Clock, ManualClock, Timestamp};
 use vmkeep::object_store::memory::InMemory;
 use vmkeep::object_store::path::Path;
-use vmkeep::object_store::{ObjectStore, ObjectStoreExt};
+use vmkeep::object_store::ObjectStoreExt;
 use vmkeep::restore::{
     self, Depth, Event, RestoreError, RollingReport, RollingSettings, note_verified, verify_rolling,
 };
@@ -213,7 +213,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 40, ..ProptestConfig::default() })]
 
     #[test]
     fn every_pack_is_checked_within_the_stated_period_while_the_vault_changes(
