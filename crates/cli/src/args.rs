@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use vmkeep::model::{DiskName, PointRef, Principal, VmName};
+use vmkeep::vault::Budget;
 
 pub(crate) use self::backup::BackupArgs;
 pub(crate) use self::bill::{BillArgs, BillCommand, BillFormat, BillOf, ForecastArgs, Group, UsageArgs};
@@ -153,8 +154,11 @@ pub(crate) enum Command {
     Diff(DiffArgs),
     /// Look for damage in a point or in the whole vault
     ///
-    /// Reads and checks every byte unless told otherwise. Without a point, every file of the vault is accounted for as
-    /// well. Ends with exit code 3 when something is damaged.
+    /// Reads and checks every byte unless told otherwise (--depth). Without a point, every file of the vault is accounted for
+    /// as well, and the vault remembers until when it is verified. Ends with exit code 3 when something is damaged.
+    ///
+    /// With --budget, a run takes a part of the packs by themselves, and regular runs cover all of them within the number
+    /// of runs that is printed, whatever is backed up and swept meanwhile. That something is missing shows only without.
     #[command(verbatim_doc_comment)]
     Verify(VerifyArgs),
     /// Restore the disks of a point into a folder
@@ -360,9 +364,35 @@ pub(crate) struct VerifyArgs {
     /// The point to verify [default: everything in the vault]
     #[arg(value_parser = point)]
     pub(crate) point: Option<PointRef>,
-    /// Check records, footers and maps only; read no disk data
-    #[arg(long)]
+    /// How deep to look [default: blocks; with --budget: sealed]
+    #[arg(long, value_enum, value_name = "DEPTH")]
+    pub(crate) depth: Option<DepthArg>,
+    /// Only the packs that were unchecked for the longest: so many bytes, or per cent of the vault (10GiB or 5%)
+    #[arg(long, value_name = "SIZE|PERCENT", value_parser = budget, conflicts_with_all = ["point", "structure"])]
+    pub(crate) budget: Option<Budget>,
+    /// The same as --depth structure
+    #[arg(long, conflicts_with = "depth")]
     pub(crate) structure: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DepthArg {
+    /// Records, footers and maps; no disk data is read, and no data key is needed
+    Structure,
+    /// Also the authentication tag of everything that is stored; nothing is decompressed
+    Sealed,
+    /// Also every block by its hash
+    Blocks,
+}
+
+impl DepthArg {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Structure => "structure",
+            Self::Sealed => "sealed",
+            Self::Blocks => "blocks",
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -409,6 +439,28 @@ pub(crate) struct CompletionsArgs {
     /// The shell
     #[arg(value_enum)]
     pub(crate) shell: Shell,
+}
+
+/// A size, or a percentage with up to three decimal places.
+fn budget(text: &str) -> Result<Budget, String> {
+    let Some(percent) = text.strip_suffix('%') else {
+        let size = crate::bytes::parse(text)?;
+        return if size > 0 {
+            Ok(Budget::Bytes(size))
+        } else {
+            Err("a budget of nothing checks nothing".to_owned())
+        };
+    };
+    let (whole, decimals) = percent.split_once('.').unwrap_or((percent, "0"));
+    let is_digits =
+        |text: &str, most| (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    let share = (is_digits(whole, 3) && is_digits(decimals, 3))
+        .then(|| format!("{whole}{decimals:0<3}").parse().ok())
+        .flatten()
+        .filter(|share| (1..=100_000).contains(share));
+    share.map(Budget::Millipercent).ok_or_else(|| {
+        format!("{text:?} is no share of the vault; write more than 0% and at most 100%, such as 5% or 0.5%")
+    })
 }
 
 fn point(text: &str) -> Result<PointRef, String> {

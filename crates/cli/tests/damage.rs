@@ -47,8 +47,17 @@ fn a_flipped_byte_of_data_is_found_with_its_ranges_and_its_object() {
         let summary = ran.summary();
         assert_eq!((&summary["clean"], summary["damaged_bytes"].as_u64()), (&false.into(), Some(lost)));
     }
+    // As sealed, the same is lost.
+    let lost = |words| scratch.json(words).expect(3, words).of_type("damaged_range");
+    assert_eq!(lost("verify --depth sealed"), lost("verify --depth blocks"));
+    assert_eq!(lost("verify web@1 --depth sealed"), lost("verify web@1"));
     // No data is read, so nothing is seen; what it says is about structure only.
-    scratch.json("verify --structure").expect(0, "structure");
+    for words in ["verify --structure", "verify --depth structure", "verify web@1 --structure"] {
+        assert_eq!(scratch.json(words).expect(0, words).summary()["depth"], "structure");
+    }
+    for words in ["--depth data", "--structure --depth sealed"] {
+        scratch.run(&format!("verify --vault v --key-file key {words}")).expect(2, words);
+    }
     let text = scratch.run("verify --vault v --key-file key").expect(3, "text").stdout;
     assert!(text.contains("lost: web@1 disk os") && text.contains("authentication failed"), "{text}");
 }

@@ -96,6 +96,26 @@ fn a_vm_that_was_just_backed_up_is_well() {
     scratch.json("status db").expect(1, "no such VM");
 }
 
+/// Until when the vault was verified is told, and what was found damaged then is critical.
+#[test]
+fn what_verification_found_is_told() {
+    let scratch = scene();
+    scratch.summary("protect web --policy often");
+    scratch.summary("backup --vm web --disk os=os.raw --scheduled");
+    scratch.json("verify --budget 50%").expect(0, "half of it");
+    let text = scratch.ok("status --vault v --key-file key").stdout;
+    assert!(text.contains("not all of it was verified yet"), "{text}");
+    scratch.json("verify").expect(0, "whole");
+    let summary = scratch.summary("status --metrics m.prom");
+    assert!(summary["verified_until"].is_string() && summary["damaged"] == 0, "{summary}");
+    let metrics = String::from_utf8(scratch.read("m.prom")).unwrap();
+    assert!(metrics.contains("vmkeep_verified_timestamp_seconds "), "{metrics}");
+    flip(&scratch.data_pack(), 100);
+    scratch.json("verify").expect(3, "damage");
+    let ran = scratch.json("status").expect(5, "damage was found");
+    assert!(ran.summary()["damaged"].as_u64() > Some(0), "{}", ran.stdout);
+}
+
 #[test]
 fn a_run_that_made_no_point_is_a_warning() {
     let scratch = scene();

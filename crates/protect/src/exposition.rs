@@ -118,7 +118,7 @@ pub fn exposition(health: &[Health], vault: &Verdict, verified: Option<Verified>
     ];
     if let Some(Verified { until, damaged }) = verified {
         let what = "All that is older was verified, in Unix time.";
-        of_vault.push(("vmkeep_verified_timestamp_seconds", what, seconds(until.0)));
+        of_vault.extend(until.map(|until| ("vmkeep_verified_timestamp_seconds", what, seconds(until.0))));
         of_vault.push((
             "vmkeep_damaged_objects",
             "Objects that verification found damaged.",

@@ -6,6 +6,7 @@ use std::fmt;
 
 use vmkeep_model::{ConsistencyLevel, PointNumber, Timestamp};
 use vmkeep_retention::{Schedule, State, Zone, runs};
+use vmkeep_vault::Coverage;
 
 /// A point that is younger than a run of the schedule by no more than this is that run's: clocks of hosts differ.
 pub const SKEW_MS: i64 = 5 * 60_000;
@@ -82,10 +83,19 @@ pub struct SuspectPoints {
 /// What verification has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verified {
-    /// All that is older was verified.
-    pub until: Timestamp,
+    /// All that is older was verified; `None` while no round of checks is over.
+    pub until: Option<Timestamp>,
     /// Objects that it found damaged and that were not mended since.
     pub damaged: u64,
+}
+
+impl Verified {
+    /// What the checks of a vault have left.
+    pub fn of(coverage: &Coverage) -> Self {
+        let checks = [coverage.whole.as_ref(), coverage.round.as_ref(), Some(&coverage.last)];
+        let damaged = checks.into_iter().flatten().map(|checked| checked.damaged).max().unwrap_or(0);
+        Self { until: coverage.until(), damaged }
+    }
 }
 
 /// What is known of a VM.

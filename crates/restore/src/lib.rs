@@ -5,6 +5,7 @@
 //!                                                    ├─► copy_disk: a whole disk, zeros as holes
 //!                                                    ├─► RecoveredDisk: any range, as a BlockRead
 //!                                                    └─► verify: nothing kept, damage listed
+//! packs, some at a time ─ ranged reads ─ open ─────────► verify_rolling: what was checked is remembered in the vault
 //! ```
 //!
 //! There is one read path, [`vmkeep_vault::DiskReader::fetch`]; everything here is a consumer of it. A block that
@@ -14,6 +15,7 @@ mod copy;
 mod error;
 mod observer;
 mod recovered;
+mod rolling;
 mod verify;
 mod windows;
 
@@ -21,5 +23,6 @@ pub use copy::{Copied, copy_disk};
 pub use error::RestoreError;
 pub use observer::{Event, Observer, Silent};
 pub use recovered::RecoveredDisk;
-pub use verify::{DamagedBlock, Depth, VerifyReport, verify_point, verify_vault};
+pub use rolling::{RollingReport, RollingSettings, verify_rolling};
+pub use verify::{DamagedBlock, Depth, VerifyReport, note_verified, verify_point, verify_vault};
 pub use windows::Settings;

@@ -1,6 +1,7 @@
 //! What a restore or a verification tells while it runs.
 
 use vmkeep_model::{ByteLen, DiskName};
+use vmkeep_vault::{PackDamage, Tally};
 
 /// Something that happened.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +28,18 @@ pub enum Event<'a> {
         /// Which disk.
         disk: &'a DiskName,
     },
+    /// A rolling verification begins.
+    RollingBegan {
+        /// Everything that the vault holds, of which a part will be checked.
+        total: Tally,
+    },
+    /// So many more bytes of packs are checked.
+    PackChecked {
+        /// Bytes of one pack.
+        bytes: u64,
+    },
+    /// A rolling verification found damage.
+    Damaged(&'a PackDamage),
 }
 
 /// Hears what a walk does. Calls come from the walk's threads and delay it; they cannot change it.

@@ -1,5 +1,6 @@
-//! Looking for damage: a point or a whole vault, by structure or by every byte.
+//! Looking for damage: a point or a whole vault, by structure, by the tag of every slot or by every byte.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,20 +8,24 @@ use std::thread;
 
 use vmkeep_model::{
     BlockIndex, BlockRun, ByteLen, CancelToken, Cancelled, DiskName, Extent, LineageId, Permit, PointNumber,
-    PointRef, op,
+    PointRef, Timestamp, op,
 };
 use vmkeep_vault::map::Entry;
 use vmkeep_vault::{
-    Accounting, AuditDepth, Damage, DestroyedKeys, DiskReader, Found, OpenPoint, Vault, VaultError,
+    Accounting, AuditDepth, Checked, Coverage, Damage, DestroyedKeys, DiskReader, Found, OpenPoint,
+    PackDepth, Vault, VaultError,
 };
 
 use crate::{Event, Observer, RestoreError, Settings};
 
 /// How deep to look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Depth {
-    /// Records, footers and maps, and that every block lies where its map says. No data is read.
+    /// Records, footers and maps, and that every block lies where its map says. No data is read, and no data key is needed.
     Structure,
+    /// All of the above, and the authentication tag of every slot that a block lies in: what is stored is what was sealed.
+    /// Nothing is unpacked. What was wrong before it was sealed shows in the next depth alone.
+    Sealed,
     /// Every byte: all of the above, and each block by its hash.
     Data,
 }
@@ -101,7 +106,7 @@ pub fn verify_vault(
     let (vault, mut report) = (vault.uncached(), VerifyReport::default());
     let audit_depth = match depth {
         Depth::Structure => AuditDepth::Structure,
-        Depth::Data => AuditDepth::Metadata,
+        Depth::Sealed | Depth::Data => AuditDepth::Metadata,
     };
     let audit = vault
         .audit(permit, audit_depth, cancel, &mut |damage| report.objects.push(damage))
@@ -134,6 +139,40 @@ pub fn verify_vault(
         before = Some((id.lineage, id.number));
     }
     Ok(report)
+}
+
+/// Remembers in the journal of the vault that [`verify_vault`] looked at all of it from `began` on, and what it found
+/// ([`Vault::verified`] says it). The time is that of the vault's clock when the verification began.
+///
+/// Nothing is remembered of a look at the structure alone: it reads no data. Then `None` is returned.
+///
+/// # Errors
+/// When the permit is not for the whole vault, or the journal cannot be written.
+pub fn note_verified(
+    permit: &Permit<op::Verify>,
+    vault: &Vault,
+    depth: Depth,
+    began: Timestamp,
+    report: &VerifyReport,
+) -> Result<Option<Coverage>, VaultError> {
+    let depth = match depth {
+        Depth::Structure => return Ok(None),
+        Depth::Sealed => PackDepth::Sealed,
+        Depth::Data => PackDepth::Blocks,
+    };
+    let mut checked = Checked::nothing(depth, began);
+    checked.ended = vault.clock().now();
+    if let Some(accounting) = &report.accounting {
+        (checked.objects, checked.bytes) = (accounting.live.objects, accounting.live.bytes);
+    }
+    let of_disks = report.damaged.iter().filter_map(|block| block.error.object());
+    let damaged: BTreeSet<&str> =
+        report.objects.iter().map(|damage| damage.object.as_str()).chain(of_disks).collect();
+    damaged.into_iter().for_each(|object| checked.add_damaged(object));
+    if checked.damaged == 0 && !report.is_clean() {
+        checked.add_damaged("a map");
+    }
+    vault.note_verified(permit, checked).map(Some)
 }
 
 fn cancelled(error: VaultError) -> RestoreError {
@@ -281,30 +320,44 @@ impl DiskCheck<'_> {
                 Err(e) => return Err(self.error(Arc::new(e))),
             }
         }
-        if self.depth == Depth::Data {
-            let mut failed = None;
-            self.disk
-                .fetch(&good, &mut |block, bytes| {
-                    match bytes {
-                        Ok(_) => {}
-                        // Destroyed since its place was looked at.
-                        Err(e) if e.is_destroyed() => drop(self.destroyed.fetch_add(1, Ordering::Relaxed)),
-                        Err(e) if e.is_of_one_object() => self.lost(BlockRun { start: block, len: 1 }, &e),
-                        Err(e) => failed = Some(e),
-                    }
-                    self.cancel.check()?;
-                    Ok(())
+        match self.depth {
+            Depth::Structure => {}
+            Depth::Sealed => self.read(|told| self.disk.open_slots(&good, &mut |block, e| told(block, e)))?,
+            Depth::Data => self.read(|told| {
+                self.disk.fetch(&good, &mut |block, bytes| match bytes {
+                    Ok(_) => Ok(self.cancel.check()?),
+                    Err(e) => told(block, e),
                 })
-                .map_err(|source| self.error(Arc::new(source)))?;
-            if let Some(source) = failed {
-                return Err(self.error(source));
-            }
+            })?,
         }
         let blocks = window.len() as u64;
         self.blocks.fetch_add(blocks, Ordering::Relaxed);
         let bytes = ByteLen(blocks * self.disk.block_size().bytes_u64());
         self.observer.event(Event::Progress { disk: self.disk.name(), bytes });
         Ok(())
+    }
+
+    /// Runs a read that tells of each block that cannot be had.
+    fn read(
+        &self,
+        read: impl FnOnce(
+            &mut dyn FnMut(BlockIndex, Arc<VaultError>) -> Result<(), VaultError>,
+        ) -> Result<(), VaultError>,
+    ) -> Result<(), RestoreError> {
+        let mut failed = None;
+        read(&mut |block, error| {
+            // Destroyed since its place was looked at.
+            if error.is_destroyed() {
+                self.destroyed.fetch_add(1, Ordering::Relaxed);
+            } else if error.is_of_one_object() {
+                self.lost(BlockRun { start: block, len: 1 }, &error);
+            } else {
+                failed = Some(error);
+            }
+            Ok(self.cancel.check()?)
+        })
+        .map_err(|source| self.error(Arc::new(source)))?;
+        failed.map_or(Ok(()), |source| Err(self.error(source)))
     }
 
     fn lost(&self, run: BlockRun, error: &Arc<VaultError>) {

@@ -17,9 +17,9 @@ use common::{back_up, disk_of, kek, opened, ports};
 use object_store::local::LocalFileSystem;
 use vmkeep_disk::{BlockWrite, DiskError};
 use vmkeep_model::{BlockSize, ByteLen, ByteOffset, CancelToken, Extent};
-use vmkeep_restore::{Depth, Settings, Silent, copy_disk, verify_point};
+use vmkeep_restore::{Depth, RollingSettings, Settings, Silent, copy_disk, verify_point, verify_rolling};
 use vmkeep_testkit::GeneratedDisk;
-use vmkeep_vault::Vault;
+use vmkeep_vault::{Budget, PackDepth, Vault};
 
 const MIB: u64 = 1 << 20;
 /// How far the peaks of two equal runs lie apart: which buffers are alive at once depends on how threads take turns.
@@ -89,10 +89,20 @@ fn one_scenario_in_a_process_of_its_own() {
         let disk = GeneratedDisk::new(len, BlockSize::default(), 5).with_allocated_spread(len);
         back_up(&vault, &vm, &disk);
     } else {
-        let vault = opened(store, 2);
+        // Rolling runs list much: as the folder of a vault does it.
+        let vault = match what {
+            "rolling" => Vault::open_folder(std::env::var_os(FOLDER).unwrap(), kek(), ports(2)).unwrap(),
+            _ => opened(store, 2),
+        };
         let point = format!("{vm}@1");
         let (silent, cancel) = (&Silent, &CancelToken::new());
-        if what == "restore" {
+        if what == "rolling" {
+            let budget = Budget::Millipercent(1);
+            let walk = Settings { workers: 1, ..settings };
+            let settings = RollingSettings { budget, depth: PackDepth::Sealed, walk };
+            let report = verify_rolling(&permit(), &vault, &settings, silent, cancel).unwrap();
+            assert!(report.total.objects > 1000);
+        } else if what == "restore" {
             let copied =
                 copy_disk(&disk_of(&vault, &point), &Nowhere(len), &settings, silent, cancel).unwrap();
             assert_eq!(copied.written, len);
@@ -121,4 +131,26 @@ fn restore_and_verification_stay_within_their_memory_whatever_the_size_of_the_di
         assert!(little <= 32 * MIB + BESIDE, "{what}");
         assert!(large <= small + NOISE, "{what}: four times the disk took more memory");
     }
+}
+
+/// A hundred thousandth of the packs is checked; the others are listed and no more.
+#[test]
+fn a_rolling_run_takes_no_more_memory_for_a_hundred_times_the_packs() {
+    let peaks = [1000_u32, 100_000].map(|packs| {
+        let folder = tempfile::tempdir().unwrap();
+        peak_of(folder.path(), "store 8 128");
+        let lineage = std::fs::read_dir(folder.path().join("packs")).unwrap().next().unwrap().unwrap();
+        for n in 0..packs {
+            let session = lineage.path().join(format!("{:032x}", n / 500));
+            if n % 500 == 0 {
+                std::fs::create_dir(&session).unwrap();
+            }
+            // Spread evenly, as hashes are; what they hold does not matter.
+            let name = format!("{:08x}{n:024x}", n.wrapping_mul(0x9e37_79b9));
+            std::fs::File::create(session.join(name)).unwrap();
+        }
+        peak_of(folder.path(), "rolling 8 128")
+    });
+    // Their names and sizes alone would be over 16 MiB.
+    assert!(peaks[1] <= peaks[0] + 6 * MIB, "{peaks:?}");
 }

@@ -23,6 +23,7 @@ use crate::format::{
     StoredBody, Thinned, TrackingBody, VaultBody, VoidBody, WornBody, decode_body, encode,
 };
 use crate::journal::JournalEntry;
+use crate::verify::{Checked, Coverage, PackDepth, Ring};
 
 const LINEAGE: [u8; 16] = [0x11; 16];
 const SESSION: [u8; 16] = [0x22; 16];
@@ -167,6 +168,7 @@ fn journal_entries_of_every_kind_are_stored_as_ever() {
         (15, "authority", approved()),
         (16, "client-granted", JournalEntry::ClientGranted { kek: "0123abcd".to_owned(), added: 4 }),
         (18, "note", JournalEntry::Note { topic: "policy".to_owned(), body: b"{}".to_vec() }),
+        (19, "verified", verified()),
         (17, "client-withdrawn", JournalEntry::ClientWithdrawn { kek: "0123abcd".to_owned(), removed: 4 }),
     ] {
         let (kind, body) = entry.encode().unwrap();
@@ -182,6 +184,24 @@ fn journal_entries_of_every_kind_are_stored_as_ever() {
         let entry = EntryBody { stream: LINEAGE, n, before, at: AT, by, kind, body };
         record(&format!("entry-{kind}-{name}"), &entry);
     }
+}
+
+fn verified() -> JournalEntry {
+    let checked = |began: i64, damaged: u64, named: &[&str]| Checked {
+        depth: if damaged > 0 { PackDepth::Sealed } else { PackDepth::Blocks },
+        began: Timestamp(AT + began),
+        ended: Timestamp(AT + began + 900),
+        objects: 40,
+        bytes: 1 << 30,
+        damaged,
+        named: named.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    JournalEntry::Verified(Box::new(Coverage {
+        ring: Ring::of_parts(20, 7, 21),
+        last: checked(5000, 0, &[]),
+        round: Some(checked(4000, 2, &["packs/a/b/c"])),
+        whole: Some(checked(0, 0, &[])),
+    }))
 }
 
 fn approved() -> JournalEntry {

@@ -15,6 +15,7 @@ use crate::layout::{ObjectName, highest_taken};
 use crate::records;
 use crate::store::{Created, ResultExt};
 use crate::vault::{Inner, Vault};
+use crate::verify::Coverage;
 
 /// How often an append starts over because another writer took the number first.
 const APPEND_TRIES: u32 = 64;
@@ -130,6 +131,8 @@ pub enum JournalEntry {
         /// What it says, to whoever wrote it.
         body: Vec<u8>,
     },
+    /// Packs were checked; in a stream of its own. The newest entry says all there is to say.
+    Verified(Box<Coverage>),
     /// Somebody was refused an operation.
     Denied {
         /// Who.
@@ -182,6 +185,7 @@ impl JournalEntry {
             Self::ClientGranted { kek, added } => (16, encode(&(kek, added))?),
             Self::ClientWithdrawn { kek, removed } => (17, encode(&(kek, removed))?),
             Self::Note { topic, body } => (18, encode(&(topic, body))?),
+            Self::Verified(coverage) => (19, coverage.encode()?),
             Self::Unknown { kind } => return Err(FormatError(format!("journal kind {kind} is not written"))),
         })
     }
@@ -239,6 +243,7 @@ impl JournalEntry {
                 let (topic, body) = decode_exact(body)?;
                 Self::Note { topic, body }
             }
+            19 => Self::Verified(Box::new(Coverage::decode(body)?)),
             1 => return Err(FormatError("an entry without a body has one".to_owned())),
             kind => Self::Unknown { kind },
         })

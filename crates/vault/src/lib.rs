@@ -98,5 +98,8 @@ pub use usage::{LineageUsage, VaultUsage};
 #[doc(hidden)]
 pub use vault::Rule;
 pub use vault::{History, Ports, Vault};
-pub use verify::{Accounting, Audit, AuditDepth, Damage, Found, Tally};
+pub use verify::{
+    Accounting, Audit, AuditDepth, Budget, Checked, Coverage, Damage, DamagedBlocks, Found, NAMED_MAX,
+    PackDamage, PackDepth, PackToCheck, ROUND_RUNS_MAX, Rolling, Tally,
+};
 pub use vmkeep_envelope::PackName;

@@ -26,6 +26,8 @@ pub enum LogStream {
     Authority,
     /// What was decided about VMs: policies, states of their protection.
     Notes,
+    /// What was verified.
+    Verification,
     /// That of a VM, with the generation of its lineage.
     Vm {
         /// Which VM.
@@ -135,6 +137,7 @@ impl fmt::Display for LogStream {
             Self::Vault => f.write_str("the vault"),
             Self::Authority => f.write_str("roles"),
             Self::Notes => f.write_str("protection"),
+            Self::Verification => f.write_str("verification"),
             Self::Vm { vm, generation: 0 } => write!(f, "{vm}"),
             Self::Vm { vm, generation } => write!(f, "{vm} (line {})", generation + 1),
             Self::Other { id } => write!(f, "journal {id}"),
@@ -191,6 +194,7 @@ impl Vault {
             (vault.id.0, LogStream::Vault),
             (vault.authority_stream(), LogStream::Authority),
             (vault.note_stream(), LogStream::Notes),
+            (vault.verify_stream(), LogStream::Verification),
         ]);
         for (body, vm) in vault.name_records()? {
             streams.insert(body.lineage, LogStream::Vm { vm: vm.clone(), generation: body.generation });

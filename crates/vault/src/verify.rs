@@ -1,17 +1,28 @@
 //! Looking for damage: every object of a vault accounted for, and the maps of its points checked.
 //!
 //! [`Vault::audit`] lists the store once and accounts for every object in it; [`DiskReader::walk_since`] goes
-//! through the map of a point and tells what cannot be read. Damage is a finding and the search goes on; a store
+//! through the map of a point and tells what cannot be read. [`Vault::rolling`] checks some of the packs by themselves, and
+//! remembers which. Damage is a finding and the search goes on; a store
 //! that does not answer ends it, because nothing can be said then.
 
 mod auditor;
+mod coverage;
 mod line;
+mod pack;
 mod packs;
 mod reach;
+mod ring;
+mod rolling;
 
 use vmkeep_model::{BlockIndex, BlockRun, CancelToken, Permit, PointNumber, op};
 
 use self::auditor::Auditor;
+pub use self::coverage::{Checked, Coverage, NAMED_MAX, PackDepth};
+pub use self::pack::{DamagedBlocks, PackDamage, PackToCheck};
+pub use self::ring::ROUND_RUNS_MAX;
+#[cfg(test)]
+pub(crate) use self::ring::Ring;
+pub use self::rolling::{Budget, Rolling};
 use crate::error::VaultError;
 use crate::format::FormatError;
 use crate::keys::DestroyedKeys;

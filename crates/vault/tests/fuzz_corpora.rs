@@ -48,6 +48,7 @@ fn golden_bodies_are_among_the_seeds() {
         ("rotation_body", "record-22-rotation.bin"),
         ("checkpoint_body", "record-21-checkpoint.bin"),
         ("entry_body", "record-20-entry-15-authority.bin"),
+        ("entry_body", "record-20-entry-19-verified.bin"),
         ("journal_body", "record-10-journal-3-voided.bin"),
         ("journal_body", "record-10-journal-10-suspect.bin"),
         ("journal_body", "record-10-journal-13-keys-destroyed.bin"),

@@ -6,9 +6,12 @@ use std::path::Path;
 
 use serde::Serialize;
 use vmkeep::protect::NoteWords;
-use vmkeep::vault::{Checkpoint, JournalEntry, Log, LogEntry, LogFault, LogStream, RoleChange, Vault};
+use vmkeep::vault::{
+    Checked, Checkpoint, Coverage, JournalEntry, Log, LogEntry, LogFault, LogStream, RoleChange, Vault,
+};
 
 use crate::args::LogArgs;
+use crate::bytes;
 use crate::context::Context;
 use crate::error::{Error, Outcome, chain};
 use crate::output;
@@ -138,7 +141,7 @@ fn vm_of(stream: &LogStream, entry: &JournalEntry) -> Option<String> {
 }
 
 /// The kinds of entries, as `--kind` and programs name them; notes have kinds of their own.
-const KINDS: [&str; 18] = [
+const KINDS: [&str; 19] = [
     "vault-created",
     "forgotten",
     "undeleted",
@@ -156,6 +159,7 @@ const KINDS: [&str; 18] = [
     "client-withdrawn",
     "denied",
     "roles",
+    "verified",
     "unknown",
 ];
 
@@ -218,11 +222,22 @@ fn describe(entry: &JournalEntry) -> (&'static str, String) {
             let words = NoteWords::of(topic, body);
             (words.kind, words.what)
         }
+        E::Verified(told) => ("verified", verified(told)),
         E::Unknown { kind } => {
             ("unknown", format!("did something of kind {kind}, which a later version knows"))
         }
         _ => ("unknown", "did something that this version has no words for".to_owned()),
     }
+}
+
+fn verified(told: &Coverage) -> String {
+    let Checked { objects, bytes, damaged, .. } = &told.last;
+    let found = match damaged {
+        0 => "nothing damaged".to_owned(),
+        damaged => format!("{damaged} of them damaged"),
+    };
+    let until = told.until().map_or_else(String::new, |until| format!("; verified until {until}"));
+    format!("checked {objects} objects, {}: {found}{until}", bytes::show(*bytes))
 }
 
 fn role_change(change: &RoleChange) -> String {

@@ -90,7 +90,7 @@ pub(crate) fn run(context: &Context<'_>, args: &StatusArgs) -> Result<Outcome, E
         context.cancel.check()?;
         all.push(protection.health(vm, &settings)?);
     }
-    let verified: Option<Verified> = None;
+    let verified = vault.verified()?.as_ref().map(Verified::of);
     let of_vault = judge_vault(verified);
     if let Some(metrics) = metrics {
         metrics.replace(&exposition(&all, &of_vault, verified, vault.clock().now()))?;
@@ -120,8 +120,9 @@ fn show(context: &Context<'_>, all: &[Health], of_vault: &Verdict, verified: Opt
     for reason in &of_vault.reasons {
         output.text(format!("{}: {reason}", reason.level()));
     }
-    match verified {
-        Some(verified) => output.text(format!("verified until {}", verified.until)),
+    match verified.and_then(|verified| verified.until) {
+        Some(until) => output.text(format!("verified until {until}")),
+        None if verified.is_some() => output.text("not all of it was verified yet"),
         None => output.text("not verified"),
     }
     let levels = || all.iter().map(|health| health.verdict.level);
@@ -133,7 +134,7 @@ fn show(context: &Context<'_>, all: &[Health], of_vault: &Verdict, verified: Opt
         ok: count(Level::Ok),
         warning: count(Level::Warning),
         critical: count(Level::Critical),
-        verified_until: verified.map(|verified| verified.until.to_string()),
+        verified_until: verified.and_then(|verified| verified.until).map(|until| until.to_string()),
         damaged: verified.map(|verified| verified.damaged),
     });
     match worst {

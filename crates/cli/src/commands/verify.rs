@@ -1,15 +1,20 @@
 //! `vmkeep verify`.
 
+mod rolling;
+
 use serde::Serialize;
 use vmkeep::model::{Extent, PointRef, VmName};
-use vmkeep::restore::{DamagedBlock, Depth, Settings, VerifyReport, verify_point, verify_vault};
+use vmkeep::restore::{
+    DamagedBlock, Depth, Settings, VerifyReport, note_verified, verify_point, verify_vault,
+};
 use vmkeep::vault::{Accounting, DestroyedKeys, Suspect, Tally, Vault};
 
 use super::keys::numbers;
-use crate::args::VerifyArgs;
+use crate::args::{DepthArg, VerifyArgs};
 use crate::bytes;
 use crate::context::Context;
-use crate::error::{Error, Outcome, causes, sentence};
+use crate::error::{Error, Outcome, causes, chain, sentence};
+use crate::output;
 use crate::progress::Progress;
 use crate::table::{Column, Table};
 
@@ -61,6 +66,7 @@ struct DestroyedLine {
 #[serde(tag = "type", rename = "summary")]
 struct Summary {
     clean: bool,
+    depth: &'static str,
     suspect_points: usize,
     points: u64,
     blocks: u64,
@@ -91,8 +97,18 @@ struct Account {
 
 pub(crate) fn run(context: &Context<'_>, args: &VerifyArgs) -> Result<Outcome, Error> {
     let vault = context.open_vault(&args.vault.vault)?;
-    let depth = if args.structure { Depth::Structure } else { Depth::Data };
+    let depth_named = if args.structure { Some(DepthArg::Structure) } else { args.depth };
+    if let Some(budget) = args.budget {
+        return rolling::run(context, &vault, budget, depth_named);
+    }
+    let depth_named = depth_named.unwrap_or(DepthArg::Blocks);
+    let depth = match depth_named {
+        DepthArg::Structure => Depth::Structure,
+        DepthArg::Sealed => Depth::Sealed,
+        DepthArg::Blocks => Depth::Data,
+    };
     let permit = context.permit(&vault, args.point.as_ref().map(|point| &point.vm))?;
+    let began = vault.clock().now();
     let (settings, progress) = (Settings::default(), Progress::new(context.output));
     let mut report = match &args.point {
         Some(point) => {
@@ -101,6 +117,11 @@ pub(crate) fn run(context: &Context<'_>, args: &VerifyArgs) -> Result<Outcome, E
         None => verify_vault(&permit, &vault, depth, &settings, &progress, context.cancel)?,
     };
     drop(progress);
+    if args.point.is_none()
+        && let Err(error) = note_verified(&permit, &vault, depth, began, &report)
+    {
+        output::warn("that the vault was verified could not be noted in it", &chain(&error));
+    }
     if let Some(point) = args.point.as_ref().filter(|_| report.destroyed_blocks > 0) {
         report.destroyed = destroyed_of(context, &vault, point)?;
     }
@@ -114,7 +135,7 @@ pub(crate) fn run(context: &Context<'_>, args: &VerifyArgs) -> Result<Outcome, E
             suspects += print_suspect(context, &vault, &vm, &suspect, args.point.as_ref())?;
         }
     }
-    print(context, &report, suspects);
+    print(context, &report, suspects, depth_named);
     Ok(if report.is_clean() { Outcome::Good } else { Outcome::Damage })
 }
 
@@ -182,7 +203,7 @@ fn print_suspect(
     Ok(numbers.len())
 }
 
-fn print(context: &Context<'_>, report: &VerifyReport, suspects: usize) {
+fn print(context: &Context<'_>, report: &VerifyReport, suspects: usize, depth: DepthArg) {
     let output = context.output;
     for damage in &report.objects {
         let line = DamagedObject {
@@ -218,10 +239,15 @@ fn print(context: &Context<'_>, report: &VerifyReport, suspects: usize) {
         ));
     }
     output.text(format!(
-        "{} points, {} blocks ({}) checked: {}",
+        "{} points, {} blocks ({}) checked{}: {}",
         report.points,
         report.blocks,
         bytes::show(report.bytes.0),
+        match depth {
+            DepthArg::Structure => " by structure",
+            DepthArg::Sealed => " as they are sealed",
+            DepthArg::Blocks => "",
+        },
         if report.is_clean() {
             "nothing is damaged".to_owned()
         } else {
@@ -234,6 +260,7 @@ fn print(context: &Context<'_>, report: &VerifyReport, suspects: usize) {
     ));
     output.json(&Summary {
         clean: report.is_clean(),
+        depth: depth.name(),
         suspect_points: suspects,
         points: report.points,
         blocks: report.blocks,

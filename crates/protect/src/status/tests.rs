@@ -126,10 +126,11 @@ fn a_clock_that_was_set_back_is_told_of() {
 
 #[test]
 fn damage_that_verification_found_is_critical_and_nothing_else_about_it_is() {
-    let until = Timestamp(NEW_YEAR);
+    let until = Some(Timestamp(NEW_YEAR));
     assert_eq!(judge_vault(None), Verdict::default());
     assert_eq!(judge_vault(Some(Verified { until, damaged: 0 })).level, Level::Ok);
     assert_eq!(judge_vault(Some(Verified { until, damaged: 2 })).level, Level::Critical);
+    assert_eq!(judge_vault(Some(Verified { until: None, damaged: 1 })).level, Level::Critical);
 }
 
 fn level() -> impl Strategy<Value = ConsistencyLevel> {

@@ -3,7 +3,7 @@
 //! A patched block has two parts, its pages and the whole block below. The pages of all blocks that are wanted are
 //! fetched first and kept, so that each whole block is made up and given on when it comes by.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use vmkeep_envelope::{SlotKind, open_slot};
@@ -68,29 +68,52 @@ struct Asked {
 /// Birth packs with what is wanted of them.
 type Births = BTreeMap<PackPlace, Birth>;
 
+/// What is done with a slot once its tag was found good.
+enum Then {
+    Unpack(FrameDecoder),
+    /// Nothing: the parts are given without bytes.
+    Nothing,
+}
+
+/// Where the parts of blocks lie: those of patches, and whole blocks.
+fn parts_of(wanted: &[(BlockIndex, Entry)]) -> (Births, Births) {
+    let (mut patches, mut blocks) = (Births::new(), Births::new());
+    let ask = |births: &mut Births, at: &StorageId, block, count| {
+        let wanted = Wanted { block, index: at.index, count };
+        births.entry(at.pack).or_default().slots.entry(at.slot).or_default().push(wanted);
+    };
+    for (block, entry) in wanted {
+        let full = match entry {
+            Entry::Full { at, .. } => at,
+            Entry::Patched { base, patch, pages, .. } => {
+                ask(&mut patches, &patch.at, *block, pages.count());
+                base
+            }
+        };
+        ask(&mut blocks, &full.at, *block, 1);
+    }
+    (patches, blocks)
+}
+
 impl DiskReader {
     /// Fetches blocks, in the order in which they lie in packs, checks each by its hash and gives it to `sink`.
     ///
     /// A block that cannot be had is given as an error and the others go on; an error of the sink ends the fetch.
     pub fn fetch(&self, wanted: &[(BlockIndex, Entry)], sink: &mut BlockSink<'_>) -> Result<(), VaultError> {
-        let (mut patches, mut blocks, mut wholes) = (Births::new(), Births::new(), HashMap::new());
-        let ask = |births: &mut Births, at: &StorageId, block, count| {
-            let wanted = Wanted { block, index: at.index, count };
-            births.entry(at.pack).or_default().slots.entry(at.slot).or_default().push(wanted);
-        };
-        for (block, entry) in wanted {
-            let (full, patch) = match entry {
-                Entry::Full { at, .. } => (at, None),
-                Entry::Patched { base, patch, pages, .. } => {
-                    ask(&mut patches, &patch.at, *block, pages.count());
-                    (base, Some((pages, None)))
-                }
-            };
-            ask(&mut blocks, &full.at, *block, 1);
-            wholes.insert(*block, Whole { hash: entry.hash(), patch });
-        }
-        let mut decoder = FrameDecoder::new().map_err(|e| frame_error(&ObjectName::Vault, &e))?;
-        self.fetch_parts(patches, SlotKind::Patches, &mut decoder, &mut |block, part| match part {
+        let (patches, blocks) = parts_of(wanted);
+        let mut wholes: HashMap<BlockIndex, Whole<'_>> = wanted
+            .iter()
+            .map(|(block, entry)| {
+                let patch = match entry {
+                    Entry::Full { .. } => None,
+                    Entry::Patched { pages, .. } => Some((pages, None)),
+                };
+                (*block, Whole { hash: entry.hash(), patch })
+            })
+            .collect();
+        let decoder = FrameDecoder::new().map_err(|e| frame_error(&ObjectName::Vault, &e))?;
+        let mut then = Then::Unpack(decoder);
+        self.fetch_parts(patches, SlotKind::Patches, &mut then, &mut |block, part| match part {
             Ok(part) => {
                 if let Some(Whole { patch: Some((_, pages)), .. }) = wholes.get_mut(&block) {
                     *pages = Some(part.bytes.to_vec());
@@ -104,7 +127,7 @@ impl DiskReader {
         })?;
         let identity = self.nodes.lineage.domain.identity()?;
         let mut made_up = Vec::new();
-        self.fetch_parts(blocks, SlotKind::Blocks, &mut decoder, &mut |block, part| {
+        self.fetch_parts(blocks, SlotKind::Blocks, &mut then, &mut |block, part| {
             let Some(Whole { hash, patch }) = wholes.remove(&block) else { return Ok(()) };
             let Part { bytes, pack, slot } = match part {
                 Ok(part) => part,
@@ -129,17 +152,37 @@ impl DiskReader {
         })
     }
 
+    /// Reads the slots that blocks lie in, in the order in which they lie in packs, and opens each: its authentication tag is
+    /// checked, and nothing is unpacked or hashed. `failed` is given each block, once, of which a slot does not open.
+    ///
+    /// A block that lies where its slot does not hold it is for [`check_entry`](Self::check_entry) to tell.
+    pub fn open_slots(
+        &self,
+        wanted: &[(BlockIndex, Entry)],
+        failed: &mut dyn FnMut(BlockIndex, Arc<VaultError>) -> Result<(), VaultError>,
+    ) -> Result<(), VaultError> {
+        let (patches, blocks) = parts_of(wanted);
+        let mut told = BTreeSet::new();
+        for (births, kind) in [(patches, SlotKind::Patches), (blocks, SlotKind::Blocks)] {
+            self.fetch_parts(births, kind, &mut Then::Nothing, &mut |block, part| match part {
+                Err(e) if told.insert(block) => failed(block, e),
+                _ => Ok(()),
+            })?;
+        }
+        Ok(())
+    }
+
     /// Fetches parts of slots of one kind.
     fn fetch_parts(
         &self,
         mut births: Births,
         kind: SlotKind,
-        decoder: &mut FrameDecoder,
+        then: &mut Then,
         sink: &mut PartSink<'_>,
     ) -> Result<(), VaultError> {
         // What a sweep moves away under the read is looked for again, each time where it was moved to later.
         while !births.is_empty() {
-            births = self.fetch_births(births, kind, decoder, sink)?;
+            births = self.fetch_births(births, kind, then, sink)?;
         }
         Ok(())
     }
@@ -149,7 +192,7 @@ impl DiskReader {
         &self,
         births: Births,
         kind: SlotKind,
-        decoder: &mut FrameDecoder,
+        then: &mut Then,
         sink: &mut PartSink<'_>,
     ) -> Result<Births, VaultError> {
         let (vault, lineage) = (&self.nodes.vault, &self.nodes.lineage);
@@ -182,14 +225,14 @@ impl DiskReader {
                 }
             }
             if let Whereabouts::InBirthPack(index) = &found {
-                self.fetch_from(&birth, index, here, kind, decoder, sink, &mut again)?;
+                self.fetch_from(&birth, index, here, kind, then, sink, &mut again)?;
             }
         }
         for (pack, mut asked) in moved {
             // Slots of several birth packs may be neighbours here.
             asked.sort_by_key(|asked| asked.at);
             match vault.pack_index(lineage, &pack) {
-                Ok(index) => self.fetch_from(&pack, &index, asked, kind, decoder, sink, &mut again)?,
+                Ok(index) => self.fetch_from(&pack, &index, asked, kind, then, sink, &mut again)?,
                 Err(VaultError::Missing { .. }) => look_again(asked, &mut again),
                 Err(e) => fail_all(asked.iter().flat_map(|asked| &asked.wanted), e, sink)?,
             }
@@ -205,7 +248,7 @@ impl DiskReader {
         index: &PackIndex,
         asked: Vec<Asked>,
         kind: SlotKind,
-        decoder: &mut FrameDecoder,
+        then: &mut Then,
         sink: &mut PartSink<'_>,
         again: &mut Births,
     ) -> Result<(), VaultError> {
@@ -239,7 +282,7 @@ impl DiskReader {
                 // Within the range that was read, which is at most a few MiB.
                 let within = |at: u64| usize::try_from(at - range.start).unwrap_or(usize::MAX);
                 let (start, end) = (within(place(&asked[0]).start), within(place(&asked[0]).end));
-                self.give_slot(index, (pack, &name), asked, &mut bytes[start..end], kind, decoder, sink)?;
+                self.give_slot(index, (pack, &name), asked, &mut bytes[start..end], kind, then, sink)?;
             }
         }
         Ok(())
@@ -254,7 +297,7 @@ impl DiskReader {
         asked: &[Asked],
         bytes: &mut [u8],
         kind: SlotKind,
-        decoder: &mut FrameDecoder,
+        then: &mut Then,
         sink: &mut PartSink<'_>,
     ) -> Result<(), VaultError> {
         let (vault, lineage) = (&self.nodes.vault, &self.nodes.lineage);
@@ -266,12 +309,21 @@ impl DiskReader {
                 let opened = open_slot(bytes, key, expected, kind, &vault.ciphers);
                 opened.map_err(|e| VaultError::open(name, e))
             })
-            .and_then(|opened| {
-                let plain = decoder.unpack(opened.codec, opened.plain_len, opened.body);
-                plain.map_err(|e| frame_error(name, &e))
+            .and_then(|opened| match then {
+                Then::Unpack(decoder) => {
+                    let plain = decoder.unpack(opened.codec, opened.plain_len, opened.body);
+                    plain.map(Some).map_err(|e| frame_error(name, &e))
+                }
+                Then::Nothing => Ok(None),
             });
         let plain = match plain {
-            Ok(plain) => plain,
+            Ok(Some(plain)) => plain,
+            Ok(None) => {
+                let mut wanted = asked.iter().flat_map(|asked| &asked.wanted);
+                return wanted.try_for_each(|wanted| {
+                    sink(wanted.block, Ok(Part { bytes: &[], pack: name, slot: at }))
+                });
+            }
             Err(e) => return fail_all(asked.iter().flat_map(|asked| &asked.wanted), e, sink),
         };
         let size = if kind == SlotKind::Patches { PAGE_SIZE } else { self.block_size.bytes() };

@@ -22,8 +22,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
@@ -146,14 +146,17 @@ impl ObjectStore for FolderStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        let root = Arc::clone(&self.root);
-        let start = prefix.map_or_else(|| (*root).clone(), |prefix| root.join(prefix.as_ref()));
-        stream::once(blocking(move || walk(&root, &start)))
-            .flat_map(|found| match found {
-                Ok(files) => stream::iter(files.into_iter().map(Ok).collect::<Vec<_>>()),
-                Err(e) => stream::iter(vec![Err(e)]),
+        let start = prefix.map_or_else(|| (*self.root).clone(), |prefix| self.root.join(prefix.as_ref()));
+        let walk = Walk { root: Arc::clone(&self.root), to_open: Some(start), open: Vec::new() };
+        // What is found some at a time, so that no more is in memory however much there is.
+        stream::try_unfold(walk, |mut walk| {
+            blocking(move || {
+                let some = walk.some()?;
+                Ok((!some.is_empty()).then_some((stream::iter(some).map(Ok), walk)))
             })
-            .boxed()
+        })
+        .try_flatten()
+        .boxed()
     }
 
     fn list_with_offset(
@@ -352,28 +355,46 @@ fn sync_folder(folder: &FsPath) -> io::Result<()> {
     }
 }
 
-/// Every file under `start`, sorted by name. Nothing is under a file; a folder that vanishes meanwhile is empty.
-fn walk(root: &FsPath, start: &FsPath) -> Result<Vec<ObjectMeta>> {
-    let (mut found, mut folders) = (Vec::new(), vec![start.to_owned()]);
-    while let Some(folder) = folders.pop() {
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => continue,
-            Err(e) => return Err(generic(e, "list", &folder)),
-        };
-        for entry in entries {
-            let entry = entry.map_err(|e| generic(e, "list", &folder))?;
-            let path = entry.path();
+/// How many files a listing finds before it gives them on.
+const LISTED_AT_ONCE: usize = 1000;
+
+/// A walk through folders, depth first.
+struct Walk {
+    root: Arc<PathBuf>,
+    /// The folder to open next.
+    to_open: Option<PathBuf>,
+    /// The folders that the walk is in, each below the one before.
+    open: Vec<(PathBuf, fs::ReadDir)>,
+}
+
+impl Walk {
+    /// Some more files; none when there are none left. Nothing is under a file; a folder that vanishes meanwhile is empty.
+    fn some(&mut self) -> Result<Vec<ObjectMeta>> {
+        let mut found = Vec::new();
+        while found.len() < LISTED_AT_ONCE {
+            if let Some(folder) = self.to_open.take() {
+                match fs::read_dir(&folder) {
+                    Ok(entries) => self.open.push((folder, entries)),
+                    Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+                    Err(e) => return Err(generic(e, "list", &folder)),
+                }
+            }
+            let Some((folder, entries)) = self.open.last_mut() else { break };
+            let Some(entry) = entries.next() else {
+                self.open.pop();
+                continue;
+            };
+            let path = entry.map_err(|e| generic(e, "list", folder))?.path();
             let meta = match fs::symlink_metadata(&path) {
                 Ok(meta) => meta,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(generic(e, "look at", &path)),
             };
             if meta.is_dir() {
-                folders.push(path);
+                self.to_open = Some(path);
                 continue;
             }
-            let relative = path.strip_prefix(root).unwrap_or(&path);
+            let relative = path.strip_prefix(&*self.root).unwrap_or(&path);
             let parts = relative.components().map(|part| part.as_os_str().to_string_lossy().into_owned());
             found.push(ObjectMeta {
                 location: parts.collect(),
@@ -383,14 +404,12 @@ fn walk(root: &FsPath, start: &FsPath) -> Result<Vec<ObjectMeta>> {
                 version: None,
             });
         }
+        Ok(found)
     }
-    found.sort_by(|a, b| a.location.cmp(&b.location));
-    Ok(found)
 }
 
 #[cfg(test)]
 mod tests {
-    use futures::TryStreamExt;
     use futures::executor::block_on;
     use object_store::ObjectStoreExt;
 

@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use object_store::{
+    Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload,
+};
 use vmkeep_envelope::SealedObject;
 
 use super::bridge::{Bridge, Pending};
@@ -73,6 +76,9 @@ pub(crate) enum Put {
     /// It failed, or the answer was lost: it may be there.
     Failed(VaultError),
 }
+
+/// How many objects a page of a listing has at most.
+const PAGE_LEN: usize = 1000;
 
 /// How many packs are deleted at a time.
 const DELETES: usize = 16;
@@ -313,6 +319,12 @@ impl Objects {
         Self::wait(StoreOperation::List, &prefix, self.bridge.start(call))
     }
 
+    /// As [`list`](Self::list), in the order in which the store tells of them and some at a time.
+    pub(crate) fn pages(&self, prefix: &str) -> Pages {
+        let (store, path) = (Arc::clone(&self.store), object_store::path::Path::from(prefix));
+        Pages { objects: self.clone(), prefix: prefix.to_owned(), next: Next::Begin(store, path) }
+    }
+
     /// Removes the object; one that is not there counts as removed.
     pub(crate) fn delete(&self, name: &ObjectName) -> Result<(), VaultError> {
         let (store, path) = (Arc::clone(&self.store), name.path());
@@ -339,6 +351,47 @@ impl Objects {
     ) -> Result<T, VaultError> {
         let answer = pending.wait().unwrap_or_else(|| Err(gone()));
         answer.map_err(|e| VaultError::store(operation, object.to_string(), e))
+    }
+}
+
+/// A listing under way.
+pub(crate) struct Pages {
+    objects: Objects,
+    prefix: String,
+    next: Next,
+}
+
+/// Where a listing goes on.
+enum Next {
+    Begin(Arc<dyn ObjectStore>, object_store::path::Path),
+    GoOn(BoxStream<'static, Result<ObjectMeta, Error>>),
+    End,
+}
+
+impl Pages {
+    /// Path and size of some more objects; `None` after the last.
+    pub(crate) fn next_page(&mut self) -> Result<Option<Vec<(String, u64)>>, VaultError> {
+        let next = std::mem::replace(&mut self.next, Next::End);
+        let call = async move {
+            let mut stream = match next {
+                Next::Begin(store, path) => store.list(Some(&path)),
+                Next::GoOn(stream) => stream,
+                Next::End => return Ok(None),
+            };
+            let mut page = Vec::new();
+            while page.len() < PAGE_LEN {
+                match stream.try_next().await? {
+                    Some(meta) => page.push((meta.location.to_string(), meta.size)),
+                    None => return Ok((!page.is_empty()).then_some((page, Next::End))),
+                }
+            }
+            Ok(Some((page, Next::GoOn(stream))))
+        };
+        let found = Objects::wait(StoreOperation::List, &self.prefix, self.objects.bridge.start(call))?;
+        Ok(found.map(|(page, next)| {
+            self.next = next;
+            page
+        }))
     }
 }
 

@@ -84,6 +84,7 @@ impl<'a> Auditor<'a> {
         self.journal(self.vault.id.0)?;
         self.journal(self.vault.authority_stream())?;
         self.journal(self.vault.note_stream())?;
+        self.journal(self.vault.verify_stream())?;
         for path in self.under("keys/rotations/") {
             if let Some(name @ ObjectName::Rotation(_)) = ObjectName::parse(&path) {
                 self.record::<RotationBody>(&name, Class::Live)?;

@@ -329,6 +329,7 @@ impl Auditor<'_> {
                 | JournalEntry::ClientWithdrawn { .. }
                 | JournalEntry::Denied { .. }
                 | JournalEntry::Note { .. }
+                | JournalEntry::Verified(_)
                 | JournalEntry::Authority(_)
                 | JournalEntry::Unknown { .. } => {}
             }

@@ -2,19 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use vmkeep_envelope::{PackContent, SlotKind};
+use vmkeep_envelope::PackContent;
 use vmkeep_model::{LineageId, SessionId};
 
 use super::AuditDepth;
 use super::auditor::{Auditor, Class};
 use super::line::{Line, Standing};
+use super::pack::check_metadata;
 use super::reach::Reach;
 use crate::error::VaultError;
-use crate::format::{FormatError, PackBody};
+use crate::format::PackBody;
 use crate::layout::ObjectName;
 use crate::lineage::Lineage;
-use crate::map::ChangeListReader;
-use crate::pack::{NodeSlot, PackIndex};
+use crate::pack::PackIndex;
 use crate::place::PackPlace;
 
 /// Longest chain of sessions that went on from one another.
@@ -159,14 +159,7 @@ impl Auditor<'_> {
                 plain => plain,
             };
             let Some(plain) = self.damage_of(name, plain)? else { continue };
-            let checked = match placed.kind {
-                SlotKind::Nodes => NodeSlot::parse(plain).map(drop),
-                SlotKind::ChangeList => ChangeListReader::new(&plain)
-                    .try_for_each(|run| run.map(drop))
-                    .map_err(|e| FormatError(e.to_string())),
-                _ => Ok(()),
-            };
-            if let Err(e) = checked {
+            if let Err(e) = check_metadata(placed.kind, plain) {
                 self.tell(name, VaultError::malformed(name, e));
             }
         }
