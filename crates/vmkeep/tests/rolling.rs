@@ -18,9 +18,9 @@ use proptest::prelude::*;
 use swept::{packs, sweep_all, without_data_key};
 use vmkeep::envelope::SeededEntropy;
 use vmkeep::model::{CancelToken, Clock, ManualClock, Timestamp};
+use vmkeep::object_store::ObjectStoreExt;
 use vmkeep::object_store::memory::InMemory;
 use vmkeep::object_store::path::Path;
-use vmkeep::object_store::ObjectStoreExt;
 use vmkeep::restore::{
     self, Depth, Event, RestoreError, RollingReport, RollingSettings, note_verified, verify_rolling,
 };
