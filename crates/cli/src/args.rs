@@ -364,11 +364,11 @@ pub(crate) struct VerifyArgs {
     /// The point to verify [default: everything in the vault]
     #[arg(value_parser = point)]
     pub(crate) point: Option<PointRef>,
-    /// How deep to look [default: blocks; with --budget: sealed]
+    /// How deep [default: blocks; with --budget: sealed]
     #[arg(long, value_enum, value_name = "DEPTH")]
     pub(crate) depth: Option<DepthArg>,
-    /// Only the packs that were unchecked for the longest: so many bytes, or per cent of the vault (10GiB or 5%)
-    #[arg(long, value_name = "SIZE|PERCENT", value_parser = budget, conflicts_with_all = ["point", "structure"])]
+    /// Only the packs unchecked for the longest: so many bytes, or per cent of all (10GiB or 5%)
+    #[arg(long, value_name = "BUDGET", value_parser = budget, conflicts_with_all = ["point", "structure"])]
     pub(crate) budget: Option<Budget>,
     /// The same as --depth structure
     #[arg(long, conflicts_with = "depth")]
