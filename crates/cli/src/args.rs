@@ -11,6 +11,7 @@ mod limits;
 mod live;
 mod log;
 mod protection;
+mod repair;
 mod roles;
 
 use std::path::PathBuf;
@@ -39,6 +40,7 @@ pub(crate) use self::protection::{
     Job, PlanArgs, PolicyArgs, PolicyCommand, PolicyFormat, ProtectArgs, PruneArgs, PurgeArgs, RunArgs,
     ScheduleArgs, ShowPolicyArgs, SoftDeleteArgs, StopArgs,
 };
+pub(crate) use self::repair::RepairArgs;
 pub(crate) use self::roles::{RolesArgs, RolesCommand};
 
 const EXIT_CODES: &str = "\
@@ -153,6 +155,14 @@ pub(crate) enum Command {
     /// well. Ends with exit code 3 when something is damaged.
     #[command(verbatim_doc_comment)]
     Verify(VerifyArgs),
+    /// Tell exactly what damage has cost each point, and put back what can be
+    ///
+    /// Reads and checks every byte. Without --apply nothing is written. What can be put back: a metadata file from its second
+    /// copy, and records that follow from others. What the newest point has lost is noted, and the next backup stores it
+    /// again while the disk still has it. Nothing that can be read is ever removed. Ends with exit code 3 when something
+    /// is damaged; with --apply, when something still is.
+    #[command(verbatim_doc_comment)]
+    Repair(RepairArgs),
     /// Restore the disks of a point into a folder
     ///
     /// A disk becomes DIR/NAME.raw or DIR/NAME.qcow2; a stored VM configuration becomes DIR/config when all disks are

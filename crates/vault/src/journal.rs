@@ -141,6 +141,23 @@ pub enum JournalEntry {
     },
     /// Who may do what was changed.
     Authority(RoleChange),
+    /// What cannot be read of a VM's newest point, as a repair found it: the newest such entry counts. In a stream of its own,
+    /// which a backup looks at.
+    Damaged {
+        /// The number of that point.
+        newest: u64,
+        /// Per pack, by session and name: slot and index of what is lost; none is all of the pack.
+        packs: Vec<([u8; 16], [u8; 16], Vec<(u32, u32)>)>,
+    },
+    /// A repair put something back.
+    Repaired {
+        /// Copies of metadata packs that were written again.
+        copies: u64,
+        /// Blocks, and patches of blocks, that were stored again.
+        blocks: u64,
+        /// Records that were written again.
+        records: u64,
+    },
     /// Written by a later version.
     Unknown {
         /// Its kind.
@@ -182,6 +199,8 @@ impl JournalEntry {
             Self::ClientGranted { kek, added } => (16, encode(&(kek, added))?),
             Self::ClientWithdrawn { kek, removed } => (17, encode(&(kek, removed))?),
             Self::Note { topic, body } => (18, encode(&(topic, body))?),
+            Self::Damaged { newest, packs } => (21, encode(&(newest, packs))?),
+            Self::Repaired { copies, blocks, records } => (22, encode(&(copies, blocks, records))?),
             Self::Unknown { kind } => return Err(FormatError(format!("journal kind {kind} is not written"))),
         })
     }
@@ -238,6 +257,14 @@ impl JournalEntry {
             18 => {
                 let (topic, body) = decode_exact(body)?;
                 Self::Note { topic, body }
+            }
+            21 => {
+                let (newest, packs) = decode_exact(body)?;
+                Self::Damaged { newest, packs }
+            }
+            22 => {
+                let (copies, blocks, records) = decode_exact(body)?;
+                Self::Repaired { copies, blocks, records }
             }
             1 => return Err(FormatError("an entry without a body has one".to_owned())),
             kind => Self::Unknown { kind },
@@ -369,6 +396,6 @@ impl Suspect {
 }
 
 /// Number of the last entry: entries are numbered without gaps.
-fn last_number(vault: &Inner, stream: [u8; 16]) -> Result<u64, VaultError> {
+pub(crate) fn last_number(vault: &Inner, stream: [u8; 16]) -> Result<u64, VaultError> {
     highest_taken(0, |n| vault.objects.exists(&ObjectName::Journal(stream, n)))
 }

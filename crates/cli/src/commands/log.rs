@@ -129,14 +129,14 @@ fn show(context: &Context<'_>, args: &LogArgs, log: &Log, now: i64) -> u64 {
 /// The VM that an entry is about, when it is about one.
 fn vm_of(stream: &LogStream, entry: &JournalEntry) -> Option<String> {
     match (stream, entry) {
-        (LogStream::Vm { vm, .. }, _) => Some(vm.to_string()),
+        (LogStream::Vm { vm, .. } | LogStream::Damage { vm, .. }, _) => Some(vm.to_string()),
         (_, JournalEntry::Denied { scope, .. }) => scope.clone(),
         _ => None,
     }
 }
 
 /// The kinds of entries, as `--kind` and programs name them.
-const KINDS: [&str; 18] = [
+const KINDS: [&str; 20] = [
     "vault-created",
     "forgotten",
     "undeleted",
@@ -154,6 +154,8 @@ const KINDS: [&str; 18] = [
     "client-withdrawn",
     "denied",
     "roles",
+    "damaged",
+    "repaired",
     "unknown",
 ];
 
@@ -210,6 +212,13 @@ fn describe(entry: &JournalEntry) -> (&'static str, String) {
             ("denied", format!("was refused to {operation} on {of}"))
         }
         E::Authority(change) => ("roles", role_change(change)),
+        E::Damaged { newest, packs } => {
+            ("damaged", format!("found what point {newest} has lost, in {} packs", packs.len()))
+        }
+        E::Repaired { copies, blocks, records } => (
+            "repaired",
+            format!("put back {copies} copies of metadata, {blocks} blocks or patches and {records} records"),
+        ),
         E::Unknown { kind } => {
             ("unknown", format!("did something of kind {kind}, which a later version knows"))
         }
