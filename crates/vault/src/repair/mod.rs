@@ -157,33 +157,22 @@ impl Vault {
         cancel: &CancelToken,
     ) -> Result<RepairReport, VaultError> {
         permit.check_vault()?;
-        let (mut report, plan) = self.look_for_damage(cancel)?;
+        let (mut report, mut plan) = self.look_for_damage(cancel)?;
         if !apply {
             return Ok(report);
         }
-        report.applied = true;
-        if !report.has_to_do() {
-            return Ok(report);
+        // What came back may show more: the map below a copy, the packs of a point. What was tried once is not tried again.
+        let (mut mends, mut tried) = (Vec::new(), BTreeSet::new());
+        while report.mends.iter().any(|mend| !tried.contains(&mend.object)) {
+            tried.extend(report.mends.iter().map(|mend| mend.object.clone()));
+            self.mend(permit.who(), &plan)?;
+            mends.append(&mut report.mends);
+            (report, plan) = self.look_for_damage(cancel)?;
         }
-        self.apply(permit.who(), &plan)?;
-        if plan.copies.is_empty() && plan.records.is_empty() {
-            return Ok(report);
+        for (lineage, marks) in &plan.marks {
+            self.inner.mark_damage(lineage.id, permit.who(), marks)?;
         }
-        // What came back may show more: the map below a copy, or the blocks of a point.
-        let (mends, mut marked) = (report.mends, report.marked);
-        let (after, rest) = self.look_for_damage(cancel)?;
-        report = RepairReport { mends, applied: true, ..after };
-        if !rest.marks.is_empty() || !rest.copies.is_empty() || !rest.records.is_empty() {
-            self.apply(permit.who(), &rest)?;
-            marked.extend(rest.marks.iter().map(|(lineage, _)| lineage.vm.to_string()));
-            if !rest.copies.is_empty() || !rest.records.is_empty() {
-                let (mends, (after, _)) = (report.mends, self.look_for_damage(cancel)?);
-                report = RepairReport { mends, applied: true, ..after };
-            }
-        }
-        marked.dedup();
-        report.marked = marked;
-        Ok(report)
+        Ok(RepairReport { mends, applied: true, ..report })
     }
 
     /// What is wrong, and what can be done.
@@ -210,7 +199,8 @@ impl Vault {
         Ok((report, plan))
     }
 
-    fn apply(&self, by: &Principal, plan: &Plan) -> Result<(), VaultError> {
+    /// Puts back what can be.
+    fn mend(&self, by: &Principal, plan: &Plan) -> Result<(), VaultError> {
         let vault = &self.inner;
         let mut done = BTreeMap::<LineageId, (u64, u64)>::new();
         for (lineage, mend) in &plan.copies {
@@ -219,9 +209,6 @@ impl Vault {
         for (lineage, mend) in &plan.records {
             mend.apply(vault)?;
             done.entry(*lineage).or_default().1 += 1;
-        }
-        for (lineage, marks) in &plan.marks {
-            vault.mark_damage(lineage.id, by, marks)?;
         }
         for (lineage, (copies, records)) in done {
             let entry = JournalEntry::Repaired { copies, blocks: 0, records };
