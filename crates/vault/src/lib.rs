@@ -90,7 +90,7 @@ pub use permits::Reading;
 pub use place::{PackPlace, Reference, StorageId};
 pub use point::OpenPoint;
 pub use read::{BlockSink, DiskEntries, DiskReader};
-pub use repair::{Lost, Mend, RepairReport, advice};
+pub use repair::{LiveDisks, Lost, Mend, NoLiveDisks, RepairReport, advice};
 pub use session::{BaseDisk, CONFIG_MAX, Committed, Draft, DraftDisk, SNAPSHOT_EVIDENCE_MAX, Session};
 pub use store::{FolderStore, conformance};
 pub use sweep::{ABANDONED_AFTER_MS, Kept, Rewritten, SweepEvent, SweepReport, SweepSettings};

@@ -45,12 +45,15 @@ fn damaged() -> (Objects, Objects, BTreeMap<String, Disks>) {
 fn a_repair_interrupted_at_any_call_has_cost_nothing_and_the_next_goes_on() {
     let (whole, objects, points) = damaged();
     let repair_on = |store: Arc<FaultyStore>| {
-        Vault::open(store, kek(), ports(2)).and_then(|vault| vault.repair(&permit(), true, &CancelToken::new()))
+        Vault::open(store, kek(), ports(2)).and_then(|vault| vault.repair(&permit(), true, &Live("web", &points["web@1"]), &CancelToken::new()))
     };
     let clean = FaultyStore::new(store(&objects), []);
     let done = repair_on(Arc::new(clean.clone())).unwrap();
-    assert!(done.mends.len() >= 5 && done.marked == ["web"] && !done.lost.is_empty(), "{done:#?}");
+    assert!(done.mends.len() >= 6 && done.is_whole(), "{done:#?}");
     let lost_at_best: BTreeMap<&String, _> = points.keys().map(|point| (point, reported(&done, point))).collect();
+    let before = open(store(&objects), 1);
+    let lost_before: BTreeMap<&String, _> =
+        points.iter().map(|(point, expected)| (point, refused(&before, point, expected))).collect();
     let calls = clean.calls();
     assert!(calls > 100, "{calls} calls");
     for n in 0..calls {
@@ -62,10 +65,20 @@ fn a_repair_interrupted_at_any_call_has_cost_nothing_and_the_next_goes_on() {
         let now = snapshot(&*inner);
         for (path, bytes) in &objects {
             let same = now.get(path) == Some(bytes);
-            let mended = whole.get(path) != Some(bytes) && now.contains_key(path);
-            assert!(same || mended, "{when}: {path} was there and is not as it was");
+            let was_bad = whole.get(path) != Some(bytes);
+            assert!(same || was_bad, "{when}: {path} was good and is not as it was");
         }
-        let again = repair(&open(inner.clone(), 3), true);
+        let vault = open(inner.clone(), 5);
+        for (point, expected) in &points {
+            let (before, now) = (&lost_before[point], refused(&vault, point, expected));
+            let is_no_worse = match (before, &now) {
+                (None, _) => true,
+                (Some(before), Some(now)) => now.is_subset(before),
+                (Some(_), None) => false,
+            };
+            assert!(is_no_worse, "{when}: {point}: {before:?}, now {now:?}");
+        }
+        let again = repair_with(&open(inner.clone(), 3), &Live("web", &points["web@1"]), true);
         let vault = open(inner.clone(), 4);
         for (point, expected) in &points {
             let refused = refused(&vault, point, expected);

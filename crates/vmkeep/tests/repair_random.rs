@@ -75,7 +75,7 @@ proptest! {
 
     #[test]
     fn what_a_repair_leaves_is_right_or_told_of(
-        harms in prop::collection::vec((any::<prop::sample::Index>(), any_harm()), 1..7)
+        harms in prop::collection::vec((any::<prop::sample::Index>(), any_harm()), 1..7), live in 0..6_usize
     ) {
         let Made { objects: whole, points } = made();
         let mut objects = whole.clone();
@@ -87,18 +87,24 @@ proptest! {
         let store = store(&objects);
         // Without the vault's own record and keys nothing opens, and nothing is repaired.
         let Ok(vault) = Vault::open(store.clone(), kek(), ports(9)) else { return Ok(()) };
-        let plan = repair(&vault, false);
+        // The disks as they were at one of the points, or none.
+        let none = Disks::new();
+        let live = Live("web", points.get(&format!("web@{live}")).unwrap_or(&none));
+        let plan = repair_with(&vault, &live, false);
         prop_assert_eq!(&snapshot(&*store), &objects, "a plan writes nothing");
-        assert_told_exactly(&open(store.clone(), 10), &plan, points, unseen);
-        let done = repair(&vault, true);
+        let before = assert_told_exactly(&open(store.clone(), 10), &plan, points, unseen);
+        let done = repair_with(&vault, &live, true);
         let vault = open(store.clone(), 11);
-        assert_told_exactly(&vault, &done, points, unseen);
+        let left = assert_told_exactly(&vault, &done, points, unseen);
+        for (point, refused) in &before {
+            prop_assert!(left[point].is_subset(refused), "{}: {:?} from {:?}", point, left[point], refused);
+        }
         let after = snapshot(&*store);
         for (path, bytes) in &objects {
-            let kept = after.get(path).is_some_and(|now| now == bytes || whole.get(path) != Some(bytes));
-            prop_assert!(kept, "{path} was good and is not there as it was");
+            let was_good = whole.get(path) == Some(bytes);
+            prop_assert!(!was_good || after.get(path) == Some(bytes), "{path} was good and is not there as it was");
         }
-        let again = repair(&vault, true);
+        let again = repair_with(&vault, &live, true);
         prop_assert!(!again.has_to_do(), "{:#?}", again);
         prop_assert_eq!(&snapshot(&*store), &after, "a second repair writes nothing");
         // The next backup goes on, and has everything.

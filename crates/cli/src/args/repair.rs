@@ -2,7 +2,10 @@
 
 use clap::Args;
 
+use vmkeep::model::VmName;
+
 use super::VaultArg;
+use crate::disk_arg::{self, DiskArg};
 
 #[derive(Debug, Args)]
 pub(crate) struct RepairArgs {
@@ -14,4 +17,10 @@ pub(crate) struct RepairArgs {
     /// Put back what can be, and look again
     #[arg(long)]
     pub(crate) apply: bool,
+    /// Whose disks --disk names
+    #[arg(long, value_name = "NAME", requires = "disks")]
+    pub(crate) vm: Option<VmName>,
+    /// A disk of the VM as it is now: what the vault has lost of it and it still has is put back; may be repeated
+    #[arg(long = "disk", value_name = "NAME=PATH", requires = "vm", value_parser = disk_arg::parse)]
+    pub(crate) disks: Vec<DiskArg>,
 }

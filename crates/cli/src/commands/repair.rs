@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use vmkeep::model::{PointRef, op};
-use vmkeep::vault::{Damage, Lost, Mend, RepairReport, advice};
+use vmkeep::disk::BlockRead;
+use vmkeep::model::{BlockIndex, BlockRun, BlockSize, DiskName, PointRef, VmName, op};
+use vmkeep::vault::{Damage, LiveDisks, Lost, Mend, RepairReport, advice};
 
+use super::backup::{self, Opened, Reading};
 use crate::args::RepairArgs;
 use crate::bytes;
 use crate::context::Context;
@@ -59,13 +61,45 @@ enum Line<'a> {
 pub(crate) fn run(context: &Context<'_>, args: &RepairArgs) -> Result<Outcome, Error> {
     let vault = context.open_vault(&args.vault.vault)?;
     let permit = context.permit::<op::Repair>(&vault, None)?;
-    let report = vault.repair(&permit, args.apply, context.cancel)?;
+    let live = Live::open(args)?;
+    let report = vault.repair(&permit, args.apply, &live, context.cancel)?;
     report.mends.iter().for_each(|mend| print_mend(context, mend, report.applied));
     print_marked(context, &report);
     report.objects.iter().for_each(|damage| print_object(context, damage));
     print_lost(context, &report);
     print_end(context, &report);
     Ok(if report.is_whole() { Outcome::Good } else { Outcome::Damage })
+}
+
+/// The disks that were given.
+struct Live<'a> {
+    vm: Option<&'a VmName>,
+    disks: BTreeMap<&'a DiskName, Box<dyn BlockRead>>,
+}
+
+impl<'a> Live<'a> {
+    fn open(args: &'a RepairArgs) -> Result<Self, Error> {
+        let mut disks = BTreeMap::new();
+        let reading = Reading { allow_backing: &[], direct: false };
+        for disk in &args.disks {
+            if let Opened::Image(image) = backup::open(disk, &reading)? {
+                disks.insert(&disk.description.name, image);
+            }
+        }
+        Ok(Self { vm: args.vm.as_ref(), disks })
+    }
+}
+
+impl LiveDisks for Live<'_> {
+    fn read(&self, vm: &VmName, disk: &DiskName, block: BlockIndex, size: BlockSize, buf: &mut [u8]) -> bool {
+        let Some(image) = self.disks.get(disk).filter(|_| self.vm == Some(vm)) else { return false };
+        let extent = size.extent_of(BlockRun { start: block, len: 1 }, image.len());
+        let len = usize::try_from(extent.len().0).unwrap_or(0);
+        // A part of a disk that cannot be read is of no help, and no reason to give up.
+        let Some((head, tail)) = buf.split_at_mut_checked(len).filter(|_| len > 0) else { return false };
+        tail.fill(0);
+        image.read_at(extent.start(), head).is_ok()
+    }
 }
 
 fn print_mend(context: &Context<'_>, mend: &Mend, done: bool) {

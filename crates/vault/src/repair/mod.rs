@@ -4,10 +4,12 @@
 //! certain. Whatever is written is authentic or has been compared with the hash that a map names; nothing that can be read is
 //! removed, and whatever a repair is stopped at, the vault has lost nothing by it.
 
+mod blocks;
 mod copies;
 mod look;
 mod marks;
 mod records;
+mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,16 +18,21 @@ use vmkeep_model::{
     BlockRun, CancelToken, DiskName, Extent, LineageId, Permit, PointNumber, PointRef, Principal, op,
 };
 
+use self::blocks::{Elsewhere, MendBlocks};
+pub use self::blocks::{LiveDisks, NoLiveDisks};
 use self::copies::MendCopies;
 use self::look::{PointLoss, Seen, look};
 pub(crate) use self::marks::DamageMarks;
 use self::records::MendRecord;
+use self::units::{home_of, needed};
 use crate::error::VaultError;
 use crate::journal::{self, JournalEntry};
 use crate::layout::ObjectName;
 use crate::lineage::Lineage;
+use crate::map::Entry;
 use crate::pack::Whereabouts;
 use crate::place::PackPlace;
+use crate::point::OpenPoint;
 use crate::vault::{Inner, Vault};
 use crate::verify::{Accounting, Audit, AuditDepth, Damage};
 
@@ -138,6 +145,7 @@ pub fn advice(damage: &Damage) -> &'static str {
 struct Plan {
     copies: Vec<(LineageId, MendCopies)>,
     records: Vec<(LineageId, MendRecord)>,
+    blocks: Vec<MendBlocks>,
     marks: Vec<(Lineage, DamageMarks)>,
 }
 
@@ -154,10 +162,11 @@ impl Vault {
         &self,
         permit: &Permit<op::Repair>,
         apply: bool,
+        live: &dyn LiveDisks,
         cancel: &CancelToken,
     ) -> Result<RepairReport, VaultError> {
         permit.check_vault()?;
-        let (mut report, mut plan) = self.look_for_damage(cancel)?;
+        let (mut report, mut plan) = self.look_for_damage(live, cancel)?;
         if !apply {
             return Ok(report);
         }
@@ -165,9 +174,9 @@ impl Vault {
         let (mut mends, mut tried) = (Vec::new(), BTreeSet::new());
         while report.mends.iter().any(|mend| !tried.contains(&mend.object)) {
             tried.extend(report.mends.iter().map(|mend| mend.object.clone()));
-            self.mend(permit.who(), &plan)?;
+            self.mend(permit.who(), &plan, cancel)?;
             mends.append(&mut report.mends);
-            (report, plan) = self.look_for_damage(cancel)?;
+            (report, plan) = self.look_for_damage(live, cancel)?;
         }
         for (lineage, marks) in &plan.marks {
             self.inner.mark_damage(lineage.id, permit.who(), marks)?;
@@ -176,13 +185,13 @@ impl Vault {
     }
 
     /// What is wrong, and what can be done.
-    fn look_for_damage(&self, cancel: &CancelToken) -> Result<(RepairReport, Plan), VaultError> {
+    fn look_for_damage(&self, live: &dyn LiveDisks, cancel: &CancelToken) -> Result<(RepairReport, Plan), VaultError> {
         // With nothing remembered: what is read comes from the store.
         let vault = &self.uncached().inner;
         let mut objects = Vec::new();
         let audit = vault.audit_all(AuditDepth::Metadata, cancel, &mut |damage| objects.push(damage))?;
         let seen = look(&audit.points, cancel)?;
-        let plan = plan(vault, &audit, &seen, &objects, cancel)?;
+        let plan = plan(vault, &audit, &seen, &objects, live, cancel)?;
         let mends = plan.mends();
         let marked = plan.marks.iter().map(|(lineage, _)| lineage.vm.to_string()).collect();
         let report = RepairReport {
@@ -200,9 +209,9 @@ impl Vault {
     }
 
     /// Puts back what can be.
-    fn mend(&self, by: &Principal, plan: &Plan) -> Result<(), VaultError> {
-        let vault = &self.inner;
-        let mut done = BTreeMap::<LineageId, (u64, u64)>::new();
+    fn mend(&self, by: &Principal, plan: &Plan, cancel: &CancelToken) -> Result<(), VaultError> {
+        let vault = &self.uncached().inner;
+        let mut done = BTreeMap::<LineageId, (u64, u64, u64)>::new();
         for (lineage, mend) in &plan.copies {
             done.entry(*lineage).or_default().0 += mend.apply(vault)?;
         }
@@ -210,8 +219,13 @@ impl Vault {
             mend.apply(vault)?;
             done.entry(*lineage).or_default().1 += 1;
         }
-        for (lineage, (copies, records)) in done {
-            let entry = JournalEntry::Repaired { copies, blocks: 0, records };
+        for mend in &plan.blocks {
+            if mend.apply(vault, cancel)? {
+                done.entry(mend.lineage.id).or_default().2 += mend.blocks;
+            }
+        }
+        for (lineage, (copies, records, blocks)) in done {
+            let entry = JournalEntry::Repaired { copies, blocks, records };
             journal::append(vault, lineage.0, by, &entry)?;
         }
         Ok(())
@@ -234,6 +248,11 @@ impl Plan {
             was_missing: !mend.is_there,
             from: mend.from.clone(),
         }));
+        mends.extend(self.blocks.iter().map(|mend| Mend {
+            object: ObjectName::pack(mend.lineage.id, &mend.pack).to_string(),
+            was_missing: !mend.is_there,
+            from: format!("{} ({} blocks or patches of it)", mend.from, mend.blocks),
+        }));
         mends
     }
 }
@@ -244,6 +263,7 @@ fn plan(
     audit: &Audit,
     seen: &Seen,
     objects: &[Damage],
+    live: &dyn LiveDisks,
     cancel: &CancelToken,
 ) -> Result<Plan, VaultError> {
     let mut plan = Plan::default();
@@ -269,6 +289,9 @@ fn plan(
             _ => {}
         }
     }
+    for lineage in seen.lineages.values().map(|held| &held.lineage) {
+        plan.blocks.extend(blocks_of(vault, audit, seen, lineage, objects, live, cancel)?);
+    }
     plan.records.dedup_by(|(_, a), (_, b)| a.name == b.name);
     for held in seen.lineages.values() {
         for pack in packs_of(vault, &held.lineage, &held.metadata)? {
@@ -281,6 +304,39 @@ fn plan(
         }
     }
     Ok(plan)
+}
+
+/// The packs of data of a lineage that can be replaced.
+fn blocks_of(
+    vault: &Arc<Inner>,
+    audit: &Audit,
+    seen: &Seen,
+    lineage: &Lineage,
+    objects: &[Damage],
+    live: &dyn LiveDisks,
+    cancel: &CancelToken,
+) -> Result<Vec<MendBlocks>, VaultError> {
+    let losses = seen.losses.iter().filter(|loss| loss.point.lineage.id == lineage.id);
+    let lost = losses.flat_map(|loss| &loss.disks).flat_map(|(_, lost)| lost.values());
+    let mut homes = BTreeSet::new();
+    for reference in lost.filter_map(|lost| lost.entry.as_ref()).flat_map(Entry::references) {
+        homes.insert(home_of(vault, lineage, &reference.at.pack, reference.at.slot)?);
+    }
+    if homes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let points: Vec<&OpenPoint> = audit.points.iter().filter(|point| point.lineage.id == lineage.id).collect();
+    let (needed, read_all) = needed(vault, &points, lineage, &homes, cancel)?;
+    // A point that cannot be read may need what no other does.
+    let all_open = !objects.iter().any(|damage| {
+        matches!(ObjectName::parse(&damage.object), Some(ObjectName::Point(of, _) | ObjectName::Retired(of, _)) if of == lineage.id)
+    });
+    let elsewhere = Elsewhere { vault, lineage, points: &points, live };
+    let mut mends = Vec::new();
+    for (pack, needed) in needed {
+        mends.extend(elsewhere.plan(pack, needed, read_all && all_open, cancel)?);
+    }
+    Ok(mends)
 }
 
 /// Where the slots of `births` lie now.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use vmkeep::disk::BlockRead;
-use vmkeep::model::{ByteOffset, CancelToken, op};
+use vmkeep::model::{BlockIndex, BlockSize, ByteOffset, CancelToken, DiskName, VmName, op};
 use vmkeep::object_store::memory::InMemory;
 use vmkeep::object_store::path::Path;
 use vmkeep::restore::RecoveredDisk;
-use vmkeep::vault::{RepairReport, Vault, VaultError};
+use vmkeep::vault::{LiveDisks, NoLiveDisks, RepairReport, Vault, VaultError};
 use vmkeep_testkit::{permit, store_of};
 
 use super::{BLOCK, Disks, point_ref, vm};
@@ -48,7 +48,25 @@ pub(crate) fn store(objects: &Objects) -> Arc<InMemory> {
 }
 
 pub(crate) fn repair(vault: &Vault, apply: bool) -> RepairReport {
-    vault.repair(&permit(), apply, &CancelToken::new()).unwrap()
+    vault.repair(&permit(), apply, &NoLiveDisks, &CancelToken::new()).unwrap()
+}
+
+/// A VM's disks as they are now.
+pub(crate) struct Live<'a>(pub(crate) &'a str, pub(crate) &'a Disks);
+
+impl LiveDisks for Live<'_> {
+    fn read(&self, vm: &VmName, disk: &DiskName, block: BlockIndex, size: BlockSize, buf: &mut [u8]) -> bool {
+        let Some(disk) = self.1.get(disk.as_str()).filter(|_| vm.as_str() == self.0) else { return false };
+        let start = usize::try_from(block.0).unwrap() * size.bytes();
+        let Some(bytes) = disk.get(start..disk.len().min(start + size.bytes())) else { return false };
+        buf[..bytes.len()].copy_from_slice(bytes);
+        buf[bytes.len()..].fill(0);
+        true
+    }
+}
+
+pub(crate) fn repair_with(vault: &Vault, live: &dyn LiveDisks, apply: bool) -> RepairReport {
+    vault.repair(&permit(), apply, live, &CancelToken::new()).unwrap()
 }
 
 /// The byte offsets of the blocks of a point that a restore refuses, by disk, when those it gives are right; `None` when the point does
@@ -93,7 +111,7 @@ pub(crate) fn reported(report: &RepairReport, point: &str) -> BTreeSet<(String, 
     blocks
 }
 
-/// Holds the report against what restores do: what it calls lost is what they refuse, and the rest is right.
+/// Holds the report against what restores do: what it calls lost is what they refuse, and the rest is right. Gives that.
 ///
 /// A newest point that is gone together with the hint that says it was there is as one that was never made: `unseen`.
 #[track_caller]
@@ -102,16 +120,21 @@ pub(crate) fn assert_told_exactly(
     report: &RepairReport,
     points: &BTreeMap<String, Disks>,
     unseen: bool,
-) {
+) -> BTreeMap<String, BTreeSet<(String, u64)>> {
+    let mut of_points = BTreeMap::new();
     for (point, expected) in points {
         match refused(vault, point, expected) {
-            Some(refused) => assert_eq!(refused, reported(report, point), "{point}: {report:#?}"),
+            Some(refused) => {
+                assert_eq!(refused, reported(report, point), "{point}: {report:#?}");
+                of_points.insert(point.clone(), refused);
+            }
             None => {
                 let is_told = !report.objects.is_empty() || unseen;
                 assert!(reported(report, point).is_empty() && is_told, "{point}: {report:#?}");
             }
         }
     }
+    of_points
 }
 
 /// Paths of the objects whose name begins with `prefix`.
