@@ -31,7 +31,11 @@ impl<'s> Known<'s> {
     pub(crate) fn new(base: Option<&BaseDisk<'s>>) -> Self {
         let is_damaged = base.filter(|base| base.has_damage());
         let is_damaged = is_damaged.map(|base| Box::new(base.is_damaged()) as IsDamaged);
-        Self { block_size: base.map_or_else(BlockSize::default, |base| base.block_size), is_damaged, ..Self::of(base.map(|base| base.entries(BlockIndex(0)))) }
+        Self {
+            block_size: base.map_or_else(BlockSize::default, |base| base.block_size),
+            is_damaged,
+            ..Self::of(base.map(|base| base.entries(BlockIndex(0))))
+        }
     }
 
     /// The same of entries that begin with the first; `None` where nothing is known.

@@ -19,6 +19,9 @@ use crate::vault::{Inner, Vault};
 /// How often an append starts over because another writer took the number first.
 const APPEND_TRIES: u32 = 64;
 
+/// A pack of which something is lost: its session, its name, and slot and index of what is; none is all of it.
+pub type DamagedPack = ([u8; 16], [u8; 16], Vec<(u32, u32)>);
+
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -146,8 +149,8 @@ pub enum JournalEntry {
     Damaged {
         /// The number of that point.
         newest: u64,
-        /// Per pack, by session and name: slot and index of what is lost; none is all of the pack.
-        packs: Vec<([u8; 16], [u8; 16], Vec<(u32, u32)>)>,
+        /// What is lost, per pack that it was born in.
+        packs: Vec<DamagedPack>,
     },
     /// A repair put something back.
     Repaired {

@@ -74,7 +74,7 @@ pub use begin::OpenSession;
 pub use error::{StoreOperation, VaultError};
 pub use format::FormatError;
 pub use frame::{CompressionLevel, Frame, FrameEncoder, FrameError, PatchFrame};
-pub use journal::{JournalEntry, JournalRecord, Suspect};
+pub use journal::{DamagedPack, JournalEntry, JournalRecord, Suspect};
 pub use keys::{
     BekRotation, ClientGrant, DestroyPlan, Destroyed, DestroyedInfo, DestroyedKeys, DomainKeysInfo,
     EpochBytes, EpochInfo, KekEvent, KekRotation, WrapInfo,

@@ -26,8 +26,8 @@ use crate::pack::{
 };
 use crate::protocol::{Commit, CommitOutcome, PointStub, Record};
 use crate::read::{DiskReader, map_error};
-use crate::repair::DamageMarks;
 use crate::records::{self, Sealer};
+use crate::repair::DamageMarks;
 use crate::store::PendingCreate;
 use crate::vault::Inner;
 

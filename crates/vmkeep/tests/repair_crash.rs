@@ -45,12 +45,15 @@ fn damaged() -> (Objects, Objects, BTreeMap<String, Disks>) {
 fn a_repair_interrupted_at_any_call_has_cost_nothing_and_the_next_goes_on() {
     let (whole, objects, points) = damaged();
     let repair_on = |store: Arc<FaultyStore>| {
-        Vault::open(store, kek(), ports(2)).and_then(|vault| vault.repair(&permit(), true, &Live("web", &points["web@1"]), &CancelToken::new()))
+        Vault::open(store, kek(), ports(2)).and_then(|vault| {
+            vault.repair(&permit(), true, &Live("web", &points["web@1"]), &CancelToken::new())
+        })
     };
     let clean = FaultyStore::new(store(&objects), []);
     let done = repair_on(Arc::new(clean.clone())).unwrap();
     assert!(done.mends.len() >= 6 && done.is_whole(), "{done:#?}");
-    let lost_at_best: BTreeMap<&String, _> = points.keys().map(|point| (point, reported(&done, point))).collect();
+    let lost_at_best: BTreeMap<&String, _> =
+        points.keys().map(|point| (point, reported(&done, point))).collect();
     let before = open(store(&objects), 1);
     let lost_before: BTreeMap<&String, _> =
         points.iter().map(|(point, expected)| (point, refused(&before, point, expected))).collect();

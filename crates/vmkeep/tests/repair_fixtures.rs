@@ -27,13 +27,8 @@ fn made() -> Made {
     let store = Arc::new(InMemory::new());
     let vault = create(store.clone(), 1);
     let mut points = BTreeMap::new();
-    let os = disk(&[
-        Some(block(1, 300)),
-        None,
-        Some(noise(2, BLOCK)),
-        Some(block(3, 50)),
-        Some(noise(4, BLOCK)),
-    ]);
+    let os =
+        disk(&[Some(block(1, 300)), None, Some(noise(2, BLOCK)), Some(block(3, 50)), Some(noise(4, BLOCK))]);
     let mut web = disks([("os", os)]);
     for number in 1..=3_u64 {
         let os = web.get_mut("os").unwrap();
@@ -79,7 +74,12 @@ fn case(made: &Made, harmed: &[(Path, Harm)], expected: &Expected<'_>) -> (Arc<I
 }
 
 #[track_caller]
-fn judge(made: &Made, store: Arc<InMemory>, expected: &Expected<'_>, when: &str) -> (Arc<InMemory>, RepairReport) {
+fn judge(
+    made: &Made,
+    store: Arc<InMemory>,
+    expected: &Expected<'_>,
+    when: &str,
+) -> (Arc<InMemory>, RepairReport) {
     let objects = snapshot(&*store);
     let vault = open(store.clone(), 9);
     let verified = verify(&vault, Depth::Data).unwrap();
@@ -115,7 +115,8 @@ fn judge(made: &Made, store: Arc<InMemory>, expected: &Expected<'_>, when: &str)
             }
         }
     }
-    let lost: BTreeMap<&str, Vec<u64>> = expected.lost.iter().map(|(point, at)| (*point, at.to_vec())).collect();
+    let lost: BTreeMap<&str, Vec<u64>> =
+        expected.lost.iter().map(|(point, at)| (*point, at.to_vec())).collect();
     assert_eq!(refusing, lost, "{when}");
     let left = snapshot(&*store);
     let again = repair(&vault, true);
@@ -289,7 +290,11 @@ fn heals(made: &Made, store: Arc<InMemory>, how: Harm) {
     let now = &made.points["web@3"];
     let vault = open(store.clone(), 20);
     let report = back_up(&vault, "web", now).unwrap();
-    assert_eq!(report.bytes_changed, 2 * BLOCK as u64, "{how:?}: what was lost is stored again, and nothing else");
+    assert_eq!(
+        report.bytes_changed,
+        2 * BLOCK as u64,
+        "{how:?}: what was lost is stored again, and nothing else"
+    );
     let vault = open(store.clone(), 21);
     assert_point_whole(&vault, "web@latest", now, "healed");
     let after = repair(&vault, true);
@@ -365,7 +370,8 @@ fn a_map_lost_in_both_copies_is_reported_as_unknown_and_nothing_trimmed_comes_ba
         let damaged = open(store(&objects), 5);
         let newest_reads = refused(&damaged, "web@3", &made.points["web@3"]).unwrap().is_empty();
         let both: &[(&str, &[u64])] = &[("web@2", blocks), ("web@3", blocks)];
-        let expected = Expected { named: &named, lost: if newest_reads { &both[..1] } else { both }, ..NOTHING };
+        let expected =
+            Expected { named: &named, lost: if newest_reads { &both[..1] } else { both }, ..NOTHING };
         let (store, done) = case(&made, &harmed, &expected);
         assert!(done.lost.iter().all(|lost| lost.is_unknown), "{how:?}: {done:#?}");
         let vault = open(store, 20);
@@ -444,7 +450,8 @@ fn a_damaged_key_object_closes_its_vm_and_another_key_is_asked_for() {
             let done = repair(&open(damaged.clone(), 9), true);
             assert!(!done.is_whole() && !done.has_to_do(), "{how:?}: {done:#?}");
             let told = done.objects.iter().any(|damage| {
-                key.starts_with(&damage.object) && (advice(damage).contains("another key") || how == Harm::Missing)
+                key.starts_with(&damage.object)
+                    && (advice(damage).contains("another key") || how == Harm::Missing)
             });
             assert!(told, "{how:?}: {done:#?}");
             assert_eq!(snapshot(&*damaged), before, "{how:?}: nothing is touched of a VM that does not open");
@@ -492,7 +499,10 @@ fn a_duplicate_is_reported_and_left_alone() {
         let store = store(&made.objects);
         let mut objects = made.objects.clone();
         objects.insert(duplicate.clone(), made.objects[&data[0]].clone());
-        let store = { drop(store); common::damaged::store(&objects) };
+        let store = {
+            drop(store);
+            common::damaged::store(&objects)
+        };
         let expected = Expected { named: std::slice::from_ref(&duplicate), ..NOTHING };
         let (store, _) = judge(&made, store, &expected, duplicate.as_ref());
         assert!(snapshot(&*store).contains_key(&duplicate));
@@ -537,7 +547,10 @@ fn what_a_repair_noted_is_in_the_log() {
     let log: Log = open(store, 10).log(None).unwrap();
     let of_damage = LogStream::Damage { vm: vm("web"), generation: 0 };
     let noted: Vec<_> = log.entries.iter().filter(|entry| entry.stream == of_damage).collect();
-    assert!(matches!(noted.as_slice(), [one] if matches!(&one.record.entry,
-        JournalEntry::Damaged { newest: 3, packs } if packs.len() == 1)), "{noted:?}");
+    assert!(
+        matches!(noted.as_slice(), [one] if matches!(&one.record.entry,
+        JournalEntry::Damaged { newest: 3, packs } if packs.len() == 1)),
+        "{noted:?}"
+    );
     assert!(log.faults.is_empty());
 }

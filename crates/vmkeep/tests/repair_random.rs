@@ -13,7 +13,7 @@ use common::*;
 use proptest::prelude::*;
 use vmkeep::object_store::memory::InMemory;
 use vmkeep::vault::Vault;
-use vmkeep_testkit::snapshot;
+use vmkeep_testkit::{permit, snapshot};
 
 /// A vault, and what its points hold.
 struct Made {
@@ -21,15 +21,19 @@ struct Made {
     points: BTreeMap<String, Disks>,
 }
 
-/// Five points of a VM with two disks and leaves enough for inner nodes, pages patched among them, and one of another VM.
-fn made() -> &'static Made {
-    static MADE: OnceLock<Made> = OnceLock::new();
-    MADE.get_or_init(|| {
+/// Five points of a VM with two disks and leaves enough for inner nodes, pages patched among them, and one of another VM; or what a sweep
+/// leaves of them.
+fn made(swept: bool) -> &'static Made {
+    static MADE: [OnceLock<Made>; 2] = [OnceLock::new(), OnceLock::new()];
+    MADE[usize::from(swept)].get_or_init(|| {
         let store = Arc::new(InMemory::new());
         let vault = create(store.clone(), 1);
         let mut points = BTreeMap::new();
         let os: Vec<_> = (0..150_u64).map(|n| (n % 3 != 1).then(|| block(n + 1, 60))).collect();
-        let mut web = disks([("os", disk(&os)), ("data", disk(&[Some(noise(900, BLOCK)), None, Some(block(901, 90))]))]);
+        let mut web = disks([
+            ("os", disk(&os)),
+            ("data", disk(&[Some(noise(900, BLOCK)), None, Some(block(901, 90))])),
+        ]);
         for number in 1..=5_u64 {
             if number > 1 {
                 let os = web.get_mut("os").unwrap();
@@ -52,6 +56,15 @@ fn made() -> &'static Made {
         let db = disks([("os", disk(&[Some(block(800, 100)), None, Some(block(801, 100))]))]);
         back_up(&vault, "db", &db).unwrap();
         points.insert("db@1".to_owned(), db);
+        if swept {
+            // What is left of the packs is thinned into others.
+            for point in ["web@1", "web@3"] {
+                vault.forget(&permit(), &point_ref(point)).unwrap();
+                points.remove(point);
+            }
+            sweep(&vault);
+            assert!(!under(&snapshot(&*store), "moved/").is_empty(), "nothing was moved");
+        }
         Made { objects: snapshot(&*store), points }
     })
 }
@@ -75,9 +88,10 @@ proptest! {
 
     #[test]
     fn what_a_repair_leaves_is_right_or_told_of(
-        harms in prop::collection::vec((any::<prop::sample::Index>(), any_harm()), 1..7), live in 0..6_usize
+        harms in prop::collection::vec((any::<prop::sample::Index>(), any_harm()), 1..7), live in 0..6_usize,
+        swept in any::<bool>()
     ) {
-        let Made { objects: whole, points } = made();
+        let Made { objects: whole, points } = made(swept);
         let mut objects = whole.clone();
         for (which, how) in &harms {
             let nth = which.index(whole.len());

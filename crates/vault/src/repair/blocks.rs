@@ -25,7 +25,7 @@ use crate::map::Entry;
 use crate::pack::{SlotAt, birth_in, next_moved};
 use crate::place::{PackPlace, StorageId};
 use crate::point::OpenPoint;
-use crate::protocol::{Build, Built, FindHead, Reply, Repack, Request};
+use crate::protocol::{Build, Built, FindHead, Repack, Reply, Request};
 use crate::records::{Sealer, random_id};
 use crate::store::PendingCreate;
 use crate::vault::Inner;
@@ -106,8 +106,12 @@ impl Elsewhere<'_> {
         let mut lost = BTreeMap::new();
         for (key, unit) in &needed.units {
             cancel.check()?;
-            if self.stored(key, unit, disk.1)?.is_none() {
-                lost.insert(*key, unit);
+            match self.stored(key, unit, disk.1) {
+                Ok(Some(_)) => {}
+                Ok(None) => drop(lost.insert(*key, unit)),
+                // What was destroyed on purpose does not come back.
+                Err(e) if e.is_destroyed() => return Ok(None),
+                Err(e) => return Err(e),
             }
         }
         if lost.is_empty() {
@@ -130,7 +134,8 @@ impl Elsewhere<'_> {
         if substitutes.is_empty() || is_there && substitutes.len() < lost.len() {
             return Ok(None);
         }
-        let gone: BTreeSet<UnitKey> = lost.keys().filter(|key| !substitutes.contains_key(*key)).copied().collect();
+        let gone: BTreeSet<UnitKey> =
+            lost.keys().filter(|key| !substitutes.contains_key(*key)).copied().collect();
         let blocks = substitutes.len() as u64;
         let from = sources.into_iter().collect::<Vec<_>>().join(" and ");
         let keep = needed.units.into_iter().filter(|(key, _)| !gone.contains(key)).collect();
@@ -178,7 +183,8 @@ impl Elsewhere<'_> {
     ) -> Result<Option<(Vec<u8>, &'static str)>, VaultError> {
         let identity = self.lineage.domain.identity()?;
         let mut buf = vec![0; size.bytes()];
-        if self.live.read(&self.lineage.vm, disk, block, size, &mut buf) && identity.block_hash(&buf) == entry.hash()
+        if self.live.read(&self.lineage.vm, disk, block, size, &mut buf)
+            && identity.block_hash(&buf) == entry.hash()
         {
             return Ok(Some((buf, "the live disk")));
         }
@@ -222,7 +228,10 @@ impl Elsewhere<'_> {
                     for (part, unit) in &parts {
                         let bytes = match substitutes.get(part) {
                             Some(bytes) => Some(bytes.clone()),
-                            None => self.stored(part, unit, size)?,
+                            None => match self.stored(part, unit, size) {
+                                Err(e) if e.is_destroyed() => None,
+                                bytes => bytes?,
+                            },
                         };
                         unknown |= bytes.is_none();
                         content.extend(bytes);
@@ -240,7 +249,9 @@ impl Elsewhere<'_> {
                     }
                 }
                 let is_proved = unit.uses.iter().any(|entry| {
-                    parts_of(entry, unit).iter().all(|(part, _)| substitutes.contains_key(part) || !lost.contains_key(part))
+                    parts_of(entry, unit)
+                        .iter()
+                        .all(|(part, _)| substitutes.contains_key(part) || !lost.contains_key(part))
                 });
                 if !is_proved {
                     wrong.insert(*key);
@@ -314,8 +325,7 @@ impl MendBlocks {
         let (id, at) = (sealer.session.0, vault.ports.clock.now().0);
         let body = (self.pack.session.0, self.pack.name.0);
         let seals_with = self.lineage.seals_with();
-        let mut repack =
-            Repack::new(self.lineage.id, (id, at), head, seals_with, vec![body], vault.rules);
+        let mut repack = Repack::new(self.lineage.id, (id, at), head, seals_with, vec![body], vault.rules);
         let mut data = Mending { vault, mend: self, sealer, cancel, done: false };
         let gone = Driver::new(vault, Some(&self.lineage), &mut data).finish(|reply| repack.step(reply));
         match gone {
@@ -357,14 +367,20 @@ impl Mending<'_> {
     fn build(&mut self, build: &Build) -> Result<Reply, VaultError> {
         let mend = self.mend;
         let (lineage, id) = (&mend.lineage, self.sealer.session);
-        let failed = |source: SealError| VaultError::Seal { object: format!("a pack of repair {id}"), source };
+        let failed =
+            |source: SealError| VaultError::Seal { object: format!("a pack of repair {id}"), source };
         let Some((builder, footer, places)) = self.fill()? else {
             // What was read when this was planned cannot be read any more.
             return Ok(Reply::Unreadable);
         };
         let point = footer.iter().map(|slot| slot.birth).max().unwrap_or(PointNumber(0));
-        let body =
-            FooterBody { lineage: lineage.id, session: id, point, disk: Some(mend.disk.clone()), slots: footer };
+        let body = FooterBody {
+            lineage: lineage.id,
+            session: id,
+            point,
+            disk: Some(mend.disk.clone()),
+            slots: footer,
+        };
         let keys = (lineage.domain.data_key()?, lineage.domain.map_key()?);
         let context = self.sealer.context(&*self.vault.ports.entropy);
         let sealed = builder.seal(keys.0, keys.1, &body.encode(), &context).map_err(failed)?;
@@ -375,7 +391,7 @@ impl Mending<'_> {
         let old: PackBody = (mend.pack.session.0, mend.pack.name.0);
         let newest: BTreeMap<PackBody, Option<&MovedBody>> =
             build.moved.iter().map(|(birth, _, record)| (*birth, record.as_ref())).collect();
-        let mut built = Built { made: vec![(id.0, sealed.name.0)], ..Built::default() };
+        let mut new = Built { made: vec![(id.0, sealed.name.0)], ..Built::default() };
         for birth in mend.births() {
             let slots = places.iter().filter(|((of, _), _)| (of.session.0, of.name.0) == birth);
             let slots = slots.map(|((_, slot), at)| MovedSlotBody {
@@ -385,20 +401,23 @@ impl Mending<'_> {
             });
             let before = newest.get(&birth).copied().flatten();
             let moved = next_moved(lineage, birth, before, &BTreeSet::from([old]), slots.collect());
-            built.moved.push(moved);
+            new.moved.push(moved);
         }
         let dead = DeadPackBody { session: old.0, name: old.1, metadata: false, bytes: 0 };
-        built.sources.push((dead, mend.births().into_iter().collect()));
+        new.sources.push((dead, mend.births().into_iter().collect()));
         self.done = true;
-        Ok(Reply::Built(built))
+        Ok(Reply::Built(new))
     }
 
     /// One slot for all that is kept of each slot, in the order in which they were born.
     #[allow(clippy::type_complexity)] // a pack, its footer, and where each slot went
-    fn fill(&self) -> Result<Option<(PackBuilder, Vec<FooterSlot>, BTreeMap<(PackPlace, u32), u32>)>, VaultError> {
+    fn fill(
+        &self,
+    ) -> Result<Option<(PackBuilder, Vec<FooterSlot>, BTreeMap<(PackPlace, u32), u32>)>, VaultError> {
         let mend = self.mend;
         let id = self.sealer.session;
-        let failed = |source: SealError| VaultError::Seal { object: format!("a pack of repair {id}"), source };
+        let failed =
+            |source: SealError| VaultError::Seal { object: format!("a pack of repair {id}"), source };
         let misuse = |e: crate::frame::FrameError| {
             VaultError::malformed(format!("a pack of repair {id}"), crate::format::FormatError(e.to_string()))
         };
@@ -433,7 +452,16 @@ impl Mending<'_> {
             let len = builder.slots().last().map_or(0, |layout| u64::from(layout.len));
             let birth_point = part.point;
             let origin = Origin::Thinned(Arc::new(Thinned { sealed: None, parts: vec![part] }));
-            footer.push(FooterSlot { birth: birth_point, origin, len, plain_len, codec, kind, blocks, patches });
+            footer.push(FooterSlot {
+                birth: birth_point,
+                origin,
+                len,
+                plain_len,
+                codec,
+                kind,
+                blocks,
+                patches,
+            });
             places.insert((*birth, *number), at);
         }
         Ok((!builder.is_empty()).then_some((builder, footer, places)))

@@ -15,7 +15,7 @@ use vmkeep_envelope::{
 use crate::error::VaultError;
 use crate::layout::ObjectName;
 use crate::lineage::Lineage;
-use crate::pack::{PackFooter, second_copy, slot_key};
+use crate::pack::{PackFooter, checked_footer, second_copy, slot_key};
 use crate::place::PackPlace;
 use crate::vault::Inner;
 
@@ -43,16 +43,14 @@ impl MendCopies {
         let (mut copies, mut footer) = (Vec::new(), None);
         for name in &names {
             let bytes = vault.objects.read(name)?;
-            let found = bytes.as_ref().map(|bytes| footer_in(vault, lineage, place, name, bytes));
+            let found = bytes.as_ref().map(|bytes| footer_in(lineage, place, name, bytes));
             match found.transpose() {
                 Ok(Some(found)) if found.head.content == PackContent::Metadata => {
                     footer.get_or_insert((copies.len(), found));
                 }
-                // A data pack, or nothing: it has no copies.
-                Ok(Some(_)) => return Ok(None),
+                // A data pack has no copies, and whoever wrote a newer one knows more of it than this version.
+                Ok(Some(_)) | Err(VaultError::Newer { .. }) => return Ok(None),
                 Ok(None) => {}
-                // Whoever wrote it knows more of it than this version.
-                Err(VaultError::Newer { .. }) => return Ok(None),
                 Err(e) if e.is_of_one_object() => {}
                 Err(e) => return Err(e),
             }
@@ -84,7 +82,6 @@ impl MendCopies {
 
 /// The footer of a pack whose bytes are all here.
 fn footer_in(
-    vault: &Inner,
     lineage: &Lineage,
     place: &PackPlace,
     name: &ObjectName,
@@ -99,7 +96,7 @@ fn footer_in(
     let start = usize::try_from(parsed.footer_len).ok().and_then(|len| end.checked_sub(len));
     let start = start.filter(|start| *start >= PACK_HEADER_LEN).ok_or_else(cut)?;
     let footer = bytes.slice(start..end).to_vec();
-    vault.checked_footer(lineage, place, name, (header, footer, trailer), size)
+    checked_footer(lineage, place, name, (header, footer, trailer), size)
 }
 
 /// The pack as it was sealed, from the copy `main`, whose footer is good, and for the slots that are not good there from the

@@ -128,12 +128,7 @@ impl Looking<'_> {
     }
 
     /// What of a disk is lost.
-    fn disk(
-        &mut self,
-        disk: &DiskReader,
-        since: PointNumber,
-        before: &LostOf,
-    ) -> Result<LostOf, VaultError> {
+    fn disk(&mut self, disk: &DiskReader, since: PointNumber, before: &LostOf) -> Result<LostOf, VaultError> {
         let mut lost = LostOf::new();
         let mut births = BTreeSet::new();
         let mut window = Vec::new();
@@ -189,8 +184,9 @@ impl Looking<'_> {
             end = end.max(start.0.saturating_add(blocks.len));
             is_new
         });
-        let held = self.seen.lineages.get_mut(&self.point.point().id.lineage);
-        held.into_iter().for_each(|held| held.metadata.append(&mut births));
+        if let Some(held) = self.seen.lineages.get_mut(&self.point.point().id.lineage) {
+            held.metadata.append(&mut births);
+        }
         Ok(lost)
     }
 

@@ -117,13 +117,17 @@ pub fn advice(damage: &Damage) -> &'static str {
         Some(ObjectName::Key { .. } | ObjectName::KeyDestroyed { .. } | ObjectName::Rotation(_)) => {
             "give another key that opens this VM, have the file back from a copy of the vault, or change the key with vmkeep keys"
         }
-        Some(ObjectName::Name(_)) => "have the file back from a copy of the vault: without it the VM is not found",
+        Some(ObjectName::Name(_)) => {
+            "have the file back from a copy of the vault: without it the VM is not found"
+        }
         Some(ObjectName::Point(..)) => "restore another point; the next backup does not rely on this one",
         Some(ObjectName::Head(_)) => "nothing: it is written with the next point",
-        Some(ObjectName::Session(_)) => "nothing, where the backup runs no more: it is ended as one that was abandoned",
-        Some(
-            ObjectName::Plan(..) | ObjectName::Worn(..) | ObjectName::Repack(..),
-        ) => "nothing: the next sweep goes on or begins again",
+        Some(ObjectName::Session(_)) => {
+            "nothing, where the backup runs no more: it is ended as one that was abandoned"
+        }
+        Some(ObjectName::Plan(..) | ObjectName::Worn(..) | ObjectName::Repack(..)) => {
+            "nothing: the next sweep goes on or begins again"
+        }
         Some(
             ObjectName::Retired(..)
             | ObjectName::Forget(..)
@@ -185,7 +189,11 @@ impl Vault {
     }
 
     /// What is wrong, and what can be done.
-    fn look_for_damage(&self, live: &dyn LiveDisks, cancel: &CancelToken) -> Result<(RepairReport, Plan), VaultError> {
+    fn look_for_damage(
+        &self,
+        live: &dyn LiveDisks,
+        cancel: &CancelToken,
+    ) -> Result<(RepairReport, Plan), VaultError> {
         // With nothing remembered: what is read comes from the store.
         let vault = &self.uncached().inner;
         let mut objects = Vec::new();
@@ -236,7 +244,8 @@ impl Plan {
     fn mends(&self) -> Vec<Mend> {
         let mut mends = Vec::new();
         for (_, mend) in &self.copies {
-            let from = mend.from.as_ref().map_or_else(|| "both copies together".to_owned(), ToString::to_string);
+            let from =
+                mend.from.as_ref().map_or_else(|| "both copies together".to_owned(), ToString::to_string);
             mends.extend(mend.bad.iter().map(|(name, is_there)| Mend {
                 object: name.to_string(),
                 was_missing: !is_there,
@@ -274,7 +283,7 @@ fn plan(
         match ObjectName::parse(&damage.object) {
             Some(ObjectName::Head(lineage)) => {
                 if let Some(lineage) = lineages.get(&lineage) {
-                    let mend = MendRecord::hint(vault, lineage)?;
+                    let mend = if_known(MendRecord::hint(vault, lineage))?;
                     plan.records.extend(mend.map(|mend| (lineage.id, mend)));
                 }
             }
@@ -282,7 +291,7 @@ fn plan(
                 if let Some(lineage) = lineages.get(&lineage) {
                     let bases = seen.lineages.get(&lineage.id).map(|held| &held.bases);
                     let is_a_base = bases.is_some_and(|bases| bases.values().any(|base| *base == number.0));
-                    let mend = MendRecord::point(vault, lineage, number.0, is_a_base)?;
+                    let mend = if_known(MendRecord::point(vault, lineage, number.0, is_a_base))?;
                     plan.records.extend(mend.map(|mend| (lineage.id, mend)));
                 }
             }
@@ -290,13 +299,14 @@ fn plan(
         }
     }
     for lineage in seen.lineages.values().map(|held| &held.lineage) {
-        plan.blocks.extend(blocks_of(vault, audit, seen, lineage, objects, live, cancel)?);
+        let mends = blocks_of(vault, audit, seen, lineage, objects, live, cancel);
+        plan.blocks.extend(if_known(mends.map(Some))?.into_iter().flatten());
     }
     plan.records.dedup_by(|(_, a), (_, b)| a.name == b.name);
     for held in seen.lineages.values() {
         for pack in packs_of(vault, &held.lineage, &held.metadata)? {
             cancel.check()?;
-            let mend = MendCopies::plan(vault, &held.lineage, &pack)?;
+            let mend = if_known(MendCopies::plan(vault, &held.lineage, &pack))?;
             plan.copies.extend(mend.map(|mend| (held.lineage.id, mend)));
         }
         if !held.marks.say_what(&vault.damage_marks(held.lineage.id)?.for_base(held.marks.point())) {
@@ -304,6 +314,14 @@ fn plan(
         }
     }
     Ok(plan)
+}
+
+/// What can be put back; nothing, when what it would rest on is damaged itself.
+fn if_known<T>(found: Result<Option<T>, VaultError>) -> Result<Option<T>, VaultError> {
+    match found {
+        Err(e) if e.is_of_one_object() => Ok(None),
+        found => found,
+    }
 }
 
 /// The packs of data of a lineage that can be replaced.
@@ -325,7 +343,8 @@ fn blocks_of(
     if homes.is_empty() {
         return Ok(Vec::new());
     }
-    let points: Vec<&OpenPoint> = audit.points.iter().filter(|point| point.lineage.id == lineage.id).collect();
+    let points: Vec<&OpenPoint> =
+        audit.points.iter().filter(|point| point.lineage.id == lineage.id).collect();
     let (needed, read_all) = needed(vault, &points, lineage, &homes, cancel)?;
     // A point that cannot be read may need what no other does.
     let all_open = !objects.iter().any(|damage| {
@@ -376,7 +395,8 @@ fn lost_of(seen: &Seen, loss: &PointLoss) -> Vec<Lost> {
     let instead = whole.min_by_key(|number| (number.0.abs_diff(id.number.0), *number));
     let mut ranges: Vec<Lost> = Vec::new();
     for (disk, lost) in &loss.disks {
-        let of_newest = newest.and_then(|newest| newest.disks.iter().find(|(other, _)| other.name() == disk.name()));
+        let of_newest =
+            newest.and_then(|newest| newest.disks.iter().find(|(other, _)| other.name() == disk.name()));
         for (start, blocks) in lost {
             let run = BlockRun { start: *start, len: blocks.len };
             let extent = disk.block_size().extent_of(run, disk.size());

@@ -136,9 +136,9 @@ fn copies_of(
         };
         for (at, slot) in (0_u32..).zip(&footer.body.slots) {
             let birth = slot.origin.births(&pack, at).next();
-            let Some(SlotBirth { session, id }) = birth.filter(|_| {
-                slot.kind == SlotKind::PointCopy && slot.birth.0 == number
-            }) else {
+            let Some(SlotBirth { session, id }) =
+                birth.filter(|_| slot.kind == SlotKind::PointCopy && slot.birth.0 == number)
+            else {
                 continue;
             };
             let place = PackPlace { lineage: None, session, name: id.pack };

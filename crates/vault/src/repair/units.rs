@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vmkeep_envelope::{PackName, SlotKind};
-use vmkeep_model::{BlockIndex, BlockSize, CancelToken, DiskName, LineageId, PageMask, PointNumber, SessionId};
+use vmkeep_model::{
+    BlockIndex, BlockSize, CancelToken, DiskName, LineageId, PageMask, PointNumber, SessionId,
+};
 
 use crate::error::VaultError;
 use crate::layout::ObjectName;

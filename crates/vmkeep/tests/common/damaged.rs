@@ -78,7 +78,12 @@ pub(crate) fn refused(vault: &Vault, point: &str, expected: &Disks) -> Option<BT
             use VaultError as E;
             let of_names = matches!(
                 e,
-                E::WrongKey { .. } | E::NoSuchVm(_) | E::NoSuchPoint { .. } | E::Newer { .. } | E::Key { .. } | E::NewestKeys { .. }
+                E::WrongKey { .. }
+                    | E::NoSuchVm(_)
+                    | E::NoSuchPoint { .. }
+                    | E::Newer { .. }
+                    | E::Key { .. }
+                    | E::NewestKeys { .. }
             );
             assert!(e.is_damage() || of_names, "{point}: {e:?}");
             return None;
@@ -145,9 +150,11 @@ pub(crate) fn under(objects: &Objects, prefix: &str) -> Vec<Path> {
 /// Packs of a point's session: data, and first copies of metadata.
 pub(crate) fn packs_of(vault: &Vault, objects: &Objects, point: &str) -> (Vec<Path>, Vec<Path>) {
     let session = vault.point(&point_ref(point)).unwrap().point().session.to_string();
-    let packs: Vec<Path> = objects.keys().filter(|path| path.as_ref().contains(&format!("/{session}/"))).cloned().collect();
+    let packs: Vec<Path> =
+        objects.keys().filter(|path| path.as_ref().contains(&format!("/{session}/"))).cloned().collect();
     let has_copy = |path: &&Path| objects.contains_key(&copy_of(path));
-    let firsts = packs.iter().filter(|path| path.as_ref().starts_with("packs/") && !path.as_ref().ends_with(".copy"));
+    let firsts =
+        packs.iter().filter(|path| path.as_ref().starts_with("packs/") && !path.as_ref().ends_with(".copy"));
     let (metadata, data): (Vec<&Path>, Vec<&Path>) = firsts.partition(|path| has_copy(path));
     (data.into_iter().cloned().collect(), metadata.into_iter().cloned().collect())
 }
