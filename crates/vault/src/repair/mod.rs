@@ -128,13 +128,12 @@ pub fn advice(damage: &Damage) -> &'static str {
         Some(ObjectName::Plan(..) | ObjectName::Worn(..) | ObjectName::Repack(..)) => {
             "nothing: the next sweep goes on or begins again"
         }
-        Some(
-            ObjectName::Retired(..)
-            | ObjectName::Forget(..)
-            | ObjectName::Mark(..)
-            | ObjectName::Pin(..)
-            | ObjectName::Moved(..),
-        ) => "have the file back from a copy of the vault; until then nothing is swept here",
+        Some(ObjectName::Retired(..)) => {
+            "have the file back from a copy of the vault: until then points of this VM may not open, and nothing of it is swept"
+        }
+        Some(ObjectName::Forget(..) | ObjectName::Mark(..) | ObjectName::Pin(..) | ObjectName::Moved(..)) => {
+            "have the file back from a copy of the vault; until then nothing is swept here"
+        }
         Some(ObjectName::Journal(..)) => {
             "what it said is not known any more; points and their data do not depend on it"
         }

@@ -44,7 +44,10 @@ impl MendRecord {
             _ => return Ok(None),
         }
         let head = lineage.head(vault)?;
-        // A newest point that cannot be read is no reason to say less than is known: the hint is where to begin to look.
+        // What is damaged tells at least that something is missing: it stays while a newer point may have been there.
+        if head.unreadable.is_some() || !copies_of(vault, lineage, head.top + 1)?.is_empty() {
+            return Ok(None);
+        }
         let newest = head.newest.as_ref().map_or(0, |point| point.head.number);
         let body = HeadBody { newest, retired: head.retired.map_or(0, |retired| retired.k) };
         let context = vault.sealer.context(&*vault.ports.entropy);

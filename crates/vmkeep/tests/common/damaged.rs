@@ -134,8 +134,9 @@ pub(crate) fn assert_told_exactly(
                 of_points.insert(point.clone(), refused);
             }
             None => {
+                // A record that all points of the VM need, maybe, which is no part of this one.
                 let is_told = !report.objects.is_empty() || unseen;
-                assert!(reported(report, point).is_empty() && is_told, "{point}: {report:#?}");
+                assert!(is_told, "{point}: {report:#?}");
             }
         }
     }
