@@ -158,9 +158,9 @@ pub(crate) enum Command {
     /// Tell exactly what damage has cost each point, and put back what can be
     ///
     /// Reads and checks every byte. Without --apply nothing is written. What can be put back: a metadata file from its second
-    /// copy, and records that follow from others. What the newest point has lost is noted, and the next backup stores it
-    /// again while the disk still has it. Nothing that can be read is ever removed. Ends with exit code 3 when something
-    /// is damaged; with --apply, when something still is.
+    /// copy, records that follow from others, and blocks that another point or the live disk (--disk) still has. What the
+    /// newest point has lost is noted, and the next backup stores it again while the disk still has it. Nothing that can be
+    /// read is ever removed. Ends with exit code 3 when something is damaged; with --apply, when something still is.
     #[command(verbatim_doc_comment)]
     Repair(RepairArgs),
     /// Restore the disks of a point into a folder

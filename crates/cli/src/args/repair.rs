@@ -20,7 +20,7 @@ pub(crate) struct RepairArgs {
     /// Whose disks --disk names
     #[arg(long, value_name = "NAME", requires = "disks")]
     pub(crate) vm: Option<VmName>,
-    /// A disk of the VM as it is now: what the vault has lost of it and it still has is put back; may be repeated
+    /// A disk of the VM as it is now: what it still has is put back; may be repeated
     #[arg(long = "disk", value_name = "NAME=PATH", requires = "vm", value_parser = disk_arg::parse)]
     pub(crate) disks: Vec<DiskArg>,
 }
