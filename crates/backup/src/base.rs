@@ -7,7 +7,7 @@ use vmkeep_blockdiff::{
     Before, FingerprintError, FingerprintFile, PageHasher, PreviousContent, Was, default_limit,
 };
 use vmkeep_disk::BlockRead;
-use vmkeep_model::{BlockIndex, BlockSize, ByteLen, DiskName, LineageId};
+use vmkeep_model::{BlockIndex, BlockSize, ByteLen, ContentHash, DiskName, LineageId, PageMask};
 use vmkeep_vault::map::Entry;
 use vmkeep_vault::{BaseDisk, DiskEntries, DiskReader, Session, VaultError};
 
@@ -20,16 +20,27 @@ const CHECKED_PART: u64 = 256;
 pub(crate) struct Known<'s> {
     entries: Option<DiskEntries<'s>>,
     ahead: Option<(BlockIndex, Was)>,
+    /// Says of blocks that they are lost.
+    is_damaged: Option<IsDamaged>,
+    block_size: BlockSize,
 }
+
+type IsDamaged = Box<dyn Fn(&Entry) -> bool + Send>;
 
 impl<'s> Known<'s> {
     pub(crate) fn new(base: Option<&BaseDisk<'s>>) -> Self {
-        Self::of(base.map(|base| base.entries(BlockIndex(0))))
+        let is_damaged = base.filter(|base| base.has_damage());
+        let is_damaged = is_damaged.map(|base| Box::new(base.is_damaged()) as IsDamaged);
+        Self {
+            block_size: base.map_or_else(BlockSize::default, |base| base.block_size),
+            is_damaged,
+            ..Self::of(base.map(|base| base.entries(BlockIndex(0))))
+        }
     }
 
     /// The same of entries that begin with the first; `None` where nothing is known.
     pub(crate) fn of(entries: Option<DiskEntries<'s>>) -> Self {
-        Self { entries, ahead: None }
+        Self { entries, ahead: None, is_damaged: None, block_size: BlockSize::default() }
     }
 }
 
@@ -44,9 +55,23 @@ impl Before for Known<'_> {
         if self.ahead.as_ref().is_none_or(|(block, _)| *block < from) {
             let Some(entries) = &mut self.entries else { return Ok(None) };
             entries.skip_to(from);
-            self.ahead = entries.next().transpose()?.map(|(block, entry)| (block, was(entry)));
+            let next = entries.next().transpose()?;
+            let size = self.block_size;
+            let is_lost = |entry: &Entry| self.is_damaged.as_ref().is_some_and(|lost| lost(entry));
+            self.ahead = next.map(|(block, entry)| {
+                let was = if is_lost(&entry) { lost(&entry, size) } else { was(entry) };
+                (block, was)
+            });
         }
         Ok(self.ahead.take_if(|(block, _)| *block < below))
+    }
+}
+
+/// A block whose stored bytes are lost: whatever it is now, that is another content and all of it is stored.
+fn lost(entry: &Entry, size: BlockSize) -> Was {
+    Was {
+        hash: ContentHash(entry.hash().0.map(|byte| !byte)),
+        patched: PageMask::from_pages(size, 0..size.pages()).ok(),
     }
 }
 

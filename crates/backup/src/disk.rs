@@ -112,6 +112,10 @@ impl DiskWalk<'_> {
         let mut fallback = None;
         let before = base.as_ref().and_then(|base| Some((session.base()?, base.size)));
         match judge(self.changes.filter(|_| !settings.full_scan), before, size) {
+            // What is lost is stored again, whether or not it changed.
+            Ok(_) if base.as_ref().is_some_and(BaseDisk::has_damage) => {
+                fallback = Some("blocks of the point before are damaged in the vault".to_owned());
+            }
             Ok(changes) => against.changes = Some(changes),
             Err(why) => fallback = why,
         }

@@ -11,6 +11,7 @@ mod limits;
 mod live;
 mod log;
 mod protection;
+mod repair;
 mod roles;
 mod status;
 
@@ -41,6 +42,7 @@ pub(crate) use self::protection::{
     Job, PlanArgs, PolicyArgs, PolicyCommand, PolicyFormat, ProtectArgs, PruneArgs, PurgeArgs, RunArgs,
     ScheduleArgs, ShowPolicyArgs, SoftDeleteArgs, StopArgs,
 };
+pub(crate) use self::repair::RepairArgs;
 pub(crate) use self::roles::{RolesArgs, RolesCommand};
 pub(crate) use self::status::StatusArgs;
 
@@ -161,6 +163,14 @@ pub(crate) enum Command {
     /// of runs that is printed, whatever is backed up and swept meanwhile. That something is missing shows only without.
     #[command(verbatim_doc_comment)]
     Verify(VerifyArgs),
+    /// Tell exactly what damage has cost each point, and put back what can be
+    ///
+    /// Reads and checks every byte. Without --apply nothing is written. What can be put back: a metadata file from its second
+    /// copy, records that follow from others, and blocks that another point or the live disk (--disk) still has. What the
+    /// newest point has lost is noted, and the next backup stores it again while the disk still has it. Nothing that can be
+    /// read is ever removed. Ends with exit code 3 when something is damaged; with --apply, when something still is.
+    #[command(verbatim_doc_comment)]
+    Repair(RepairArgs),
     /// Restore the disks of a point into a folder
     ///
     /// A disk becomes DIR/NAME.raw or DIR/NAME.qcow2; a stored VM configuration becomes DIR/config when all disks are

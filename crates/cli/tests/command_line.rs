@@ -8,12 +8,13 @@ use std::process::Stdio;
 
 use harness::{Ran, Scratch};
 
-const COMMANDS: [&str; 33] = [
+const COMMANDS: [&str; 34] = [
     "init",
     "backup",
     "points",
     "diff",
     "verify",
+    "repair",
     "restore",
     "forget",
     "undelete",

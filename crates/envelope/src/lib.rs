@@ -129,7 +129,7 @@ pub use keyvault::{KekDescription, KekManagement, KeyVault, Unwrapped, WrapConte
 pub use pack::{
     Codec, OpenedSlot, PACK_HEADER_LEN, PACK_LEN_MAX, PACK_VERSION, PackBuilder, PackContent, PackHead,
     PackName, RepackBuilder, SLOT_COUNT_MAX, SLOT_HEADER_LEN, SLOT_PLAIN_MAX, SealedPack, SlotCiphers,
-    SlotHead, SlotId, SlotKind, SlotLayout, TRAILER_LEN, Trailer, open_footer, open_slot,
+    SlotHead, SlotId, SlotKind, SlotLayout, TRAILER_LEN, Trailer, open_footer, open_slot, readmit_pack,
 };
 pub use passphrase::PassphraseVault;
 pub use public::{PublicKey, SealingKey};

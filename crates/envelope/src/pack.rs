@@ -18,7 +18,7 @@ mod slot;
 pub use build::{PackBuilder, SealedPack, SlotLayout};
 pub use ciphers::SlotCiphers;
 pub use head::{PackContent, PackHead, Trailer};
-pub use open::{OpenedSlot, open_footer, open_slot};
+pub use open::{OpenedSlot, open_footer, open_slot, readmit_pack};
 pub use repack::RepackBuilder;
 pub use slot::{Codec, SlotHead, SlotKind};
 

@@ -37,6 +37,7 @@ fn every_built_in_role_may_exactly_what_the_table_says() {
         (O::BreakPin, "--y--y"),
         (O::Sweep, "--y--y"),
         (O::Close, "--y--y"),
+        (O::Repair, "--y--y"),
         (O::RotateKek, "--y--y"),
         (O::RotateBek, "--y--y"),
         (O::DestroyKeys, "--y--y"),

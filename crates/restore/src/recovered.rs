@@ -31,11 +31,8 @@ impl RecoveredDisk {
     /// The stored blocks among `run`, with their content.
     fn blocks(&self, run: BlockRun) -> Result<Vec<Block>, Arc<VaultError>> {
         let (mut found, mut missing): (Vec<_>, Vec<(BlockIndex, Entry)>) = (Vec::new(), Vec::new());
-        for entry in self.disk.entries(run.start)? {
+        for entry in self.disk.entries_within(run)? {
             let (block, entry) = entry?;
-            if block >= run.end() {
-                break;
-            }
             match self.kept(block) {
                 Some(bytes) => found.push((block, bytes)),
                 None => missing.push((block, entry)),

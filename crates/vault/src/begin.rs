@@ -82,6 +82,8 @@ impl Session {
             let stored = stored
                 + driver.stored(&ObjectName::Session(id))
                 + ended.map_or(0, |ended| driver.stored(&ended));
+            let base = head.newest.as_ref().map(|base| PointNumber(base.head.number));
+            let marks = Arc::new(vault.damage_marks(lineage.id)?.for_base(base));
             let inherited = match &adopted {
                 Some(adopted) => vault.estate(&lineage, adopted)?,
                 None => Vec::new(),
@@ -106,6 +108,7 @@ impl Session {
                 retired: head.retired,
                 labels: Labels::default(),
                 snapshot: None,
+                marks,
                 inherited: inherited.clone(),
                 stored,
             };

@@ -169,6 +169,15 @@ fn journal_entries_of_every_kind_are_stored_as_ever() {
         (16, "client-granted", JournalEntry::ClientGranted { kek: "0123abcd".to_owned(), added: 4 }),
         (18, "note", JournalEntry::Note { topic: "policy".to_owned(), body: b"{}".to_vec() }),
         (19, "verified", verified()),
+        (
+            19,
+            "damaged",
+            JournalEntry::Damaged {
+                newest: 8,
+                packs: vec![([0x51; 16], [0x52; 16], vec![(3, 0), (3, 2)]), ([0x53; 16], [0x54; 16], vec![])],
+            },
+        ),
+        (20, "repaired", JournalEntry::Repaired { copies: 2, blocks: 300, records: 1 }),
         (17, "client-withdrawn", JournalEntry::ClientWithdrawn { kek: "0123abcd".to_owned(), removed: 4 }),
     ] {
         let (kind, body) = entry.encode().unwrap();

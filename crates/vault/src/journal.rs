@@ -20,6 +20,9 @@ use crate::verify::Coverage;
 /// How often an append starts over because another writer took the number first.
 const APPEND_TRIES: u32 = 64;
 
+/// A pack of which something is lost: its session, its name, and slot and index of what is; none is all of it.
+pub type DamagedPack = ([u8; 16], [u8; 16], Vec<(u32, u32)>);
+
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -144,6 +147,23 @@ pub enum JournalEntry {
     },
     /// Who may do what was changed.
     Authority(RoleChange),
+    /// What cannot be read of a VM's newest point, as a repair found it: the newest such entry counts. In a stream of its own,
+    /// which a backup looks at.
+    Damaged {
+        /// The number of that point.
+        newest: u64,
+        /// What is lost, per pack that it was born in.
+        packs: Vec<DamagedPack>,
+    },
+    /// A repair put something back.
+    Repaired {
+        /// Copies of metadata packs that were written again.
+        copies: u64,
+        /// Blocks, and patches of blocks, that were stored again.
+        blocks: u64,
+        /// Records that were written again.
+        records: u64,
+    },
     /// Written by a later version.
     Unknown {
         /// Its kind.
@@ -186,6 +206,8 @@ impl JournalEntry {
             Self::ClientWithdrawn { kek, removed } => (17, encode(&(kek, removed))?),
             Self::Note { topic, body } => (18, encode(&(topic, body))?),
             Self::Verified(coverage) => (19, coverage.encode()?),
+            Self::Damaged { newest, packs } => (21, encode(&(newest, packs))?),
+            Self::Repaired { copies, blocks, records } => (22, encode(&(copies, blocks, records))?),
             Self::Unknown { kind } => return Err(FormatError(format!("journal kind {kind} is not written"))),
         })
     }
@@ -244,6 +266,14 @@ impl JournalEntry {
                 Self::Note { topic, body }
             }
             19 => Self::Verified(Box::new(Coverage::decode(body)?)),
+            21 => {
+                let (newest, packs) = decode_exact(body)?;
+                Self::Damaged { newest, packs }
+            }
+            22 => {
+                let (copies, blocks, records) = decode_exact(body)?;
+                Self::Repaired { copies, blocks, records }
+            }
             1 => return Err(FormatError("an entry without a body has one".to_owned())),
             kind => Self::Unknown { kind },
         })
@@ -388,6 +418,6 @@ impl Suspect {
 }
 
 /// Number of the last entry: entries are numbered without gaps.
-fn last_number(vault: &Inner, stream: [u8; 16]) -> Result<u64, VaultError> {
+pub(crate) fn last_number(vault: &Inner, stream: [u8; 16]) -> Result<u64, VaultError> {
     highest_taken(0, |n| vault.objects.exists(&ObjectName::Journal(stream, n)))
 }

@@ -61,6 +61,7 @@ mod point;
 mod protocol;
 mod read;
 mod records;
+mod repair;
 mod session;
 mod store;
 mod sweep;
@@ -75,7 +76,7 @@ pub use error::{StoreOperation, VaultError};
 pub use format::FormatError;
 pub use frame::{CompressionLevel, Frame, FrameEncoder, FrameError, PatchFrame};
 pub use glance::Glance;
-pub use journal::{JournalEntry, JournalRecord, Suspect};
+pub use journal::{DamagedPack, JournalEntry, JournalRecord, Suspect};
 pub use keys::{
     BekRotation, ClientGrant, DestroyPlan, Destroyed, DestroyedInfo, DestroyedKeys, DomainKeysInfo,
     EpochBytes, EpochInfo, KekEvent, KekRotation, WrapInfo,
@@ -91,6 +92,7 @@ pub use permits::Reading;
 pub use place::{PackPlace, Reference, StorageId};
 pub use point::OpenPoint;
 pub use read::{BlockSink, DiskEntries, DiskReader};
+pub use repair::{LiveDisks, Lost, Mend, NoLiveDisks, RepairReport, advice};
 pub use session::{BaseDisk, CONFIG_MAX, Committed, Draft, DraftDisk, SNAPSHOT_EVIDENCE_MAX, Session};
 pub use store::{FolderStore, conformance};
 pub use sweep::{ABANDONED_AFTER_MS, Kept, Rewritten, SweepEvent, SweepReport, SweepSettings};

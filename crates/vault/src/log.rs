@@ -35,6 +35,13 @@ pub enum LogStream {
         /// 0 for its first line of points, more after it was closed and protected again.
         generation: u32,
     },
+    /// What of a VM is lost, as repairs found it.
+    Damage {
+        /// Which VM.
+        vm: VmName,
+        /// That of its lineage.
+        generation: u32,
+    },
     /// One that belongs to no name in the vault.
     Other {
         /// Its id.
@@ -140,6 +147,8 @@ impl fmt::Display for LogStream {
             Self::Verification => f.write_str("verification"),
             Self::Vm { vm, generation: 0 } => write!(f, "{vm}"),
             Self::Vm { vm, generation } => write!(f, "{vm} (line {})", generation + 1),
+            Self::Damage { vm, generation: 0 } => write!(f, "damage of {vm}"),
+            Self::Damage { vm, generation } => write!(f, "damage of {vm} (line {})", generation + 1),
             Self::Other { id } => write!(f, "journal {id}"),
         }
     }
@@ -198,6 +207,8 @@ impl Vault {
         ]);
         for (body, vm) in vault.name_records()? {
             streams.insert(body.lineage, LogStream::Vm { vm: vm.clone(), generation: body.generation });
+            let (id, generation) = (LineageId(body.lineage), body.generation);
+            streams.insert(vault.damage_stream(id), LogStream::Damage { vm: vm.clone(), generation });
             log.top_of(vault, &body, &vm, seen)?;
         }
         for (path, _) in vault.objects.list("journal")? {

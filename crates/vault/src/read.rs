@@ -83,6 +83,11 @@ impl DiskReader {
         Ok(DiskEntries { entries: self.map()?.entries(from), what: self.what() })
     }
 
+    /// Every block of `run` that is not all zero, in order. Ends after an error; what lies past the run is not read.
+    pub fn entries_within(&self, run: BlockRun) -> Result<DiskEntries<'_>, VaultError> {
+        Ok(DiskEntries { entries: self.map()?.entries(run.start).end_at(run.end()), what: self.what() })
+    }
+
     /// The blocks in which `self` and `other` differ, as runs in ascending order. Costs what differs, and stops at the
     /// next map node when `cancel` is set.
     pub fn differences(

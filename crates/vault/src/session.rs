@@ -20,13 +20,14 @@ use crate::format::{
 use crate::journal::{self, JournalEntry};
 use crate::layout::ObjectName;
 use crate::lineage::Lineage;
-use crate::map::{MapError, MapReader, Root};
+use crate::map::{Entry, MapError, MapReader, Root};
 use crate::pack::{
     Adopted, DiskWriter, METADATA_PACK_BYTES, MetadataPacks, Orphans, PackNodes, StoredBytes, WrittenDisk,
 };
 use crate::protocol::{Commit, CommitOutcome, PointStub, Record};
 use crate::read::{DiskReader, map_error};
 use crate::records::{self, Sealer};
+use crate::repair::DamageMarks;
 use crate::store::PendingCreate;
 use crate::vault::Inner;
 
@@ -50,6 +51,8 @@ pub struct Session {
     pub(crate) labels: Labels,
     /// What was seen when the snapshot was taken.
     pub(crate) snapshot: Option<Vec<u8>>,
+    /// What of the points before is known to be lost.
+    pub(crate) marks: Arc<DamageMarks>,
     /// The sessions it goes on from, the first of them first.
     pub(crate) inherited: Vec<SessionId>,
     /// Bytes stored when it began: its own record, and the VM's keys and name when it is the first.
@@ -80,6 +83,7 @@ pub struct BaseDisk<'s> {
     /// Its size then.
     pub size: ByteLen,
     map: MapReader<'s>,
+    marks: Arc<DamageMarks>,
 }
 
 /// What becomes of one disk in the new point.
@@ -198,7 +202,7 @@ impl Session {
     pub fn base_disk(&self, disk: &DiskName) -> Result<Option<BaseDisk<'_>>, VaultError> {
         let Some((root, block_size, size)) = self.base_root(disk)? else { return Ok(None) };
         let map = MapReader::new(&self.writing.nodes, self.identity()?, block_size, root);
-        Ok(Some(BaseDisk { block_size, size, map }))
+        Ok(Some(BaseDisk { block_size, size, map, marks: Arc::clone(&self.marks) }))
     }
 
     /// How the changes of `disk` were found at the base point, and the newest point at which all of it had been read;
@@ -469,6 +473,17 @@ impl DraftDisk {
 }
 
 impl<'s> BaseDisk<'s> {
+    /// Whether a repair has found something of it lost. Then it is not enough to look where it changed.
+    pub fn has_damage(&self) -> bool {
+        !self.marks.is_empty()
+    }
+
+    /// What says of an entry whether the block it is of is lost.
+    pub fn is_damaged(&self) -> impl Fn(&Entry) -> bool + use<> {
+        let marks = Arc::clone(&self.marks);
+        move |entry| marks.hold_some_of(entry)
+    }
+
     /// The map of the disk.
     pub(crate) fn map(&self) -> &MapReader<'s> {
         &self.map

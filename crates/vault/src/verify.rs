@@ -14,6 +14,8 @@ mod reach;
 mod ring;
 mod rolling;
 
+use std::sync::Arc;
+
 use vmkeep_model::{BlockIndex, BlockRun, CancelToken, Permit, PointNumber, op};
 
 use self::auditor::Auditor;
@@ -26,11 +28,12 @@ pub use self::rolling::{Budget, Rolling};
 use crate::error::VaultError;
 use crate::format::FormatError;
 use crate::keys::DestroyedKeys;
+use crate::lineage::Lineage;
 use crate::map::{Entry, Visit};
 use crate::pack::SlotAt;
 use crate::point::OpenPoint;
 use crate::read::{DiskReader, map_error};
-use crate::vault::Vault;
+use crate::vault::{Inner, Vault};
 
 /// How much of the packs an audit reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +86,8 @@ pub struct Audit {
     pub foreign_keys: u64,
     /// Keys that were destroyed on purpose, and the points that cannot be restored for it: no damage.
     pub destroyed: Vec<DestroyedKeys>,
+    /// The lines of points whose keys open.
+    pub(crate) lineages: Vec<Lineage>,
 }
 
 /// What a walk through a map comes by.
@@ -159,6 +164,18 @@ impl DiskReader {
             Err(VaultError::malformed(name, FormatError(what)))
         })?;
         destroyed.map_or(Ok(()), Err)
+    }
+}
+
+impl Inner {
+    /// As [`Vault::audit`], with a permit of another kind checked.
+    pub(crate) fn audit_all(
+        self: &Arc<Self>,
+        depth: AuditDepth,
+        cancel: &CancelToken,
+        found: &mut dyn FnMut(Damage),
+    ) -> Result<Audit, VaultError> {
+        Auditor::new(self, depth, cancel, found)?.run()
     }
 }
 

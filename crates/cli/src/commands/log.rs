@@ -133,7 +133,7 @@ fn show(context: &Context<'_>, args: &LogArgs, log: &Log, now: i64) -> u64 {
 /// The VM that an entry is about, when it is about one.
 fn vm_of(stream: &LogStream, entry: &JournalEntry) -> Option<String> {
     match (stream, entry) {
-        (LogStream::Vm { vm, .. }, _) => Some(vm.to_string()),
+        (LogStream::Vm { vm, .. } | LogStream::Damage { vm, .. }, _) => Some(vm.to_string()),
         (_, JournalEntry::Denied { scope, .. }) => scope.clone(),
         (_, JournalEntry::Note { topic, body }) => NoteWords::of(topic, body).vm,
         _ => None,
@@ -141,7 +141,7 @@ fn vm_of(stream: &LogStream, entry: &JournalEntry) -> Option<String> {
 }
 
 /// The kinds of entries, as `--kind` and programs name them; notes have kinds of their own.
-const KINDS: [&str; 19] = [
+const KINDS: [&str; 21] = [
     "vault-created",
     "forgotten",
     "undeleted",
@@ -160,6 +160,8 @@ const KINDS: [&str; 19] = [
     "denied",
     "roles",
     "verified",
+    "damaged",
+    "repaired",
     "unknown",
 ];
 
@@ -223,6 +225,13 @@ fn describe(entry: &JournalEntry) -> (&'static str, String) {
             (words.kind, words.what)
         }
         E::Verified(told) => ("verified", verified(told)),
+        E::Damaged { newest, packs } => {
+            ("damaged", format!("found what point {newest} has lost, in {} packs", packs.len()))
+        }
+        E::Repaired { copies, blocks, records } => (
+            "repaired",
+            format!("put back {copies} copies of metadata, {blocks} blocks or patches and {records} records"),
+        ),
         E::Unknown { kind } => {
             ("unknown", format!("did something of kind {kind}, which a later version knows"))
         }

@@ -25,6 +25,7 @@ mod policy;
 mod protect;
 mod prune;
 mod release;
+mod repair;
 mod restore;
 mod roles;
 mod run;
@@ -51,6 +52,7 @@ pub(crate) fn run(context: &Context<'_>, command: Command) -> Result<Outcome, Er
         Command::Points(args) => points::run(context, &args),
         Command::Diff(args) => diff::run(context, &args),
         Command::Verify(args) => verify::run(context, &args),
+        Command::Repair(args) => repair::run(context, &args),
         Command::Restore(args) => restore::run(context, &args),
         Command::Forget(args) => forget::run(context, &args),
         Command::Undelete(args) => undelete::run(context, &args),

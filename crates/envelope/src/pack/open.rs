@@ -1,11 +1,13 @@
 //! Opening a slot or a footer: in place, with every length checked first.
 
+use std::ops::Range;
+
 use super::{
     Codec, FOOTER_NUMBER, PackHead, PackName, SlotCiphers, SlotHead, SlotId, SlotKind, Trailer, slot_aad,
 };
 use crate::aead::{Cipher, TAG_LEN};
-use crate::reader::exactly;
-use crate::{BranchKey, OpenError, PACK_HEADER_LEN, SLOT_HEADER_LEN, TRAILER_LEN, labels};
+use crate::reader::{exactly, wide};
+use crate::{BranchKey, OpenError, PACK_HEADER_LEN, SLOT_HEADER_LEN, SealedObject, TRAILER_LEN, labels};
 
 /// What a slot held. The body is still compressed when the codec says so.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -69,6 +71,38 @@ pub fn open_footer(
     let aad = [&slot_aad(key.id().domain, slot_header)[..], header, trailer].concat();
     Cipher::new(key.secret(), &head.salt, labels::FOOTER).open(FOOTER_NUMBER, &aad, body, &tag)?;
     Ok(body.to_vec())
+}
+
+/// Takes the bytes of a pack back as what sealing made: for whoever puts a pack together from copies of it.
+///
+/// Everything in it is opened: the footer, and with it header and trailer, with `map`, and with `key` each of the slots, which
+/// are told by where they lie, as what they were sealed, and their kind. They must follow one another from the header to the footer.
+pub fn readmit_pack(
+    bytes: Vec<u8>,
+    name: PackName,
+    map: &BranchKey,
+    key: &BranchKey,
+    slots: &[(Range<usize>, SlotId, SlotKind)],
+    ciphers: &SlotCiphers,
+) -> Result<SealedObject, OpenError> {
+    let header = *bytes.first_chunk::<PACK_HEADER_LEN>().ok_or_else(|| too_short(&bytes))?;
+    let trailer = *bytes.last_chunk::<TRAILER_LEN>().ok_or_else(|| too_short(&bytes))?;
+    let footer_len = usize::try_from(Trailer::parse(&trailer)?.footer_len).unwrap_or(usize::MAX);
+    let mut at = PACK_HEADER_LEN;
+    for (range, expected, kind) in slots {
+        let slot = bytes.get(range.clone()).filter(|_| range.start == at);
+        let mut slot = slot.ok_or(OpenError::Malformed { what: "slots of a pack have gaps" })?.to_vec();
+        open_slot(&mut slot, key, *expected, *kind, ciphers)?;
+        at = range.end;
+    }
+    let footer = bytes.get(at..bytes.len() - TRAILER_LEN).filter(|footer| footer.len() == footer_len);
+    let mut footer = footer.ok_or(OpenError::Malformed { what: "slots of a pack have gaps" })?.to_vec();
+    open_footer(&mut footer, &header, &trailer, map, name)?;
+    Ok(SealedObject::from_sealed(bytes))
+}
+
+fn too_short(bytes: &[u8]) -> OpenError {
+    OpenError::Truncated { needed: wide(PACK_HEADER_LEN + TRAILER_LEN), found: wide(bytes.len()) }
 }
 
 /// Header, ciphertext and tag of a slot whose length was checked.

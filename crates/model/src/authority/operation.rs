@@ -80,6 +80,8 @@ operations! {
     BreakPin "break-pin"
     /// Remove what was forgotten, for good.
     Sweep "sweep"
+    /// Put back what was lost of the vault, where it is known for certain, and note what is lost for good.
+    Repair "repair"
     /// End the protection of a VM, its points retained.
     Close "close"
     /// End an abandoned session.

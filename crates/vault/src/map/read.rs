@@ -81,7 +81,7 @@ impl<'a> MapReader<'a> {
     ///
     /// Nodes are read as the iterator comes to them and forgotten when it has passed. After an error it ends.
     pub fn entries(&self, from: BlockIndex) -> Entries<'a> {
-        Entries { reader: *self, ahead: Ahead::new(&self.root), from: from.0 }
+        Entries { reader: *self, ahead: Ahead::new(&self.root), from: from.0, until: u64::MAX }
     }
 
     /// Reads, expands and checks the node that a parent names.
@@ -208,9 +208,16 @@ pub struct Entries<'a> {
     reader: MapReader<'a>,
     ahead: Ahead,
     from: u64,
+    /// Nothing that begins here or later is given, or read.
+    until: u64,
 }
 
 impl Entries<'_> {
+    /// Leaves out `end` and what comes after it. Subtrees that lie there are not read.
+    pub(crate) fn end_at(self, end: BlockIndex) -> Self {
+        Self { until: end.0, ..self }
+    }
+
     /// Leaves out what comes before `block`. Subtrees that lie before it are not read.
     pub fn skip_to(&mut self, block: BlockIndex) {
         self.from = self.from.max(block.0);
@@ -224,6 +231,7 @@ impl Iterator for Entries<'_> {
         loop {
             match self.ahead.next()? {
                 item if item.end() <= self.from => {}
+                item if item.start() >= self.until => self.ahead.clear(),
                 Item::Block(block, entry) => return Some(Ok((block, entry))),
                 Item::Subtree(child) => match self.reader.load(&child) {
                     Ok(node) => self.ahead.expand(node),

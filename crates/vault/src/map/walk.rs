@@ -1,6 +1,6 @@
 //! What a map refers to that is newer than some point.
 
-use vmkeep_model::{BlockIndex, PointNumber};
+use vmkeep_model::{BlockIndex, BlockRun, PointNumber};
 
 use super::entry::Entry;
 use super::error::MapError;
@@ -44,11 +44,32 @@ impl MapReader<'_> {
     pub fn walk_new<E>(
         &self,
         since: PointNumber,
+        visit: impl FnMut(Visit<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let everything = BlockRun { start: BlockIndex(0), len: u64::MAX };
+        self.walk(everything, since, visit)
+    }
+
+    /// Visits everything within `run`, whenever it was born, and the nodes on the way to it.
+    pub(crate) fn walk_within<E>(
+        &self,
+        run: BlockRun,
+        visit: impl FnMut(Visit<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.walk(run, PointNumber(0), visit)
+    }
+
+    fn walk<E>(
+        &self,
+        within: BlockRun,
+        since: PointNumber,
         mut visit: impl FnMut(Visit<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
+        let (start, end) = (within.start.0, within.start.0.saturating_add(within.len));
         let mut ahead = Ahead::new(self.root());
         while let Some(item) = ahead.next() {
             match item {
+                item if item.end() <= start || item.start() >= end => {}
                 Item::Block(block, entry) if entry.newest_birth() > since => {
                     visit(Visit::Block { block, entry: &entry })?;
                 }

@@ -18,5 +18,7 @@ pub(crate) use index::{PackIndex, SlotPlace, neighbours};
 pub use metadata::StoredBytes;
 pub(crate) use metadata::{METADATA_PACK_BYTES, MetadataPacks};
 pub(crate) use moved::{SlotAt, Whereabouts, birth_in, check_held, moved_to, next_moved};
-pub(crate) use reader::{NodeSlot, PackNodes, frame_error, sealed_as, second_copy, slot_key};
+pub(crate) use reader::{
+    NodeSlot, PackFooter, PackNodes, checked_footer, frame_error, sealed_as, second_copy, slot_key,
+};
 pub(crate) use repack::{Keep, Repacking, Source, can_thin};

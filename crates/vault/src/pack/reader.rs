@@ -153,29 +153,13 @@ impl Inner {
         let footer_range = slots_end..size - TRAILER_LEN as u64;
         let in_tail =
             footer_range.start.checked_sub(size - tail.len() as u64).and_then(|at| usize::try_from(at).ok());
-        let mut footer = match in_tail {
+        let footer = match in_tail {
             Some(at) => tail[at..tail.len() - TRAILER_LEN].to_vec(),
             None => self.objects.read_range(name, footer_range).or_missing(name)?.to_vec(),
         };
-        let head = PackHead::parse(&header).map_err(damaged)?;
-        if head.slots.domain != lineage.domain.id {
-            return Err(misplaced(name));
-        }
-        let key = lineage.domain.map_key_claimed(name, head.map)?;
-        let body = open_footer(&mut footer, &header, trailer, key, place.name).map_err(damaged)?;
-        let body = FooterBody::decode(&body).map_err(|e| VaultError::malformed(name, e))?;
-        let owner = place.lineage.unwrap_or(lineage.id);
-        if body.lineage != owner || body.session != place.session {
-            return Err(misplaced(name));
-        }
-        let end =
-            body.slots.iter().fold(PACK_HEADER_LEN as u64, |offset, slot| offset.saturating_add(slot.len));
-        if end != slots_end || body.slots.len() as u64 != u64::from(parsed.slot_count) {
-            let what = FormatError("the footer does not account for every byte of the pack".to_owned());
-            return Err(VaultError::malformed(name, what));
-        }
-        let whole = (tail.len() as u64 == size).then_some(tail);
-        Ok(PackFooter { head, body, size, whole })
+        let mut footer = checked_footer(lineage, place, name, (header, footer, *trailer), size)?;
+        footer.whole = (tail.len() as u64 == size).then_some(tail);
+        Ok(footer)
     }
 
     /// Reads the bytes of one or more neighbouring slots of `name`.
@@ -246,6 +230,36 @@ impl Inner {
             decoder.unpack(opened.codec, opened.plain_len, opened.body).map_err(|e| frame_error(name, &e))?;
         Ok(Bytes::copy_from_slice(plain))
     }
+}
+
+/// Checks header, footer and trailer of a pack of `size` bytes that lies, or could lie, under `name`.
+pub(crate) fn checked_footer(
+    lineage: &Lineage,
+    place: &PackPlace,
+    name: &ObjectName,
+    (header, mut footer, trailer): ([u8; PACK_HEADER_LEN], Vec<u8>, [u8; TRAILER_LEN]),
+    size: u64,
+) -> Result<PackFooter, VaultError> {
+    let damaged = |e: OpenError| VaultError::open(name, e);
+    let parsed = Trailer::parse(&trailer).map_err(damaged)?;
+    let slots_end = size - TRAILER_LEN as u64 - u64::from(parsed.footer_len);
+    let head = PackHead::parse(&header).map_err(damaged)?;
+    if head.slots.domain != lineage.domain.id {
+        return Err(misplaced(name));
+    }
+    let key = lineage.domain.map_key_claimed(name, head.map)?;
+    let body = open_footer(&mut footer, &header, &trailer, key, place.name).map_err(damaged)?;
+    let body = FooterBody::decode(&body).map_err(|e| VaultError::malformed(name, e))?;
+    let owner = place.lineage.unwrap_or(lineage.id);
+    if body.lineage != owner || body.session != place.session {
+        return Err(misplaced(name));
+    }
+    let end = body.slots.iter().fold(PACK_HEADER_LEN as u64, |offset, slot| offset.saturating_add(slot.len));
+    if end != slots_end || body.slots.len() as u64 != u64::from(parsed.slot_count) {
+        let what = FormatError("the footer does not account for every byte of the pack".to_owned());
+        return Err(VaultError::malformed(name, what));
+    }
+    Ok(PackFooter { head, body, size, whole: None })
 }
 
 /// The key that seals the slots of a pack.

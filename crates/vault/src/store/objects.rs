@@ -225,7 +225,7 @@ impl Objects {
         }
     }
 
-    /// Writes `name`, replacing what is there: hints only.
+    /// Writes `name`, replacing what is there in one step: hints, and what is damaged with what it was.
     pub(crate) fn overwrite(&self, name: &ObjectName, object: &SealedObject) -> Result<(), VaultError> {
         let (store, path, bytes) = (Arc::clone(&self.store), name.path(), object.bytes().clone());
         let call = async move { store.put(&path, PutPayload::from_bytes(bytes)).await.map(drop) };

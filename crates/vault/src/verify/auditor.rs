@@ -66,15 +66,16 @@ impl<'a> Auditor<'a> {
         self.vault_itself()?;
         // Before the points: a session whose number is free then is open, or has ended since.
         self.read_sessions()?;
-        for lineage in self.names()? {
+        let lineages = self.names()?;
+        for lineage in &lineages {
             let first = self.points.len();
-            self.lineage(&lineage)?;
-            self.destroyed(&lineage, first)?;
+            self.lineage(lineage)?;
+            self.destroyed(lineage, first)?;
         }
         self.strays()?;
         self.leftovers();
         let Self { accounting, points, foreign_keys, destroyed, .. } = self;
-        Ok(Audit { accounting, points, foreign_keys, destroyed })
+        Ok(Audit { accounting, points, foreign_keys, destroyed, lineages })
     }
 
     fn vault_itself(&mut self) -> Result<(), VaultError> {

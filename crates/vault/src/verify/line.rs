@@ -283,6 +283,7 @@ impl Auditor<'_> {
     fn acts(&mut self, line: &Line<'_>) -> Result<(), VaultError> {
         let id = line.lineage.id;
         let entries = self.journal(id.0)?;
+        self.journal(self.vault.damage_stream(id))?;
         // What a later version wrote may have taken an act back.
         let all_known = !entries.iter().any(|entry| matches!(entry, JournalEntry::Unknown { .. }));
         for entry in &entries {
@@ -331,6 +332,8 @@ impl Auditor<'_> {
                 | JournalEntry::Note { .. }
                 | JournalEntry::Verified(_)
                 | JournalEntry::Authority(_)
+                | JournalEntry::Damaged { .. }
+                | JournalEntry::Repaired { .. }
                 | JournalEntry::Unknown { .. } => {}
             }
         }

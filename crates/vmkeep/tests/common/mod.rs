@@ -2,6 +2,7 @@
 
 #![allow(dead_code, clippy::unwrap_used)] // every test file is a program of its own and uses a part of this
 
+pub(crate) mod damaged;
 pub(crate) mod interleaved;
 pub(crate) mod vault_of_all_kinds;
 
