@@ -168,7 +168,9 @@ pub fn note_verified(
     let of_disks = report.damaged.iter().filter_map(|block| block.error.object());
     let damaged: BTreeSet<&str> =
         report.objects.iter().map(|damage| damage.object.as_str()).chain(of_disks).collect();
-    damaged.into_iter().for_each(|object| checked.add_damaged(object));
+    for object in damaged {
+        checked.add_damaged(object);
+    }
     if checked.damaged == 0 && !report.is_clean() {
         checked.add_damaged("a map");
     }

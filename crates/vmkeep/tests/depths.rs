@@ -43,7 +43,8 @@ fn patched_and_thinned() -> Arc<InMemory> {
 
 fn data_packs(store: &dyn ObjectStore) -> Vec<String> {
     let all = packs(store);
-    let is_data = |name: &&String| !name.ends_with(".copy") && !all.contains(&format!("{name}.copy"));
+    let is_data =
+        |name: &&String| name.strip_suffix(".copy").is_none() && !all.contains(&format!("{name}.copy"));
     all.iter().filter(is_data).cloned().collect()
 }
 

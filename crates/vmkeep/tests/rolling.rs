@@ -259,7 +259,8 @@ fn some_points() -> (Arc<InMemory>, Vault, Vec<Path>) {
     let vault = create(store.clone(), 1);
     (1..=3).for_each(|n| drop(back_up(&vault, "web", &version(n)).unwrap()));
     let all = packs(&*store);
-    let is_data = |name: &&String| !name.ends_with(".copy") && !all.contains(&format!("{name}.copy"));
+    let is_data =
+        |name: &&String| name.strip_suffix(".copy").is_none() && !all.contains(&format!("{name}.copy"));
     let data = all.iter().filter(is_data).map(|name| Path::from(name.as_str())).collect();
     (store, vault, data)
 }

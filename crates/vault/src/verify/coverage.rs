@@ -311,7 +311,9 @@ mod tests {
     fn checked(began: i64, damaged: &[&str]) -> Checked {
         let mut checked = Checked::nothing(PackDepth::Blocks, Timestamp(began));
         (checked.ended, checked.objects, checked.bytes) = (Timestamp(began + 5), 3, 300);
-        damaged.iter().for_each(|object| checked.add_damaged(object));
+        for object in damaged {
+            checked.add_damaged(object);
+        }
         checked
     }
 

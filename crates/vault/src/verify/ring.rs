@@ -245,7 +245,9 @@ mod tests {
                     Step::Whole => {
                         ring = ring.map(Ring::restarted);
                         let due = now + ring.map_or(u64::from(ROUND_RUNS_MAX), |ring| u64::from(ring.period()));
-                        packs.values_mut().for_each(|by| *by = due);
+                        for by in packs.values_mut() {
+                            *by = due;
+                        }
                     }
                 }
                 // As it is remembered.

@@ -134,7 +134,7 @@ fn print(output: &Output, report: &RollingReport, depth: DepthArg) {
     output.text(format!("every pack is checked within {period} such {days}; {of_round}"));
     match coverage.until() {
         Some(until) => {
-            output.text(format!("verified until {until}: what was written before was checked since"))
+            output.text(format!("verified until {until}: what was written before was checked since"));
         }
         None => output.text("not verified as a whole yet"),
     }
