@@ -274,7 +274,7 @@ fn a_block_that_another_point_has_once_more_is_put_back_from_there() {
     let (data, _) = packs_of(&vault, &whole, "web@3");
     let mut objects = whole.clone();
     harm(&mut objects, &data[0], Harm::Rotten(500));
-    let damaged = common::damaged::store(&objects);
+    let damaged = damaged::store(&objects);
     let done = repair(&open(damaged.clone(), 9), true);
     assert!(done.is_whole() && done.mends[0].from.contains("another point"), "{done:#?}");
     let vault = open(damaged, 10);
@@ -366,7 +366,9 @@ fn a_map_lost_in_both_copies_is_reported_as_unknown_and_nothing_trimmed_comes_ba
             named.push(copy_of(&first));
         }
         let mut objects = made.objects.clone();
-        harmed.iter().for_each(|(path, how)| harm(&mut objects, path, *how));
+        for (path, how) in &harmed {
+            harm(&mut objects, path, *how);
+        }
         let damaged = open(store(&objects), 5);
         let newest_reads = refused(&damaged, "web@3", &made.points["web@3"]).unwrap().is_empty();
         let both: &[(&str, &[u64])] = &[("web@2", blocks), ("web@3", blocks)];
@@ -496,13 +498,9 @@ fn a_duplicate_is_reported_and_left_alone() {
     let parts: Vec<&str> = data[0].as_ref().split('/').collect();
     let elsewhere = path(&format!("packs/{}/{}/{}", parts[1], "ab".repeat(16), parts[3]));
     for duplicate in [copy, elsewhere] {
-        let store = store(&made.objects);
         let mut objects = made.objects.clone();
         objects.insert(duplicate.clone(), made.objects[&data[0]].clone());
-        let store = {
-            drop(store);
-            common::damaged::store(&objects)
-        };
+        let store = store(&objects);
         let expected = Expected { named: std::slice::from_ref(&duplicate), ..NOTHING };
         let (store, _) = judge(&made, store, &expected, duplicate.as_ref());
         assert!(snapshot(&*store).contains_key(&duplicate));
@@ -526,7 +524,7 @@ fn a_foreign_object_is_reported_and_never_removed() {
 
 #[test]
 fn leftovers_of_a_crash_are_the_sweeps_and_no_damage() {
-    let kinds = common::vault_of_all_kinds::all_kinds(1);
+    let kinds = vault_of_all_kinds::all_kinds(1);
     let mut objects = snapshot(&*kinds.store);
     objects.insert(path(&format!("sessions/{}/stage-1", "cd".repeat(16))), Bytes::from_static(b"half"));
     let store = store(&objects);

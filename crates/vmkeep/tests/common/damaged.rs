@@ -154,8 +154,9 @@ pub(crate) fn packs_of(vault: &Vault, objects: &Objects, point: &str) -> (Vec<Pa
     let packs: Vec<Path> =
         objects.keys().filter(|path| path.as_ref().contains(&format!("/{session}/"))).cloned().collect();
     let has_copy = |path: &&Path| objects.contains_key(&copy_of(path));
-    let firsts =
-        packs.iter().filter(|path| path.as_ref().starts_with("packs/") && !path.as_ref().ends_with(".copy"));
+    let firsts = packs
+        .iter()
+        .filter(|path| path.as_ref().starts_with("packs/") && path.as_ref().strip_suffix(".copy").is_none());
     let (metadata, data): (Vec<&Path>, Vec<&Path>) = firsts.partition(|path| has_copy(path));
     (data.into_iter().cloned().collect(), metadata.into_iter().cloned().collect())
 }
