@@ -232,11 +232,11 @@ fn walk_disks(
     }
 }
 
-/// What the file systems of a disk say they use. One that cannot be read now is not measured: all of it was read before.
-fn used(source: &Source<'_>) -> Option<UsedBytes> {
-    let (Source::Read(disk) | Source::Tracked(disk, _)) = source else { return None };
-    let found = file_system_use(*disk).ok().flatten()?;
-    Some(UsedBytes { bytes: used_bytes(&found), method: "superblocks".to_owned() })
+/// What the file systems of a disk say they use. A disk that cannot be read is told of here as anywhere.
+fn used(name: &DiskName, source: &Source<'_>) -> Result<Option<UsedBytes>, BackupError> {
+    let (Source::Read(disk) | Source::Tracked(disk, _)) = source else { return Ok(None) };
+    let found = file_system_use(*disk).map_err(|source| BackupError::Read { disk: name.clone(), source })?;
+    Ok(found.map(|found| UsedBytes { bytes: used_bytes(&found), method: "superblocks".to_owned() }))
 }
 
 fn finish(
@@ -272,7 +272,7 @@ fn finish(
         drafts.push(match walked.remove(&index) {
             None => DraftDisk::Described { description, size },
             Some(Walked { mut written, change, bytes_read, whole_unknown }) => {
-                written.used = used(&disk.source);
+                written.used = used(&description.name, &disk.source)?;
                 report.whole_unknown = whole_unknown;
                 report.patched = written.patched;
                 report.change = Some(change);
