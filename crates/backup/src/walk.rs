@@ -7,7 +7,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use vmkeep_disk::{BlockRead, file_system_use, used_bytes};
+use vmkeep_disk::{BlockRead, DiskError, file_system_use, used_bytes};
 use vmkeep_envelope::guest::{CapturedKeys, capture};
 use vmkeep_model::{
     ByteLen, CancelToken, ChangeProvenance, DiskDescription, DiskName, DiskRole, Permit, RecoveryPoint,
@@ -18,6 +18,7 @@ use vmkeep_vault::{
 };
 
 use crate::disk::{DiskWalk, Walked};
+use crate::limited::unread;
 use crate::observer::{DiskChange, Event, Observer};
 use crate::plan::{Changes, Shares};
 use crate::{BackupError, Plan, Settings, Source, SourceDisk, SourceGuard, resume};
@@ -209,7 +210,13 @@ fn walk_disks(
             let limited = settings.limits.reading(source, cancel);
             let disk = &limited;
             let walk = DiskWalk { session, name, disk, changes, settings, shares, is_near, observer, cancel };
-            let walked = walk.run();
+            // Asked first: a disk that fails or shrinks later than that is found out by the walk.
+            let used = used(disk).map_err(unread(name));
+            let walked = used.and_then(|used| {
+                let mut walked = walk.run()?;
+                walked.written.used = used;
+                Ok(walked)
+            });
             let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
             match walked {
                 Ok(walked) => drop(results.0.insert(index, walked)),
@@ -233,9 +240,8 @@ fn walk_disks(
 }
 
 /// What the file systems of a disk say they use. A disk that cannot be read is told of here as anywhere.
-fn used(name: &DiskName, source: &Source<'_>) -> Result<Option<UsedBytes>, BackupError> {
-    let (Source::Read(disk) | Source::Tracked(disk, _)) = source else { return Ok(None) };
-    let found = file_system_use(*disk).map_err(|source| BackupError::Read { disk: name.clone(), source })?;
+fn used(disk: &dyn BlockRead) -> Result<Option<UsedBytes>, DiskError> {
+    let found = file_system_use(disk)?;
     Ok(found.map(|found| UsedBytes { bytes: used_bytes(&found), method: "superblocks".to_owned() }))
 }
 
@@ -271,8 +277,7 @@ fn finish(
         };
         drafts.push(match walked.remove(&index) {
             None => DraftDisk::Described { description, size },
-            Some(Walked { mut written, change, bytes_read, whole_unknown }) => {
-                written.used = used(&description.name, &disk.source)?;
+            Some(Walked { written, change, bytes_read, whole_unknown }) => {
                 report.whole_unknown = whole_unknown;
                 report.patched = written.patched;
                 report.change = Some(change);
